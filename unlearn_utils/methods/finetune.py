@@ -1,0 +1,17 @@
+"""Retain-only fine-tuning."""
+
+from dataclasses import dataclass
+
+from torch.nn.functional import cross_entropy
+
+from . import method
+
+
+@method("finetune", "Fine-tune")
+@dataclass(frozen=True)
+class FineTune:
+    """min CE(D_r), from the original model; the forget set is never seen."""
+
+    def losses(self, run, epoch):
+        for x, y in run.batches(run.retain):
+            yield cross_entropy(run.model(x), y)

@@ -1,0 +1,36 @@
+"""The three networks that every reading of an unlearned model is held against."""
+
+from dataclasses import dataclass
+
+from torch.nn.functional import cross_entropy
+
+from . import method
+
+
+@method("random", "Random network", start="initialisation")
+@dataclass(frozen=True)
+class RandomNetwork:
+    """The original's initialisation, never trained: what an architecture gives away by itself (extension)."""
+
+    def losses(self, run, epoch):
+        return iter(())
+
+
+@method("original", "Original", start="initialisation")
+@dataclass(frozen=True)
+class Original:
+    """Cross-entropy on all training images."""
+
+    def losses(self, run, epoch):
+        for x, y in run.batches(run.everything):
+            yield cross_entropy(run.model(x), y)
+
+
+@method("retrain", "Retrain", start="initialisation")
+@dataclass(frozen=True)
+class Retrain:
+    """Cross-entropy on the retain set, from scratch (paper, App. A.5): the model that never saw the class."""
+
+    def losses(self, run, epoch):
+        for x, y in run.batches(run.retain):
+            yield cross_entropy(run.model(x), y)

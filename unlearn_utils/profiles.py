@@ -1,0 +1,222 @@
+"""Profiles: one TOML file per (data set, network), loaded into frozen dataclasses.
+
+A profile fixes everything that a number depends on besides the seed and the forget set. Only the
+standard library is needed here, so that a misspelled key is refused before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+FOLDER = Path(__file__).parent / "profiles"
+
+
+class BadInput(ValueError):
+    """Something the user wrote cannot be used; the message is one sentence that says what is allowed."""
+
+
+@dataclass(frozen=True)
+class Data:
+    source: str  # "digits" (bundled with scikit-learn) or "folder" (train/<class>/*, test/<class>/*)
+    image_size: int
+    channels: int
+    folder: str = ""
+    train_per_class: int = 0  # 0: all
+    test_per_class: int = 0
+    crop_padding: int = 0  # pixels; 0: no random crop
+    flip: bool = False
+    evaluate_on: str = "test"  # "validation": a fifth of the training images takes the test set's place
+
+
+@dataclass(frozen=True)
+class Network:
+    width: int  # channels of the first stage; every further stage doubles them
+    blocks: list  # residual blocks per stage
+    precision: str = "float32"  # "bfloat16": autocast in the encoder
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is optimised. Defaults are those of the official code for the ResNets."""
+
+    epochs: int
+    lr: float
+    batch_size: int = 128
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    schedule: str = "constant"  # or "cosine", both per epoch
+    warmup_epochs: int = 0
+    min_lr: float = 0.0
+    clip: float = 0.0  # largest gradient norm; 0: no clipping
+    constants: dict = field(default_factory=dict)  # the method's own, checked by the method
+
+    def rate(self, epoch: int) -> float:
+        """Learning rate of an epoch (0-based)."""
+        if epoch < self.warmup_epochs:
+            return self.lr * (epoch + 1) / self.warmup_epochs
+        if self.schedule == "constant":
+            return self.lr
+        progress = (epoch - self.warmup_epochs) / max(1, self.epochs - self.warmup_epochs)
+        return self.min_lr + (self.lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The linear probe of the official code: SGD on cached features, best of the validation split."""
+
+    epochs: int
+    lr: float = 0.01
+    momentum: float = 0.9
+    batch_size: int = 128
+    validation: float = 0.1
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Budget of the attacks that fine-tune a network."""
+
+    shots: int  # images per class
+    steps: int
+    lr: float
+    batch_size: int = 128
+    clip: float = 1.0
+
+
+@dataclass(frozen=True)
+class Runs:
+    """A block of cells: every seed with every forget set."""
+
+    seeds: list
+    forget_sets: list
+
+
+@dataclass(frozen=True)
+class Profile:
+    name: str
+    title: str
+    data: Data
+    network: Network
+    probe: Probe
+    attack: Attack
+    runs: tuple[Runs, ...]
+    recipes: dict  # recipes[method][variant] -> Recipe
+    tuning: dict  # the search that chose the recipes; read by unlearn_utils.tune only
+    cmf_geometry: str = "centred"
+
+    def recipe(self, method: str, variant: str) -> Recipe:
+        """The recipe of a method and variant.
+
+        Raises BadInput where the profile has none. ``cmf_budget`` is the linear head with the rate,
+        schedule and epochs of the CMF head; the method's own constants and clipping stay the linear ones.
+        """
+        if variant == "cmf_budget":
+            linear, cmf = self.recipe(method, "linear"), self.recipe(method, "cmf")
+            return dataclasses.replace(
+                cmf, clip=linear.clip, constants=linear.constants, nesterov=linear.nesterov,
+                batch_size=linear.batch_size,
+            )
+        try:
+            return self.recipes[method][variant]
+        except KeyError:
+            raise BadInput(
+                f"profile '{self.name}' has no recipe for method '{method}', variant '{variant}'; "
+                f"it has {', '.join(f'{m}.{v}' for m in self.recipes for v in self.recipes[m])}."
+            ) from None
+
+    def pairs(self, seeds: list = (), forget_sets: list = ()) -> list[tuple[int, tuple[int, ...]]]:
+        """All (seed, forget set) pairs: those of the profile, or the product of what is given."""
+        if seeds or forget_sets:
+            first = self.runs[0]
+            blocks = [Runs(list(seeds) or first.seeds, list(forget_sets) or first.forget_sets)]
+        else:
+            blocks = self.runs
+        return list(dict.fromkeys((s, tuple(f)) for b in blocks for f in b.forget_sets for s in b.seeds))
+
+
+def names() -> list[str]:
+    """Profiles that can be asked for."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def load(name: str, overrides: dict[str, Any] | None = None, data_dir: str = "") -> Profile:
+    """Read a profile; ``overrides`` maps dotted keys to values, e.g. ``{"probe.epochs": 5}``.
+
+    ``data_dir`` takes the place of the profile's image folder.
+
+    Raises BadInput for an unknown profile or key, or a value of the wrong type.
+    """
+    if name not in names():
+        raise BadInput(f"there is no profile '{name}'; choose one of {', '.join(names())}.")
+    table = copy.deepcopy(tomllib.loads((FOLDER / f"{name}.toml").read_text()))
+    for key, value in (overrides or {}).items():
+        *path, last = key.split(".")
+        node = table
+        for part in path:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise BadInput(f"override '{key}' does not name a key of profile '{name}'.")
+        node[last] = value
+    if data_dir:
+        if table["data"]["source"] != "folder":
+            raise BadInput(f"--data-dir {data_dir} has no use here: profile '{name}' reads no image folder.")
+        table["data"]["folder"] = data_dir
+    return _profile(name, table)
+
+
+def _profile(name: str, table: dict) -> Profile:
+    _refuse_unknown(table, {f.name for f in dataclasses.fields(Profile)} - {"name"}, name)
+    try:
+        runs = tuple(_build(Runs, block, f"{name}: runs") for block in table["runs"])
+        recipes = {
+            method: {v: _recipe(entry, f"{name}: recipes.{method}.{v}") for v, entry in variants.items()}
+            for method, variants in table["recipes"].items()
+        }
+        rooms = {
+            key: _build(cls, table[key], f"{name}: {key}")
+            for key, cls in {"data": Data, "network": Network, "probe": Probe, "attack": Attack}.items()
+        }
+        return Profile(
+            name=name, title=table["title"], runs=runs, recipes=recipes, tuning=table.get("tuning", {}),
+            cmf_geometry=table.get("cmf_geometry", "centred"), **rooms,
+        )
+    except KeyError as missing:
+        raise BadInput(f"profile '{name}' lacks the key {missing}.") from None
+
+
+def _recipe(table: dict, where: str) -> Recipe:
+    own = {f.name for f in dataclasses.fields(Recipe)} - {"constants"}
+    settings = {k: v for k, v in table.items() if k in own}
+    constants = {k: v for k, v in table.items() if k not in own}
+    return _build(Recipe, settings | {"constants": constants}, where)
+
+
+def _refuse_unknown(table: dict, allowed: set[str], where: str) -> None:
+    for key in table:
+        if key not in allowed:
+            raise BadInput(f"{where}: unknown key '{key}'; allowed are {', '.join(sorted(allowed))}.")
+
+
+def _build(cls: type, table: dict, where: str) -> Any:
+    """Make a dataclass of a TOML table, refusing unknown keys, missing keys and wrong types."""
+    hints = get_type_hints(cls)
+    _refuse_unknown(table, set(hints), where)
+    for spec in dataclasses.fields(cls):
+        optional = spec.default is not dataclasses.MISSING or spec.default_factory is not dataclasses.MISSING
+        if spec.name not in table and not optional:
+            raise BadInput(f"{where}: the key '{spec.name}' is missing.")
+    values = {}
+    for key, value in table.items():
+        kind = hints[key]
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise BadInput(f"{where}: '{key}' is {value!r}, but it must be of type {kind.__name__}.")
+        values[key] = value
+    return cls(**values)

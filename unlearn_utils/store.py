@@ -1,0 +1,132 @@
+"""Content-addressed results: what was computed once is found again under a hash of what determines it."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+ROOT = Path(__file__).parent.parent
+
+
+def home() -> Path:
+    """The folder of ``.store`` and ``figures``: the repository, or $UNLEARN_HOME."""
+    return Path(os.environ.get("UNLEARN_HOME", ROOT))
+
+
+def digest(value: Any) -> str:
+    """Hash of a JSON value, independent of key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:20]
+
+
+@lru_cache(maxsize=None)
+def code_version(*modules: str) -> str:
+    """Hash of the code of modules of this package, docstrings and comments left out.
+
+    It is part of what determines a result: whoever edits a method gets new numbers, not stored ones.
+    """
+    parts = []
+    for module in modules:
+        tree = ast.parse((Path(__file__).parent / f"{module}.py").read_text())
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+                if isinstance(body[0].value, ast.Constant):
+                    body[0] = ast.Pass()
+        parts.append(ast.unparse(tree))
+    return digest(parts)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A stored result: JSON values and the files of tensors beside them."""
+
+    folder: Path
+    result: dict[str, Any]
+    seconds: float
+    made_with: dict[str, str]
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        return load_file(self.folder / f"{name}.safetensors")
+
+
+def _made_with(device: str) -> dict[str, str]:
+    hardware = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor()
+    return {
+        "torch": torch.__version__, "python": platform.python_version(), "device": device,
+        "hardware": hardware or platform.machine(), "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Store:
+    """``<home>/.store/<kind>/<hash>/``: ``record.json`` and tensor files, each folder written atomically."""
+
+    def __init__(self) -> None:
+        self.root = home() / ".store"
+
+    def folder(self, spec: dict[str, Any]) -> Path:
+        return self.root / spec["kind"] / digest(spec)
+
+    def get(self, spec: dict[str, Any]) -> Record | None:
+        """The intact result of ``spec``, or None. A damaged or foreign one is removed and never believed."""
+        folder = self.folder(spec)
+        if not folder.exists():
+            return None
+        try:
+            record = json.loads((folder / "record.json").read_text())
+            body = record["body"]
+            intact = (
+                record["checksum"] == digest(body)
+                and body["spec"] == json.loads(json.dumps(spec))
+                and all(_sha256(folder / name) == checksum for name, checksum in body["files"].items())
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            intact = False
+        if not intact:
+            print(f"stored result {folder.relative_to(self.root)} is damaged; it will be computed again.")
+            shutil.rmtree(folder, ignore_errors=True)
+            return None
+        return Record(folder, body["result"], body["seconds"], body["made_with"])
+
+    def put(
+        self, spec: dict[str, Any], result: dict[str, Any], tensors: dict[str, dict[str, Tensor]],
+        seconds: float, device: str,
+    ) -> None:
+        """Write a result beside its place and move it there in one step."""
+        folder = self.folder(spec)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as scratch:
+            partial = Path(scratch) / "result"
+            partial.mkdir()
+            for name, named in tensors.items():
+                contiguous = {key: t.detach().cpu().contiguous() for key, t in named.items()}
+                save_file(contiguous, partial / f"{name}.safetensors")
+            files = {path.name: _sha256(path) for path in partial.iterdir()}
+            body = {
+                "spec": spec, "result": result, "files": files, "seconds": seconds, "made_with": _made_with(device),
+            }
+            body = json.loads(json.dumps(body))
+            (partial / "record.json").write_text(json.dumps({"body": body, "checksum": digest(body)}, indent=1))
+            try:
+                partial.rename(folder)
+            except OSError:
+                if not folder.exists():  # another process was first: its result is as good
+                    raise

@@ -1,0 +1,172 @@
+"""Run tasks: what is stored is read, what is missing is computed, in parallel where tasks are independent."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+
+from .cells import Task
+from .profiles import BadInput
+from .store import Store
+
+
+class Failure(RuntimeError):
+    """Some tasks could not be computed; the message names each with its reason."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where tasks run: devices and how many processes."""
+
+    devices: tuple[str, ...]
+    jobs: int
+
+    @staticmethod
+    def choose(device: str = "auto", jobs: int = 0) -> Machine:
+        """``auto`` takes every GPU, or the CPU; ``jobs`` 0 takes one process per core, or per GPU.
+
+        Raises BadInput for a device that is not there or a negative number of jobs.
+        """
+        gpus = tuple(f"cuda:{i}" for i in range(torch.cuda.device_count()))
+        allowed = {"auto": gpus or ("cpu",), "cpu": ("cpu",), **{g: (g,) for g in gpus}}
+        if gpus:
+            allowed["cuda"] = gpus
+        if device not in allowed:
+            raise BadInput(f"device '{device}' is not available here; choose one of {', '.join(allowed)}.")
+        if jobs < 0:
+            raise BadInput(f"jobs is {jobs}, but it must be 0 (one per core or GPU) or a positive number.")
+        devices = allowed[device]
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return Machine(devices, jobs or (cores if devices == ("cpu",) else len(devices)))
+
+
+def with_requirements(tasks: list[Task]) -> list[Task]:
+    """The tasks and all that they need, each once, requirements first."""
+    ordered: dict[str, Task] = {}
+
+    def visit(task: Task) -> None:
+        if task.key not in ordered:
+            for needed in task.requires:
+                visit(needed)
+            ordered[task.key] = task
+
+    for task in tasks:
+        visit(task)
+    return list(ordered.values())
+
+
+def missing(tasks: list[Task]) -> list[Task]:
+    """Those of the tasks, with their requirements, that are not stored yet."""
+    store = Store()
+    return [task for task in with_requirements(tasks) if store.get(task.spec) is None]
+
+
+def compute(task: Task, device: str) -> float:
+    """Compute one task and store it; seconds it took. The pure function that a worker process runs."""
+    torch.set_num_threads(1)  # one thread each: fastest for small models, and the same sums whatever the jobs
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    begin = time.perf_counter()
+    result, tensors = task.compute(device)
+    seconds = time.perf_counter() - begin
+    Store().put(task.spec, result, tensors, seconds, device)
+    return seconds
+
+
+def run(tasks: list[Task], machine: Machine) -> None:
+    """Bring every task into the store.
+
+    A task that fails does not stop those that do not need it. Raises Failure at the end if any failed.
+    """
+    waiting = {task.key: task for task in missing(tasks)}
+    if not waiting:
+        return
+    failed: dict[str, str] = {}
+    with Progress(len(waiting)) as progress, _executor(machine) as pool:
+        running: dict[Future, tuple[Task, str]] = {}
+        free = [machine.devices[i % len(machine.devices)] for i in range(machine.jobs)]
+        while waiting or running:
+            for task in _ready(waiting, running, failed):
+                if not free:
+                    break
+                device = free.pop()
+                running[pool.submit(compute, task, device)] = (task, device)
+                del waiting[task.key]
+            for key, task in list(waiting.items()):
+                if blocking := [t for t in task.requires if t.key in failed]:
+                    failed[key] = f"{task.label}: not run, because it needs the {blocking[0].label}"
+                    del waiting[key]
+                    progress.done(failed[key])
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                task, device = running.pop(future)
+                free.append(device)
+                if (error := future.exception()) is None:
+                    progress.done(f"{task.label}: {future.result():.1f} s")
+                else:
+                    failed[task.key] = f"{task.label}: {_reason(error)}"
+                    progress.done(f"FAILED {failed[task.key]}")
+    if failed:
+        raise Failure("\n".join(failed.values()))
+
+
+def _ready(waiting: dict[str, Task], running: dict, failed: dict[str, str]) -> list[Task]:
+    """Tasks whose requirements are all stored, in the order in which they were asked for."""
+    unfinished = waiting.keys() | {task.key for task, _ in running.values()} | failed.keys()
+    return [task for task in waiting.values() if not any(t.key in unfinished for t in task.requires)]
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, BrokenProcessPool):
+        return "its process was killed (out of memory?); fewer --jobs need less"
+    return f"{type(error).__name__}: {error}"
+
+
+class _Here(Executor):
+    """One process: tasks run where they are submitted."""
+
+    def submit(self, function, *arguments) -> Future:
+        future: Future = Future()
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def _executor(machine: Machine) -> Executor:
+    if machine.jobs == 1:
+        return _Here()
+    return ProcessPoolExecutor(machine.jobs, mp_context=multiprocessing.get_context("spawn"))
+
+
+class Progress:
+    """A bar with the time left on a terminal, one plain line per task in a log."""
+
+    def __init__(self, total: int):
+        self.total, self.count = total, 0
+        self.bar = tqdm(total=total, unit="task") if sys.stderr.isatty() else None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.bar:
+            self.bar.close()
+
+    def done(self, line: str) -> None:
+        self.count += 1
+        if not self.bar:
+            print(f"[{self.count}/{self.total}] {line}", flush=True)
+            return
+        if line.startswith("FAILED"):
+            self.bar.write(line)
+        self.bar.set_postfix_str(line[:60])
+        self.bar.update()
