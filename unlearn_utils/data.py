@@ -16,6 +16,8 @@ from torch import Tensor
 from . import profiles
 from .profiles import BadInput
 
+REPOSITORY = Path(__file__).parent.parent
+
 
 @dataclass(frozen=True)
 class Images:
@@ -163,7 +165,7 @@ def _folder(data: profiles.Data, cache: Path) -> tuple[Images, Images, tuple[str
 
     Only the images that the profile asks for are decoded: the first of each class in name order.
     """
-    root = Path(data.folder).expanduser()
+    root = REPOSITORY / Path(data.folder).expanduser()  # an absolute folder stays what it is
     files = {part: _listing(root, part) for part in ("train", "test")}
     if list(files["train"]) != list(files["test"]):
         odd = sorted(set(files["train"]) ^ set(files["test"]))

@@ -20,6 +20,10 @@ FOLDER = Path(__file__).parent / "profiles"
 class BadInput(ValueError):
     """Something the user wrote cannot be used; the message is one sentence that says what is allowed."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in place of a traceback."""
+        return [f"BadInput: {self}"]
+
 
 @dataclass(frozen=True)
 class Data:

@@ -16,14 +16,15 @@ from ..profiles import BadInput
 METHODS: dict[str, type] = {}
 
 
-def method(name: str, label: str, start: str = "original"):
+def method(name: str, label: str, start: str = "original", sees_all: bool = False):
     """Register a method under ``name``; ``label`` is what tables show.
 
     ``start`` is the model it changes: "original", or "initialisation" (that of the original, same seed).
+    ``sees_all`` marks a model that is the same whatever is to be forgotten.
     """
 
     def register(cls: type) -> type:
-        cls.name, cls.label, cls.start = name, label, start
+        cls.name, cls.label, cls.start, cls.sees_all = name, label, start, sees_all
         METHODS[name] = cls
         return cls
 

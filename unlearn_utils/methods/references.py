@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 from . import method
 
 
-@method("random", "Random network", start="initialisation")
+@method("random", "Random network", start="initialisation", sees_all=True)
 @dataclass(frozen=True)
 class RandomNetwork:
     """The original's initialisation, never trained: what an architecture gives away by itself (extension)."""
@@ -16,7 +16,7 @@ class RandomNetwork:
         return iter(())
 
 
-@method("original", "Original", start="initialisation")
+@method("original", "Original", start="initialisation", sees_all=True)
 @dataclass(frozen=True)
 class Original:
     """Cross-entropy on all training images."""

@@ -1,0 +1,225 @@
+"""The relearning attacks see only what they may see, stop when they must, and find what is there to find."""
+
+import copy
+
+import pytest
+import torch
+
+from unlearn_utils import attacks, models
+from unlearn_utils.attacks import draw_shots, few_shot, fine_tune, prototype
+from unlearn_utils.data import Dataset
+from unlearn_utils.heads import class_means
+from unlearn_utils.profiles import Attack, Network
+from unlearn_utils.representation import Features, extract, features_of, output_predictions
+from unlearn_utils.metrics import accuracy_per_class
+
+K = 5
+
+
+@pytest.fixture
+def separated(clusters):
+    """Features of five far clusters, training labels, test labels."""
+    train, train_labels = clusters(K, 8, 20, 0.2)
+    test, test_labels = clusters(K, 8, 20, 0.2)
+    return Features(train.float(), test.float()), train_labels, test_labels
+
+
+def mean_accuracy(readings):
+    return torch.tensor([reading["accuracy"] for reading in readings]).mean().item()
+
+
+# --- drawing
+
+
+def test_shots_are_k_different_images_of_each_class(rng):
+    labels = torch.randint(K, (200,), generator=rng)
+    index = draw_shots(labels, 7, rng)
+    assert len(index.unique()) == len(index)
+    assert torch.bincount(labels[index], minlength=K).tolist() == [7] * K
+
+
+def test_shots_are_all_images_of_a_class_that_has_fewer(rng):
+    index = draw_shots(torch.tensor([0, 1, 1, 1, 0, 1]), 3, rng)
+    assert sorted(index[:2].tolist()) == [0, 4] and len(index) == 5
+
+
+def test_shots_depend_on_the_generator_alone():
+    labels = torch.arange(K).repeat(30)
+    draw = lambda seed: draw_shots(labels, 4, torch.Generator().manual_seed(seed)).tolist()  # noqa: E731
+    torch.manual_seed(1)
+    first = draw(0)
+    torch.manual_seed(2)
+    assert draw(0) == first
+    assert draw(1) != first
+
+
+# --- few-shot
+
+
+def test_one_shot_reads_separated_clusters_perfectly(separated, rng):
+    readings = few_shot(*separated, shots=[1, 3], draws=2, generator=rng)
+    assert [(r["x"], r["draw"]) for r in readings] == [(1, 0), (1, 1), (3, 0), (3, 1)]
+    assert all(r["accuracy"] == [1] * K for r in readings)
+
+
+def test_one_shot_with_shuffled_labels_reads_one_kth(separated, rng):
+    readings = few_shot(*separated, shots=[1], draws=60, generator=rng, shuffled=True)
+    assert mean_accuracy(readings) == pytest.approx(1 / K, abs=0.08)
+
+
+# --- prototype
+
+
+def with_head(kind, features, labels, forget):
+    """A model with a head that fits the clusters, but for forget rows that vote against their class."""
+    model = models.build(Network(width=8, blocks=[1]), channels=1, classes=K, seed=0)
+    if kind == "cmf":
+        models.use_class_mean_head(model, "centred")
+        model.head.refit(features.train, labels)
+    else:
+        means = class_means(features.train, labels, K)
+        with torch.no_grad():
+            model.head.weight.copy_(means - means.mean(0))
+            model.head.bias.copy_(-model.head.weight @ means.mean(0))
+    with torch.no_grad():
+        model.head.weight[list(forget)] *= -1
+    return model
+
+
+@pytest.mark.parametrize("forget", [(2,), (0, 3)])
+@pytest.mark.parametrize("head", ["linear", "cmf"])
+def test_prototype_restores_rows_that_vote_against_their_class(head, forget, separated, rng):
+    features, train_labels, test_labels = separated
+    model = with_head(head, features, train_labels, forget)
+    before = accuracy_per_class(output_predictions(model, features.test), test_labels, K)
+    assert before[list(forget)].max() == 0
+    readings = prototype(model, *separated, forget, [1, 5], 2, rng)
+    assert [r["x"] for r in readings] == [1, 1, 5, 5]
+    assert all(r["accuracy"] == [1] * K for r in readings)
+
+
+def test_prototype_does_not_find_a_class_that_the_features_have_lost(separated, rng):
+    """Forget features are spread over the other clusters: there is no cluster to point at."""
+    features, train_labels, test_labels = separated
+    for part, labels in ((features.train, train_labels), (features.test, test_labels)):
+        lost = (labels == 2).nonzero()[:, 0]
+        others = (labels != 2).nonzero()[:, 0]
+        part[lost] = part[others[torch.randperm(len(others), generator=rng)[: len(lost)]]]
+    model = with_head("linear", features, train_labels, (2,))
+    readings = prototype(model, *separated, (2,), [10], 5, rng)
+    assert torch.tensor([r["accuracy"][2] for r in readings]).mean() < 0.3
+
+
+def test_prototype_leaves_the_model_as_it_is(separated, rng, state_of, same):
+    model = with_head("linear", *separated[:2], (2,))
+    before = state_of(model)
+    prototype(model, *separated, (2,), [1], 1, rng)
+    assert same(before, state_of(model))
+
+
+def test_prototype_is_the_formula_of_its_docstring(clusters, rng):
+    """On blurred clusters, where direction, length and bias all decide."""
+    train, train_labels = clusters(K, 8, 30, 1.5)
+    test, test_labels = clusters(K, 8, 400, 1.5)
+    features, forget = Features(train.float() + 1, test.float() + 1), 2
+    model = with_head("linear", features, train_labels, (forget,))
+    with torch.no_grad():
+        model.head.bias += torch.randn(K, generator=rng)
+    w, b = (p.detach().double() for p in (model.head.weight, model.head.bias))
+
+    m = torch.stack([features.train[train_labels == c].double().mean(0) for c in range(K)])
+    centre, retain = sum(m) / K, [c for c in range(K) if c != forget]
+    row = (m[forget] - centre) / (m[forget] - centre).norm() * sum(w[c].norm() for c in retain) / 4
+    w[forget], b[forget] = row, sum(w[c] @ centre + b[c] for c in retain) / 4 - row @ centre
+    predicted = (features.test.double() @ w.T + b).argmax(1)
+    expected = accuracy_per_class(predicted, test_labels, K)
+
+    (reading,) = prototype(model, features, train_labels, test_labels, (forget,), [30], 1, rng)
+    assert 0.3 < expected[forget] < 0.99, "this test needs clusters that overlap"
+    assert reading["accuracy"] == pytest.approx(expected.tolist(), abs=0.003)
+
+
+# --- fine-tuning
+
+
+def budget(**settings):
+    return Attack(**{"shots": 4, "steps": 6, "lr": 0.05, "batch_size": 5, **settings})
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """The labels that every batch showed to the attack."""
+    labels, batches = [], Dataset.batches
+
+    def recorded(self, *args):
+        for x, y in batches(self, *args):
+            labels.append(y)
+            yield x, y
+
+    monkeypatch.setattr(Dataset, "batches", recorded)
+    return labels
+
+
+@pytest.mark.parametrize("attack", attacks.FINE_TUNING)
+@pytest.mark.parametrize("head", ["linear", "cmf"])
+def test_fine_tuning_leaves_the_given_model_as_it_is(attack, head, resnet, dataset, rng, state_of, same):
+    if head == "cmf":
+        models.use_class_mean_head(resnet, "centred")
+        resnet.head.refit(features_of(resnet, dataset, dataset.train), dataset.train.labels)
+    resnet.eval()
+    before = state_of(resnet)
+    readings = fine_tune(resnet, dataset, attack, (1,), budget(), rng)
+    assert same(before, state_of(resnet)) and not resnet.training
+    assert all(len(r["accuracy"]) == 4 and 0 <= min(r["accuracy"]) <= max(r["accuracy"]) <= 1 for r in readings)
+
+
+@pytest.mark.parametrize("steps, read", [(0, [0]), (1, [0, 1]), (6, [0, 1, 2, 4, 6]), (8, [0, 1, 2, 4, 8])])
+def test_fine_tuning_takes_its_steps_and_reads_at_powers_of_two_and_at_the_end(steps, read, resnet, dataset, rng, monkeypatch):
+    taken, step = [], torch.optim.SGD.step
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self, *args: taken.append(1) or step(self, *args))
+    readings = fine_tune(resnet, dataset, "own_head", (1,), budget(steps=steps), rng)
+    assert [r["x"] for r in readings] == read
+    assert len(taken) == steps
+
+
+def test_retain_only_never_shows_a_forget_image_and_shows_all_the_others(resnet, dataset, rng, shown):
+    fine_tune(resnet, dataset, "retain_only", (1, 3), budget(steps=5), rng)
+    seen = torch.cat(shown)
+    assert seen.unique().tolist() == [0, 2]
+    assert torch.bincount(seen).tolist() == [12, 0, 12]  # 24 images in five batches: one whole epoch
+
+
+@pytest.mark.parametrize("attack", ["fresh_head", "own_head"])
+def test_attacks_on_all_classes_show_k_images_of_each(attack, resnet, dataset, rng, shown):
+    fine_tune(resnet, dataset, attack, (), budget(steps=4), rng)
+    assert torch.bincount(torch.cat(shown)).tolist() == [4] * 4  # 16 images in four batches: one whole epoch
+
+
+def test_own_head_starts_from_the_output_of_the_given_model_and_fresh_head_does_not(resnet, dataset, rng):
+    with torch.no_grad():
+        resnet.head.weight.zero_()
+        resnet.head.bias.copy_(torch.tensor([0.0, 0.0, 9.0, 0.0]))
+    given = [0, 0, 1, 0]
+    first = {a: fine_tune(resnet, dataset, a, (), budget(steps=0), rng)[0]["accuracy"] for a in ("own_head", "fresh_head")}
+    assert first["own_head"] == given
+    assert first["fresh_head"] != given
+
+
+def test_a_fresh_head_is_the_same_for_the_same_generator_seed(resnet, dataset):
+    run = lambda: fine_tune(resnet, dataset, "fresh_head", (), budget(), torch.Generator().manual_seed(3))  # noqa: E731
+    torch.manual_seed(1)
+    first = run()
+    torch.manual_seed(2)
+    assert run() == first
+
+
+def test_fine_tuning_learns_the_classes(resnet, dataset, rng):
+    readings = fine_tune(resnet, dataset, "fresh_head", (), budget(steps=64, shots=12, batch_size=16), rng)
+    assert mean_accuracy(readings[:1]) < 0.5 and mean_accuracy(readings[-1:]) > 0.9
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("attack", attacks.FINE_TUNING)
+def test_fine_tuning_runs_on_a_gpu(attack, resnet, dataset):
+    random = torch.Generator("cuda").manual_seed(0)
+    assert fine_tune(copy.deepcopy(resnet).cuda(), dataset.to("cuda"), attack, (1,), budget(), random)

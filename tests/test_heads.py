@@ -1,0 +1,102 @@
+"""The heads do what their docstrings say, and no gradient reaches a CMF head."""
+
+import numpy as np
+import pytest
+import torch
+
+from unlearn_utils import models
+from unlearn_utils.heads import GEOMETRIES, ClassMeanHead, LinearHead, class_means
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def log_softmax(rows):
+    return rows - np.log(np.exp(rows).sum(1, keepdims=True))
+
+
+TRANSFORMS = {"centred": lambda f: f, "raw": unit, "log_softmax": lambda f: unit(log_softmax(f))}
+
+
+@pytest.fixture
+def sample(clusters):
+    """Training features of four unbalanced classes, their labels, and other features to classify."""
+    features, labels = clusters(4, 6, 10, 1.0)
+    features, labels = features[:33].abs(), labels[:33]
+    return features, labels, clusters(4, 6, 5, 2.0)[0]
+
+
+def fitted(geometry, features, labels):
+    head = ClassMeanHead(6, 4, geometry).double()
+    head.refit(features, labels)
+    return head
+
+
+def test_class_means_are_the_means_of_the_samples_of_each_class(sample):
+    features, labels, _ = sample
+    expected = [np.mean([f for f, y in zip(features.numpy(), labels) if y == c], axis=0) for c in range(4)]
+    np.testing.assert_allclose(class_means(features, labels, 4), expected, atol=1e-12)
+
+
+def test_class_means_refuse_a_class_without_samples_and_name_it(sample):
+    features, labels, _ = sample
+    with pytest.raises(ValueError, match="class 4"):
+        class_means(features, labels, 5)
+
+
+def test_linear_head_is_the_ordinary_classifier_and_embeds_nothing(sample):
+    head = LinearHead(6, 4).double()
+    expected = sample[0].numpy() @ head.weight.detach().numpy().T + head.bias.detach().numpy()
+    np.testing.assert_allclose(head(sample[0]).detach(), expected, atol=1e-12)
+    assert torch.equal(head.embed(sample[0]), sample[0])
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_cmf_weight_embedding_and_logits_equal_algorithm_1(geometry, sample):
+    features, labels, others = (part.numpy() for part in sample)
+    seen = TRANSFORMS[geometry](features)
+    means = np.stack([seen[labels == c].mean(0) for c in range(4)])
+    centre = means.mean(0)
+    weight = unit(means - centre)
+    z = unit(TRANSFORMS[geometry](others) - centre)
+
+    head = fitted(geometry, *sample[:2])
+    np.testing.assert_allclose(head.weight, weight, atol=1e-12)
+    np.testing.assert_allclose(head.embed(sample[2]), z, atol=1e-12)
+    np.testing.assert_allclose(head(sample[2]), z @ weight.T, atol=1e-12)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_cmf_logits_are_cosines(geometry, sample):
+    logits = fitted(geometry, *sample[:2])(100 * sample[2])
+    assert logits.abs().max() <= 1 + 1e-12
+    assert logits.max() > 0.5 and logits.min() < -0.1
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_refitting_forgets_the_earlier_fit(geometry, sample):
+    features, labels, others = sample
+    head = fitted(geometry, others.abs() + 1, torch.arange(len(others)) % 4)
+    before = head.weight.clone()
+    head.refit(features, labels)
+    assert not torch.equal(before, head.weight)
+    assert torch.equal(head.weight, fitted(geometry, features, labels).weight)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_a_cmf_head_lets_the_gradient_through_to_the_encoder_and_keeps_none(geometry, resnet, dataset):
+    models.use_class_mean_head(resnet, geometry)
+    images = dataset.normalise(dataset.train.pixels)
+    resnet.head.refit(resnet.features(images), dataset.train.labels)
+    torch.nn.functional.cross_entropy(resnet(images), dataset.train.labels).backward()
+    assert list(resnet.head.parameters()) == []
+    assert not resnet.head.weight.requires_grad and not resnet.head.centre.requires_grad
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in resnet.encoder.parameters())
+
+
+def test_a_cmf_head_is_stored_with_the_model(sample, state_of):
+    head = fitted("centred", *sample[:2])
+    loaded = ClassMeanHead(6, 4, "centred").double()
+    loaded.load_state_dict(state_of(head))
+    assert torch.equal(loaded(sample[2]), head(sample[2]))

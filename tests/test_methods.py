@@ -1,0 +1,327 @@
+"""Every unlearning method takes the steps that its equation asks for, and changes nothing else."""
+
+import copy
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from unlearn_utils import methods, models
+from unlearn_utils.data import Images
+from unlearn_utils.heads import ClassMeanHead, LinearHead
+from unlearn_utils.profiles import BadInput, Recipe
+from unlearn_utils.representation import features_of
+from unlearn_utils.training import Run, train
+
+CLASSES, INPUTS, WIDTH, BATCH = 3, 4, 5, 3
+
+
+class DoubleModel(models.Model):
+    """Without the cast to float32, so that steps can be compared to 1e-10."""
+
+    def features(self, x):
+        return self.encoder(x)
+
+
+def double_model(kind, seed):
+    torch.manual_seed(seed)
+    head = LinearHead(WIDTH, CLASSES) if kind == "linear" else ClassMeanHead(WIDTH, CLASSES, "centred")
+    model = DoubleModel(nn.Sequential(nn.Flatten(), nn.Linear(INPUTS, WIDTH), nn.Tanh()), head, "float32").double()
+    if kind == "cmf":
+        head.refit(torch.randn(30, WIDTH, dtype=torch.float64), torch.arange(30) % CLASSES)
+    return model
+
+
+class FixedRun:
+    """The interface of Run with batches in a fixed order: nine retain and four forget images, three a batch."""
+
+    def __init__(self, model, teacher, forget_classes):
+        random = torch.Generator().manual_seed(1)
+        kept = [c for c in range(CLASSES) if c not in forget_classes]
+        self.model, self.teacher, self.forget_classes, self.generator = model, teacher, forget_classes, random
+        self.retain = self._images([kept[i % len(kept)] for i in range(9)], random)
+        self.forget = self._images([forget_classes[i % len(forget_classes)] for i in range(4)], random)
+        self.everything = Images(*(torch.cat([getattr(self.retain, k), getattr(self.forget, k)]) for k in ("pixels", "labels")))
+
+    def _images(self, labels, random):
+        # Large inputs give gradients that the clipping has something to clip of.
+        x = 3 * torch.randn(len(labels), INPUTS, 1, 1, generator=random, dtype=torch.float64)
+        return Images(x, torch.tensor(labels))
+
+    def batches(self, images):
+        return zip(images.pixels.split(BATCH), images.labels.split(BATCH))
+
+    def endless_batches(self, images):
+        return itertools.cycle(self.batches(images))
+
+
+class NumpyNet:
+    """The same network with its derivative written out."""
+
+    def __init__(self, model):
+        tensors = {key: value.detach().numpy().copy() for key, value in model.state_dict().items()}
+        self.parameters = [tensors["encoder.1.weight"], tensors["encoder.1.bias"]]
+        self.linear = "head.bias" in tensors
+        if self.linear:
+            self.parameters += [tensors["head.weight"], tensors["head.bias"]]
+        else:
+            self.fixed_weight, self.centre = tensors["head.weight"], tensors["head.centre"]
+
+    def forward(self, x):
+        self.x = x.reshape(len(x), -1)
+        self.f = np.tanh(self.x @ self.parameters[0].T + self.parameters[1])
+        if self.linear:
+            return self.f @ self.parameters[2].T + self.parameters[3]
+        self.length = np.linalg.norm(self.f - self.centre, axis=1, keepdims=True)
+        self.z = (self.f - self.centre) / self.length
+        return self.z @ self.fixed_weight.T
+
+    def backward(self, d_logits):
+        """Gradient of every parameter, from that of the logits of the last forward pass."""
+        if self.linear:
+            of_head = [d_logits.T @ self.f, d_logits.sum(0)]
+            d_f = d_logits @ self.parameters[2]
+        else:
+            of_head = []
+            d_z = d_logits @ self.fixed_weight
+            d_f = (d_z - self.z * (self.z * d_z).sum(1, keepdims=True)) / self.length
+        d_a = d_f * (1 - self.f**2)
+        return [d_a.T @ self.x, d_a.sum(0), *of_head]
+
+
+def softmax(a):
+    e = np.exp(a - a.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+def d_cross_entropy(logits, labels):
+    return (softmax(logits) - np.eye(CLASSES)[labels]) / len(labels)
+
+
+def d_divergence(logits, teacher_logits, temperature):
+    """Of T^2 KL(teacher || student) with softened softmaxes: T (q - p) / n."""
+    return temperature * (softmax(logits / temperature) - softmax(teacher_logits / temperature)) / len(logits)
+
+
+def clipped(gradients, largest):
+    norm = np.sqrt(sum((g**2).sum() for g in gradients))
+    assert norm > largest, "this test needs a gradient that is clipped"
+    return [g * largest / (norm + 1e-6) for g in gradients]  # torch's 1e-6
+
+
+def added(a, b):
+    return [x + y for x, y in zip(a, b)]
+
+
+def batches(images, labels=None):
+    x, y = images.pixels.numpy(), (images.labels if labels is None else labels).numpy()
+    return [(x[i : i + BATCH], y[i : i + BATCH]) for i in range(0, len(x), BATCH)]
+
+
+def cross_entropy_steps(net, pairs):
+    for x, y in pairs:
+        yield net.backward(d_cross_entropy(net.forward(x), y))
+
+
+def descend_on_everything(net, teacher, run, recipe):
+    return cross_entropy_steps(net, batches(run.everything))
+
+
+def descend_on_retain(net, teacher, run, recipe):
+    return cross_entropy_steps(net, batches(run.retain))
+
+
+def relabel(net, teacher, run, recipe):
+    """Only class 2 is retained in this case, so the random label is 2."""
+    return cross_entropy_steps(net, batches(run.everything, torch.full((13,), 2)))
+
+
+def ascend_and_descend(net, teacher, run, recipe):
+    scale, ascent_clip = recipe.constants.get("ascent_scale", 1.0), recipe.constants.get("ascent_clip", 1.0)
+    forget = batches(run.forget)
+    for step, (x, y) in enumerate(batches(run.retain)):
+        x_f, y_f = forget[step % len(forget)]
+        ascent = net.backward(-scale * d_cross_entropy(net.forward(x_f), y_f))
+        if ascent_clip:
+            ascent = clipped(ascent, ascent_clip)
+        both = added(ascent, net.backward(d_cross_entropy(net.forward(x), y)))
+        yield clipped(both, recipe.clip) if recipe.clip else both
+
+
+def distil(net, teacher, run, recipe):
+    for epoch in range(recipe.epochs):
+        if epoch < 1:
+            for x, _ in batches(run.forget):
+                yield net.backward(-d_divergence(net.forward(x), teacher.forward(x), 4.0))
+        for x, y in batches(run.retain):
+            logits = net.forward(x)
+            yield net.backward(
+                0.99 * d_cross_entropy(logits, y) + 0.001 * d_divergence(logits, teacher.forward(x), 4.0)
+            )
+
+
+# name, steps, forget classes, settings besides the common ones
+CASES = {
+    "original": ("original", descend_on_everything, (0,), {}),
+    "retrain": ("retrain", descend_on_retain, (0,), {}),
+    "finetune": ("finetune", descend_on_retain, (0,), {}),
+    "random_label": ("random_label", relabel, (0, 1), {}),
+    "neggrad_plus": ("neggrad_plus", ascend_and_descend, (0,), {"constants": {"ascent_clip": 0.05}}),
+    "neggrad_plus with the constants for CMF": (
+        "neggrad_plus", ascend_and_descend, (0,),
+        {"constants": {"ascent_scale": 0.5, "ascent_clip": 0.0}, "clip": 0.05},
+    ),
+    "scrub": (
+        "scrub", distil, (0,), {"constants": {"max_epochs": 1}, "nesterov": False, "epochs": 2},
+    ),
+}
+
+
+@pytest.mark.parametrize("head", ["linear", "cmf"])
+@pytest.mark.parametrize("case", CASES)
+def test_steps_equal_the_equation_with_momentum_and_weight_decay_written_out(case, head):
+    name, steps, forget, settings = CASES[case]
+    recipe = Recipe(**{"epochs": 1, "lr": 0.3, "weight_decay": 0.01, **settings})
+    model, teacher = double_model(head, 0), double_model(head, 1)
+    run = FixedRun(model, teacher, forget)
+    net, teacher_net = NumpyNet(model), NumpyNet(teacher)
+    method = methods.build(name, recipe.constants)
+
+    taken = []
+    train(
+        model, lambda epoch: method.losses(run, epoch), recipe,
+        on_step=lambda step: taken.append([p.detach().numpy().copy() for p in model.parameters()]),
+    )
+
+    velocity, expected = None, [[p.copy() for p in net.parameters]]
+    for gradients in steps(net, teacher_net, run, recipe):
+        gradients = [g + 0.01 * p for g, p in zip(gradients, net.parameters)]
+        velocity = gradients if velocity is None else [0.9 * v + g for v, g in zip(velocity, gradients)]
+        moves = [g + 0.9 * v for g, v in zip(gradients, velocity)] if recipe.nesterov else velocity
+        net.parameters = [p - 0.3 * m for p, m in zip(net.parameters, moves)]
+        expected.append(net.parameters)
+
+    assert len(taken) == len(expected) >= 3
+    for ours, reference in zip(taken, expected):
+        for a, b in zip(ours, reference, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
+
+
+def test_neggrad_plus_clips_the_ascent_gradient_but_not_the_descent_gradient():
+    model = double_model("linear", 0)
+    run = FixedRun(model, None, (0,))
+    loss = next(iter(methods.build("neggrad_plus", {"ascent_scale": 1e3, "ascent_clip": 0.01}).losses(run, 0)))
+    norm = lambda: torch.stack([p.grad.norm() for p in model.parameters()]).norm().item()  # noqa: E731
+    assert norm() == pytest.approx(0.01, rel=1e-4)
+    (1e3 * loss).backward()
+    assert norm() > 10
+
+
+ALL_THAT_TRAIN = sorted(set(methods.METHODS) - {"random"})
+
+
+def real_run(model, dataset, forget=(1,), **settings):
+    recipe = Recipe(**{"epochs": 2, "lr": 0.05, "batch_size": 16, **settings})
+    teacher = copy.deepcopy(model).eval().requires_grad_(False)
+    return Run(model, teacher, dataset, forget, recipe, torch.Generator().manual_seed(0))
+
+
+def train_with(name, run, **hooks):
+    method = methods.build(name, run.recipe.constants)
+    train(run.model, lambda epoch: method.losses(run, epoch), run.recipe, **hooks)
+
+
+@pytest.mark.parametrize("name", ALL_THAT_TRAIN)
+def test_a_frozen_encoder_and_its_batch_norm_stay_bit_for_bit_while_the_head_moves(name, resnet, dataset, state_of, same):
+    resnet.freeze_encoder()
+    encoder, head = state_of(resnet.encoder), state_of(resnet.head)
+    train_with(name, real_run(resnet, dataset))
+    assert same(encoder, state_of(resnet.encoder))
+    assert not same(head, state_of(resnet.head))
+
+
+@pytest.mark.parametrize("name", ALL_THAT_TRAIN)
+def test_a_cmf_head_stays_bit_for_bit_while_the_encoder_moves(name, resnet, dataset, state_of, same):
+    models.use_class_mean_head(resnet, "centred")
+    resnet.head.refit(features_of(resnet, dataset, dataset.train), dataset.train.labels)
+    encoder, head = state_of(resnet.encoder), state_of(resnet.head)
+    unchanged = []
+    train_with(name, real_run(resnet, dataset), on_step=lambda _: unchanged.append(same(head, state_of(resnet.head))))
+    assert all(unchanged)
+    assert not same(encoder, state_of(resnet.encoder))
+
+
+@pytest.mark.parametrize("name", ALL_THAT_TRAIN)
+def test_the_teacher_stays_bit_for_bit_and_in_eval_mode(name, resnet, dataset, state_of, same):
+    run = real_run(resnet, dataset)
+    teacher = state_of(run.teacher)
+    train_with(name, run)
+    assert same(teacher, state_of(run.teacher)) and not run.teacher.training
+
+
+@pytest.mark.parametrize("name", ["retrain", "finetune"])
+def test_methods_on_the_retain_set_never_see_a_forget_image(name, resnet, dataset):
+    """Forget images and their labels are replaced by others: the run stays the same."""
+    spoiled = dataset.train.pixels.clone()
+    spoiled[dataset.train.labels == 1] = 255
+    other = copy.copy(dataset)
+    object.__setattr__(other, "train", Images(spoiled, dataset.train.labels))
+    first, second = resnet, copy.deepcopy(resnet)
+    train_with(name, real_run(first, dataset))
+    train_with(name, real_run(second, other))
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values()))
+
+
+def test_the_random_network_is_the_initialisation(resnet, dataset, state_of, same):
+    before = state_of(resnet)
+    train_with("random", real_run(resnet, dataset, forget=(), epochs=0))
+    assert same(before, state_of(resnet))
+
+
+def no_pixels(images):
+    return torch.zeros(len(images), 1)
+
+
+def test_random_labels_are_uniform_over_the_retain_classes_and_never_a_forget_class(monkeypatch, resnet, dataset):
+    from unlearn_utils.methods import random_label
+
+    seen, drawn = [], []
+    monkeypatch.setattr(random_label, "cross_entropy", lambda logits, y: drawn.append(y) or logits.sum())
+    run = real_run(resnet, dataset, forget=(1,), batch_size=48)
+    run.model = lambda x: torch.zeros(len(x), 4)
+    run.batches = lambda images: seen.append(images.labels) or [(no_pixels(images), images.labels)]
+    method = methods.build("random_label", {})
+    for epoch in range(250):
+        list(method.losses(run, epoch))
+    true, given = torch.cat(seen), torch.cat(drawn)
+    assert torch.equal(given[true != 1], true[true != 1])
+    counts = torch.bincount(given[true == 1], minlength=4)
+    assert counts[1] == 0
+    expected = counts.sum() / 3
+    chi_square = ((counts[[0, 2, 3]] - expected) ** 2 / expected).sum()
+    assert chi_square < 13.8  # the 0.999 quantile with two degrees of freedom
+
+
+def test_random_labels_are_drawn_again_every_time(dataset, monkeypatch, resnet):
+    from unlearn_utils.methods import random_label
+
+    drawn = []
+    monkeypatch.setattr(random_label, "cross_entropy", lambda logits, y: drawn.append(y) or logits.sum())
+    run = real_run(resnet, dataset, forget=(1,))
+    run.model = lambda x: torch.zeros(len(x), 4)
+    run.batches = lambda images: [(no_pixels(images), images.labels)]
+    for epoch in range(2):
+        list(methods.build("random_label", {}).losses(run, epoch))
+    assert not torch.equal(*drawn)
+
+
+def test_an_unknown_method_is_refused_and_the_known_ones_are_named():
+    with pytest.raises(BadInput, match="no method 'salum'.*neggrad_plus"):
+        methods.build("salum", {})
+
+
+def test_an_unknown_constant_is_refused_and_the_known_ones_are_named():
+    with pytest.raises(BadInput, match="'ascent_scal'.*ascent_scale"):
+        methods.build("neggrad_plus", {"ascent_scal": 0.5})

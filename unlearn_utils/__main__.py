@@ -1,0 +1,140 @@
+"""The command line behind ``run_all.sh``: check everything, compute what is missing, execute the notebooks.
+
+Only the standard library is imported until the command is known to be sound, so that a typing error costs no
+time and ``--help`` works before anything is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from . import profiles
+from .profiles import BadInput
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="./run_all.sh", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Run every notebook of the companion and regenerate every figure and table.",
+        epilog="Results are stored in .store/ and never computed twice; figures go to figures/<profile>/.",
+    )
+    made.add_argument("--profile", default="digits", metavar="NAME", help=f"one of {', '.join(profiles.names())}")
+    made.add_argument("--only", action="append", default=[], metavar="NOTEBOOK", help="run this notebook (repeatable)")
+    made.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
+                      help="set a notebook parameter (repeatable), e.g. --set 'forget_sets=[[3]]'")
+    made.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    made.add_argument("--data-dir", default="", metavar="DIR", help="folder with train/<class>/ and test/<class>/")
+    made.add_argument("--jobs", type=int, default=0, metavar="N", help="processes (default: one per core or GPU)")
+    made.add_argument("--force", action="store_true", help="compute everything again")
+    made.add_argument("--list", action="store_true", help="show what would run, what is stored, and the time")
+    made.add_argument("--refresh-notebooks", action="store_true",
+                      help="for maintainers: write the outputs into notebooks/ too (default parameters only)")
+    made.add_argument("--test", action="store_true", help="run the tests instead")
+    return made
+
+
+def parameters_of(notebook: Path) -> dict[str, Any]:
+    """The names and default values in a notebook's parameters cell."""
+    cells = json.loads(notebook.read_text())["cells"]
+    source = next("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", []))
+    return {
+        statement.targets[0].id: ast.literal_eval(statement.value)
+        for statement in ast.parse(source).body
+        if isinstance(statement, ast.Assign)
+    }
+
+
+def chosen_notebooks(only: list[str]) -> list[Path]:
+    """All notebooks, or those named (with or without ending; the number alone will do)."""
+    everything = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+    if not only:
+        return everything
+    chosen = set()
+    for name in only:
+        wanted = name.removesuffix(".ipynb")
+        match = [path for path in everything if wanted in (path.stem, path.stem.partition("_")[0])]
+        if not match:
+            raise BadInput(f"there is no notebook '{name}'; choose from {', '.join(p.stem for p in everything)}.")
+        chosen.add(match[0])
+    return [path for path in everything if path in chosen]
+
+
+def settings_of(given: list[str], notebooks: list[Path]) -> dict[str, Any]:
+    """The ``--set`` options, checked against the notebooks' parameters and their types."""
+    known = {key: value for path in notebooks for key, value in parameters_of(path).items()}
+    settings = {}
+    for item in given:
+        name, equals, text = item.partition("=")
+        if not equals:
+            raise BadInput(f"--set {item} must have the form NAME=VALUE.")
+        if name not in known:
+            raise BadInput(f"there is no notebook parameter '{name}'; choose from {', '.join(sorted(known))}.")
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        kind = type(known[name])
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise BadInput(f"--set {item}: {name} must be of type {kind.__name__}, like {known[name]!r}.")
+        settings[name] = value
+    return settings
+
+
+def parameters(options: argparse.Namespace, notebooks: list[Path]) -> dict[Path, dict[str, Any]]:
+    """The parameters that each notebook will get, only where they differ from its own defaults."""
+    common = {
+        "profile": options.profile, "device": options.device, "jobs": options.jobs,
+        "data_dir": str(Path(options.data_dir).expanduser().resolve()) if options.data_dir else "",
+    }
+    changed = common | settings_of(options.settings, notebooks)
+    own = {path: parameters_of(path) for path in notebooks}
+    return {
+        path: {key: value for key, value in changed.items() if key in own[path] and own[path][key] != value}
+        for path in notebooks
+    }
+
+
+def checked(argv: list[str]) -> tuple[argparse.Namespace, dict[Path, dict[str, Any]]]:
+    """The options and the parameters of each notebook; ends with one sentence where they cannot be used."""
+    options = parser().parse_args(argv)
+    try:
+        if options.test:
+            raise BadInput("--test takes no other option.")
+        profiles.load(options.profile, data_dir=options.data_dir)
+        given = parameters(options, chosen_notebooks(options.only))
+        if options.refresh_notebooks and any(given.values()):
+            raise BadInput("--refresh-notebooks takes the notebooks' own defaults; leave out the other options.")
+    except BadInput as problem:
+        sys.exit(f"run_all.sh: {problem}")
+    return options, given
+
+
+def main() -> int:
+    started = time.time()
+    options, given = checked(sys.argv[1:])
+    from . import running  # needs torch
+
+    try:
+        plan = running.Plan.of({path: parameters_of(path) | values for path, values in given.items()})
+    except BadInput as problem:
+        sys.exit(f"run_all.sh: {problem}")
+    if options.list:
+        plan.show()
+        return 0
+    if options.force:
+        plan.forget()
+    return running.run(plan, given, options.refresh_notebooks, started)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

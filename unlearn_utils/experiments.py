@@ -1,0 +1,92 @@
+"""What each notebook needs: its models, and the tasks behind its figures and tables."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+from .cells import Task, Trained
+from .readings import Curve, Embedded, Measured
+from .study import REFERENCES, Models, Study, unlearned
+
+
+def misaligned_models(study: Study) -> Models:
+    """Notebook 01: the methods with their own head, whole network (paper, Table 1)."""
+    return REFERENCES + unlearned(study.profile, "linear")
+
+
+def classifier_only_models(study: Study) -> Models:
+    """Notebook 02: whole network against classifier only (paper, Table 2)."""
+    variants = ("linear", "classifier", "zeroed_classifier")
+    return REFERENCES + [model for v in variants for model in unlearned(study.profile, v)]
+
+
+def cmf_models(study: Study) -> Models:
+    """Notebook 03: with CMF, as tuned without it, and without it at CMF's budget (paper, Table 3)."""
+    with_cmf = unlearned(study.profile, "cmf")
+    return [
+        *REFERENCES, ("original", "cmf"), *((m, "linear") for m, _ in with_cmf),
+        *unlearned(study.profile, "cmf_budget"), *with_cmf,
+    ]
+
+
+def attacked_models(study: Study) -> Models:
+    """Notebook 04: one model of every kind."""
+    return [
+        *misaligned_models(study), ("random_label", "classifier"), *unlearned(study.profile, "cmf"),
+    ]
+
+
+def all_models(study: Study) -> Models:
+    """Notebook 05: every model of the study."""
+    listed = misaligned_models(study) + classifier_only_models(study) + cmf_models(study)
+    return list(dict.fromkeys(listed + attacked_models(study)))
+
+
+def _cells(study: Study, models: Models) -> list:
+    return [study.cell(seed, forget, *model) for model in models for seed, forget in study.pairs]
+
+
+def _measured(study: Study, models: Models) -> list[Task]:
+    return [Measured(cell) for cell in _cells(study, models)]
+
+
+def _pictures(study: Study, models: Models, points: int) -> list[Task]:
+    return [Embedded(study.cell(*study.pairs[0], *model), points) for model in models]
+
+
+def _original_and_retrain(study: Study, given: dict[str, Any]) -> list[Task]:
+    return [Trained(cell) for cell in _cells(study, REFERENCES)] + _measured(study, REFERENCES)
+
+
+def _misalignment(study: Study, given: dict[str, Any]) -> list[Task]:
+    models = misaligned_models(study)
+    curves = [Curve(study.cell(*pair, given["curve_method"])) for pair in study.pairs[:3]]
+    return _measured(study, models) + curves + _pictures(study, models, given["tsne_points"])
+
+
+def _classifier_only(study: Study, given: dict[str, Any]) -> list[Task]:
+    return _measured(study, classifier_only_models(study))
+
+
+def _cmf(study: Study, given: dict[str, Any]) -> list[Task]:
+    pictures = [("retrain", "linear"), ("original", "cmf"), *unlearned(study.profile, "cmf")]
+    return _measured(study, cmf_models(study)) + _pictures(study, pictures, given["tsne_points"])
+
+
+def _relearning(study: Study, given: dict[str, Any]) -> list[Task]:
+    return [task for *_, task in study.attack_tasks(attacked_models(study), given["shots"], given["draws"])]
+
+
+def _scorecard(study: Study, given: dict[str, Any]) -> list[Task]:
+    curves = [Curve(study.cell(*pair, "random_label")) for pair in study.pairs[:3]]
+    return _measured(study, all_models(study)) + curves + _relearning(study, given)
+
+
+PLANS: dict[str, Callable[[Study, dict[str, Any]], list[Task]]] = {
+    "00_original_and_retrain": _original_and_retrain,
+    "01_misalignment_discovery": _misalignment,
+    "02_classifier_only": _classifier_only,
+    "03_cmf_unlearning": _cmf,
+    "04_relearning_attacks": _relearning,
+    "05_scorecard": _scorecard,
+}

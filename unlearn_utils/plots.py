@@ -1,0 +1,171 @@
+"""Figures: colour-blind safe, legible at column width, one colour per method everywhere."""
+
+from __future__ import annotations
+
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from .methods import METHODS
+from .study import READOUTS
+from .tables import folder, per_forget_set
+
+sns.set_theme(context="paper", style="ticks", palette="colorblind", rc={
+    "figure.dpi": 110, "savefig.dpi": 200, "savefig.bbox": "tight", "axes.spines.top": False,
+    "axes.spines.right": False, "legend.frameon": False, "pdf.fonttype": 42,
+})
+
+_PALETTE = sns.color_palette("colorblind")
+GREY, RED = "#8c8c8c", _PALETTE[3]
+# References are drawn in black and greys; the methods share the palette in the order of their names.
+COLOURS = {"original": "black", "retrain": "#555555", "random": "#b0b0b0"}
+COLOURS |= dict(zip(sorted(set(METHODS) - set(COLOURS)), (_PALETTE[i] for i in (0, 1, 2, 4, 5, 6, 8, 9))))
+DASHES = {"linear": "-", "cmf": "--", "cmf_budget": ":", "classifier": "-.", "zeroed_classifier": (0, (1, 1))}
+REFERENCE_LINES = {"Original": (0, (6, 2)), "Retrain": (0, (2, 2))}
+
+
+def save(figure: Figure, name: str, profile: str) -> Figure:
+    """Write a figure as PNG and PDF to the profile's figures."""
+    for ending in ("png", "pdf"):
+        # Without a date the same figure is the same file.
+        metadata = {"CreationDate": None} if ending == "pdf" else None
+        figure.savefig(folder(profile) / f"{name}.{ending}", metadata=metadata)
+    return figure
+
+
+def bars(rows: pd.DataFrame) -> Figure:
+    """Retain and forget accuracy of every model, one panel per readout; lines mark Original and Retrain."""
+    models = list(rows.model.unique())
+    figure, axes = plt.subplots(1, 3, figsize=(7.2, 0.32 * len(models) + 0.9), sharey=True)
+    for axis, (readout, label) in zip(axes, READOUTS.items()):
+        place = np.arange(len(models))
+        for offset, side, colour in ((-0.2, "retain", GREY), (0.2, "forget", RED)):
+            values = 100 * per_forget_set(rows, f"{readout}_{side}")[models]
+            error = values.std(ddof=1) if len(values) > 1 else None
+            axis.barh(place + offset, values.mean(), 0.38, xerr=error, color=colour, label=side,
+                      error_kw={"linewidth": 0.8})
+        for reference, dash in REFERENCE_LINES.items():
+            level = 100 * per_forget_set(rows, f"{readout}_forget")[reference].mean()
+            axis.axvline(level, color="black", linestyle=dash, linewidth=1, label=f"{reference}, forget")
+        axis.set(title=label, xlabel="test accuracy (%)", xlim=(0, 105))
+    axes[0].set_yticks(np.arange(len(models)), models)
+    axes[0].invert_yaxis()
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0), ncol=4)
+    figure.tight_layout()
+    return figure
+
+
+def alignment(rows: pd.DataFrame) -> Figure:
+    """Cosine between classifier row and centred class mean: every class of every cell, forget classes in red."""
+    points = []
+    for row in rows.itertuples():
+        forget = {int(c) for c in row.forget.split()}
+        points += [{"model": row.model, "cosine": value, "class": "forget" if c in forget else "retain"}
+                   for c, value in enumerate(row.alignment)]
+    models = list(rows.model.unique())
+    figure, axis = plt.subplots(figsize=(5.5, 0.32 * len(models) + 0.9))
+    sns.stripplot(pd.DataFrame(points), x="cosine", y="model", hue="class", order=models, size=3, jitter=0.25,
+                  hue_order=["retain", "forget"], palette=[GREY, RED], alpha=0.7, ax=axis)
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set(xlabel="cos(classifier row, centred class mean)", ylabel="", xlim=(-1.05, 1.05))
+    axis.legend(title="", loc="lower center", bbox_to_anchor=(0.5, 1), ncol=2)
+    return figure
+
+
+def embeddings(layouts: dict, forget: tuple[int, ...]) -> Figure:
+    """t-SNE of the test features, one panel per model; the forget class in red."""
+    across = min(4, len(layouts))
+    down = math.ceil(len(layouts) / across)
+    figure, axes = plt.subplots(down, across, figsize=(1.8 * across, 1.95 * down), squeeze=False)
+    greys = sns.color_palette("Greys", 14)[3:]
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, (label, layout) in zip(axes.flat, layouts.items()):
+        colours = [RED if c in forget else greys[c % len(greys)] for c in layout["labels"].tolist()]
+        axis.scatter(*layout["points"].T.numpy(), c=colours, s=2, linewidths=0, rasterized=True)
+        axis.set_title(label, fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def unlearning_curve(curves: pd.DataFrame) -> Figure:
+    """Forget accuracy against the optimiser step (mean and range over cells); epochs end at the dashed lines."""
+    figure, axis = plt.subplots(figsize=(4.5, 2.8))
+    scaled = curves.assign(forget_accuracy=100 * curves.forget_accuracy)
+    sns.lineplot(scaled, x="step", y="forget_accuracy", hue="readout", style="readout", markers=True, dashes=False,
+                 palette=[_PALETTE[0], GREY, RED], errorbar=("pi", 100), ax=axis)
+    for step in sorted(curves.step[curves.epoch_end].unique()):
+        axis.axvline(step, color="black", linestyle=":", linewidth=0.5)
+    axis.set_xscale("symlog", linthresh=1)
+    axis.set(xlabel="optimiser step (log)", ylabel="forget accuracy (%)", ylim=(-3, 103))
+    axis.legend(title="", loc="center left")
+    return figure
+
+
+def training_curves(histories: pd.DataFrame) -> Figure:
+    """Accuracy and neural collapse against the epoch (mean and range over cells)."""
+    panels = {"train_retain": "training accuracy (%)", "test_retain": "test accuracy (%)", "nc1": "NC1",
+              "nc2": "NC2", "nc3": "NC3"}
+    scale = {"train_retain": 100, "test_retain": 100}
+    figure, axes = plt.subplots(1, 5, figsize=(9, 2.1))
+    chosen = histories[histories.method.isin(("original", "retrain"))]
+    for axis, (column, label) in zip(axes, panels.items()):
+        scaled = chosen.assign(**{column: scale.get(column, 1) * chosen[column]})
+        sns.lineplot(scaled, x="epoch", y=column, hue="model", style="model", errorbar=("pi", 100),
+                     palette=[COLOURS["original"], _PALETTE[0]], ax=axis, legend=axis is axes[0])
+        axis.set(title=label, ylabel="")
+    axes[0].legend(title="", loc="lower right")
+    axes[2].set_yscale("log")
+    figure.tight_layout()
+    return figure
+
+
+def attack_curves(readings: pd.DataFrame, attacks: dict[str, str], x_label: str) -> Figure:
+    """Forget accuracy against the attacker's budget, one panel per attack; a band over draws and cells."""
+    figure, axes = plt.subplots(1, len(attacks), figsize=(2.9 * len(attacks), 2.9), sharey=True)
+    identity = readings.drop_duplicates("model").set_index("model")
+    for axis, (attack, title) in zip(axes, attacks.items()):
+        for model, of_model in readings[readings.attack == attack].groupby("model", sort=False):
+            method, variant = identity.loc[model, ["method", "variant"]]
+            reference = method in ("original", "retrain", "random")
+            spread = of_model.groupby("x").forget_accuracy.agg(["mean", "std"]).fillna(0) * 100
+            style = {"color": COLOURS[method], "linestyle": DASHES[variant], "linewidth": 2.2 if reference else 1.2}
+            if reference:
+                style["linestyle"] = {"original": (0, (6, 2)), "retrain": (0, (2, 2)), "random": "-"}[method]
+            axis.plot(spread.index, spread["mean"], label=model, **style)
+            axis.fill_between(spread.index, spread["mean"] - spread["std"], spread["mean"] + spread["std"],
+                              color=style["color"], alpha=0.07, linewidth=0)
+        axis.set_xscale("symlog", linthresh=1) if attack in ("fresh_head", "own_head", "retain_only") else axis.set_xscale("log")
+        axis.set(title=title, xlabel=x_label, ylim=(-3, 103))
+    axes[0].set_ylabel("forget accuracy (%)")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0), ncol=4, fontsize=7)
+    figure.tight_layout()
+    return figure
+
+
+def forgetting_by_gamma(gammas: list[float], retain: list[float], forget: list[float], bounds: tuple) -> Figure:
+    """Accuracy of the closed-form classifier against the weight gamma; the predicted interval is shaded."""
+    figure, axis = plt.subplots(figsize=(4.2, 2.4))
+    axis.axvspan(*bounds, color=_PALETTE[2], alpha=0.15, label="predicted interval")
+    axis.plot(gammas, 100 * np.array(retain), color=GREY, label="retain")
+    axis.plot(gammas, 100 * np.array(forget), color=RED, label="forget")
+    axis.set(xlabel="weight of the retain loss, gamma", ylabel="accuracy (%)")
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def classifier_path(cosines: pd.DataFrame) -> Figure:
+    """Cosine of the classifier's rows with their class means while only the classifier is trained."""
+    figure, axis = plt.subplots(figsize=(4.2, 2.4))
+    axis.plot(cosines.index, cosines["retain"], color=GREY, label="retain rows")
+    axis.plot(cosines.index, cosines["forget"], color=RED, label="forget row")
+    axis.axhline(-1, color="black", linewidth=0.8, linestyle=":")
+    axis.set(xlabel="gradient step", ylabel="cos(w, class mean)", ylim=(-1.1, 1.1))
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure

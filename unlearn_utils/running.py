@@ -1,0 +1,184 @@
+"""From a checked command to computed cells, executed notebooks, provenance and a summary."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+from joblib import Parallel, delayed
+
+from .cells import Task
+from .experiments import PLANS
+from .profiles import BadInput
+from .store import ROOT, Store
+from .study import Study
+from .sweep import Failure, missing, with_requirements
+from .sweep import run as run_tasks
+from .tables import folder
+
+Given = dict[Path, dict[str, Any]]
+STUDY_PARAMETERS = ("profile", "seeds", "forget_sets", "device", "data_dir", "jobs", "overrides")
+
+
+@dataclass
+class Plan:
+    """The study of a run, and the tasks behind each notebook."""
+
+    study: Study
+    tasks: dict[Path, list[Task]]
+
+    @staticmethod
+    def of(parameters: Given) -> Plan:
+        """Raises BadInput where a parameter cannot be used."""
+        tasks = {}
+        for path, values in parameters.items():
+            if path.stem not in PLANS:
+                raise BadInput(f"{path.name} has no plan; name its tasks in unlearn_utils/experiments.py.")
+            study = Study.of(**{key: values[key] for key in STUDY_PARAMETERS})
+            tasks[path] = with_requirements(PLANS[path.stem](study, values))
+        return Plan(study, tasks)
+
+    @property
+    def everything(self) -> list[Task]:
+        return list({task.key: task for tasks in self.tasks.values() for task in tasks}.values())
+
+    def forget(self) -> None:
+        """Take the results of all tasks out of the store."""
+        for task in self.everything:
+            shutil.rmtree(Store().folder(task.spec), ignore_errors=True)
+
+    def show(self) -> None:
+        """Print every task, whether it is stored, and an estimate of the time."""
+        open_keys = {task.key for task in missing(self.everything)}
+        for task in self.everything:
+            print(f"{'to run' if task.key in open_keys else 'stored':7} {task.label}")
+        seconds = self._estimate(open_keys)
+        total = len(self.everything)
+        estimate = "the time is not known yet" if seconds is None else f"about {seconds / 60:.1f} minutes"
+        print(f"{total} results, {total - len(open_keys)} stored, {len(open_keys)} to run: {estimate} "
+              f"in {self.study.machine.jobs} process(es).")
+
+    def _estimate(self, open_keys: set[str]) -> float | None:
+        """From the times in the store, else from those of the committed reference run."""
+        known = seconds_by_kind(self.everything)
+        reference = folder(self.study.profile.name) / "provenance.json"
+        if reference.exists():
+            known = json.loads(reference.read_text())["seconds"] | known
+        kinds = [_kind(task) for task in self.everything if task.key in open_keys]
+        if not all(kind in known for kind in kinds):
+            return None
+        return sum(known[kind] for kind in kinds) / self.study.machine.jobs
+
+
+def _kind(task: Task) -> str:
+    return f"{task.kind} {getattr(task, 'attack', '')} {task.cell.method} {task.cell.variant}"
+
+
+def seconds_by_kind(tasks: list[Task]) -> dict[str, float]:
+    """Mean seconds of the stored tasks, by kind of task."""
+    rows = [(_kind(task), record.seconds) for task in tasks if (record := Store().get(task.spec))]
+    return pd.DataFrame(rows, columns=["kind", "seconds"]).groupby("kind").seconds.mean().round(2).to_dict()
+
+
+def run(plan: Plan, given: Given, refresh: bool, started: float) -> int:
+    """Compute, execute, write the provenance, print the summary; 0 if nothing failed."""
+    profile, failure = plan.study.profile.name, None
+    try:
+        run_tasks(plan.everything, plan.study.machine)
+    except Failure as problem:
+        failure = problem
+    computed = time.time()
+    executed = Parallel(n_jobs=min(plan.study.machine.jobs, len(given)))(
+        delayed(execute)(path, parameters, folder(profile) / "notebooks", refresh) for path, parameters in given.items()
+    )
+    notebooks = pd.DataFrame(executed, columns=["notebook", "minutes", "problem"])
+    _write_provenance(plan, given, notebooks, (computed - started) / 60)
+    _summarise(plan, notebooks, failure, started)
+    return 1 if failure or notebooks.problem.any() else 0
+
+
+def execute(path: Path, parameters: dict[str, Any], into: Path, refresh: bool) -> tuple[str, float, str]:
+    """Execute one notebook through papermill: (name, minutes, what went wrong or "")."""
+    import papermill
+
+    into.mkdir(parents=True, exist_ok=True)
+    begin, output = time.time(), into / path.name
+    problem = ""
+    try:
+        papermill.execute_notebook(
+            path, output, parameters, kernel_name="python3", cwd=path.parent, progress_bar=False, log_output=False
+        )
+    except papermill.PapermillExecutionError as error:
+        problem = f"{error.ename}: {error.evalue}"
+    if output.exists():
+        tidy = tidied(nbformat.read(output, as_version=4))
+        nbformat.write(tidy, output)
+        if refresh and not problem:
+            nbformat.write(tidy, path)
+    return path.stem, (time.time() - begin) / 60, problem
+
+
+def code_of(notebook: nbformat.NotebookNode) -> str:
+    """Hash of a notebook's code, which its outputs carry so that a test can tell when they are stale."""
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return hashlib.sha256("\0".join(sources).encode()).hexdigest()
+
+
+def tidied(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Without the paths and times that papermill notes in the file, and with the hash of its code."""
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+    notebook.metadata["outputs_of"] = code_of(notebook)
+    return notebook
+
+
+def _write_provenance(plan: Plan, given: Given, notebooks: pd.DataFrame, minutes: float) -> None:
+    tasks, study = plan.everything, plan.study
+    records = [record for task in tasks if (record := Store().get(task.spec))]
+    packages = ("torch", "torchvision", "numpy", "scikit-learn", "pandas", "matplotlib", "seaborn", "papermill")
+    git = [["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--", "unlearn_utils", "notebooks"]]
+    commit, dirty = (subprocess.run(c, cwd=ROOT, capture_output=True, text=True).stdout.strip() for c in git)
+    made_with = [record.made_with for record in records]
+    content = {
+        "profile": study.profile.name,
+        "parameters": {path.stem: {k: v for k, v in p.items() if k != "data_dir"} for path, p in given.items()},
+        "pairs of seed and forget set": [[seed, list(forget)] for seed, forget in study.pairs],
+        "commit": commit, "uncommitted changes": bool(dirty),
+        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
+        "computed with": sorted({f"torch {m['torch']}, {m['device']}, {m['hardware']}" for m in made_with}),
+        "processes": study.machine.jobs,
+        "minutes": {"computing in this run": round(minutes, 2),
+                    **{row.notebook: round(row.minutes, 2) for row in notebooks.itertuples()}},
+        "core minutes of all results": round(sum(record.seconds for record in records) / 60, 1),
+        "seconds": seconds_by_kind(tasks),
+    }
+    target = folder(study.profile.name) / "provenance.json"
+    target.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _summarise(plan: Plan, notebooks: pd.DataFrame, failure: Failure | None, started: float) -> None:
+    figures = folder(plan.study.profile.name)
+    print(f"\n{len(notebooks)} notebooks on profile '{plan.study.profile.name}' in {(time.time() - started) / 60:.1f} minutes")
+    for row in notebooks.itertuples():
+        print(f"  {row.notebook:28} {row.minutes:5.2f} min  {'FAILED: ' + row.problem if row.problem else 'done'}")
+    scorecard = figures / "scorecard.csv"
+    if "05_scorecard" in notebooks.notebook[notebooks.problem == ""].values:
+        card = pd.read_csv(scorecard)
+        for claim, lines in card.groupby("claim", sort=False):
+            counts = lines.verdict.value_counts()
+            print(f"  {claim:36} " + ", ".join(f"{verdict} {count}" for verdict, count in counts.items()))
+    print(f"Figures, tables and executed notebooks: {figures}")
+    if failure:
+        print(f"\nSome results could not be computed:\n{failure}")

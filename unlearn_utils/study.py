@@ -1,0 +1,167 @@
+"""A study: the cells that a notebook's parameters ask for, and their rows once they are computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from . import attacks, profiles, sweep
+from .cells import Cell, Task, Trained, dataset_of, stored
+from .data import check_forget_set
+from .methods import METHODS
+from .profiles import Profile
+from .readings import Attacked, Curve, Embedded, Measured
+
+Models = list[tuple[str, str]]  # (method, variant)
+
+REFERENCES: Models = [("original", "linear"), ("retrain", "linear"), ("random", "linear")]
+READOUTS = {"output": "Output", "probe": "Linear probe", "ncc": "NCC"}
+
+
+def unlearned(profile: Profile, variant: str) -> Models:
+    """The unlearning methods for which a profile has a recipe of this variant."""
+    needs = ("linear", "cmf") if variant == "cmf_budget" else (variant,)
+    return [
+        (method, variant) for method, recipes in profile.recipes.items()
+        if METHODS[method].start == "original" and all(v in recipes for v in needs)
+    ]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A profile, the (seed, forget set) pairs to run it with, and the machine to run it on."""
+
+    profile: Profile
+    pairs: tuple[tuple[int, tuple[int, ...]], ...]
+    machine: sweep.Machine
+
+    @staticmethod
+    def of(
+        profile: str, seeds: list[int] = (), forget_sets: list[list[int]] = (), device: str = "auto",
+        data_dir: str = "", jobs: int = 0, overrides: dict[str, Any] | None = None,
+    ) -> Study:
+        """The study that the parameters of a notebook describe. Raises BadInput with one clear sentence."""
+        for name, given in (("seeds", seeds), ("forget_sets", forget_sets)):
+            of_type = int if name == "seeds" else list
+            if not all(type(value) is of_type for value in given):
+                allowed = "whole numbers, e.g. [0, 1]" if name == "seeds" else "lists of classes, e.g. [[0], [3]]"
+                raise profiles.BadInput(f"{name} is {list(given)!r}, but it must be a list of {allowed}.")
+        loaded = profiles.load(profile, overrides, data_dir)
+        machine = sweep.Machine.choose(device, jobs)
+        pairs = tuple(loaded.pairs(seeds, forget_sets))
+        classes = len(dataset_of(loaded).classes)
+        for _, forget in pairs:
+            check_forget_set(forget, classes)
+        return Study(loaded, pairs, machine)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return dataset_of(self.profile).classes
+
+    def cell(self, seed: int, forget: tuple[int, ...], method: str, variant: str = "linear") -> Cell:
+        """The cell of a model; the Original and the random network are the same for every forget set."""
+        return Cell(self.profile, seed, () if METHODS[method].sees_all else forget, method, variant)
+
+    def run(self, tasks: list[Task]) -> None:
+        sweep.run(tasks, self.machine)
+
+    def histories(self, models: Models) -> pd.DataFrame:
+        """One row per reading during training: epoch, loss, accuracies, neural collapse."""
+        cells = [(s, f, self.cell(s, f, *model)) for model in models for s, f in self.pairs]
+        self.run([Trained(cell) for *_, cell in cells])
+        rows = []
+        for seed, forget, cell in cells:
+            for at in stored(Trained(cell)).result["history"]:
+                accuracies = {
+                    f"{part}_{side}": value
+                    for part in ("train", "test")
+                    for side, value in zip(("retain", "forget"), self._pool(at[f"{part}_accuracy"], forget, part))
+                }
+                rows.append(_identity(cell, seed, forget) | accuracies
+                            | {key: at[key] for key in ("epoch", "loss", "nc1", "nc2", "nc3")})
+        return pd.DataFrame(rows)
+
+    def measurements(self, models: Models) -> pd.DataFrame:
+        """One row per model and pair: every readout on retain and forget classes (fractions)."""
+        cells = [(s, f, self.cell(s, f, *model)) for model in models for s, f in self.pairs]
+        self.run([Measured(cell) for *_, cell in cells])
+        return pd.DataFrame([self._row(seed, forget, cell) for seed, forget, cell in cells])
+
+    def _row(self, seed: int, forget: tuple[int, ...], cell: Cell) -> dict[str, Any]:
+        result, row = stored(Measured(cell)).result, _identity(cell, seed, forget)
+        for readout in ("output", "probe", "ncc", "probe_in_head", "ncc_in_head"):
+            if readout in result:
+                row[f"{readout}_retain"], row[f"{readout}_forget"] = self._pool(result[readout], forget, "test")
+        aligned = torch.tensor(result["alignment"])
+        of_forget = torch.zeros(len(aligned), dtype=torch.bool)
+        of_forget[list(forget)] = True
+        row |= {"alignment_retain": aligned[~of_forget].mean().item(),
+                "alignment_forget": aligned[of_forget].mean().item()}
+        return row | {key: result[key] for key in ("nc1", "nc2", "nc3", "alignment")}
+
+    def curves(self, method: str, count: int = 3) -> pd.DataFrame:
+        """One row per reading, readout and pair while ``method`` runs, for the first ``count`` pairs."""
+        cells = [(s, f, self.cell(s, f, method)) for s, f in self.pairs[:count]]
+        self.run([Curve(cell) for *_, cell in cells])
+        rows = []
+        for seed, forget, cell in cells:
+            result = stored(Curve(cell)).result
+            for reading in result["readings"]:
+                for readout, label in READOUTS.items():
+                    retain, kept = self._pool(reading[readout], forget, "test")
+                    rows.append(_identity(cell, seed, forget) | {
+                        "step": reading["x"], "readout": label, "retain": retain, "forget_accuracy": kept,
+                        "epoch_end": reading["x"] in result["epoch_ends"],
+                    })
+        return pd.DataFrame(rows)
+
+    def attack_tasks(self, models: Models, shots: list[int], draws: int) -> list[tuple]:
+        listed = []
+        for model in models:
+            for seed, forget in self.pairs:
+                cell = self.cell(seed, forget, *model)
+                for attack in attacks.ON_FEATURES:
+                    listed.append((seed, forget, Attacked(cell, attack, forget, tuple(shots), draws)))
+                for attack in attacks.FINE_TUNING:
+                    listed.append((seed, forget, Attacked(cell, attack, forget)))
+        return listed
+
+    def attacked(self, models: Models, shots: list[int], draws: int) -> pd.DataFrame:
+        """One row per reading of every attack on every model."""
+        listed = self.attack_tasks(models, shots, draws)
+        self.run([task for *_, task in listed])
+        rows = []
+        for seed, forget, task in listed:
+            for reading in stored(task).result["readings"]:
+                retain, kept = self._pool(reading["accuracy"], forget, "test")
+                rows.append(_identity(task.cell, seed, forget) | {
+                    "attack": task.attack, "x": reading["x"], "draw": reading["draw"],
+                    "retain": retain, "forget_accuracy": kept,
+                })
+        return pd.DataFrame(rows)
+
+    def embeddings(self, models: Models, points: int) -> dict[str, dict[str, Tensor]]:
+        """t-SNE of the first pair's test features, by label: ``points`` (n, 2) and ``labels`` (n,)."""
+        seed, forget = self.pairs[0]
+        tasks = [Embedded(self.cell(seed, forget, *model), points) for model in models]
+        self.run(tasks)
+        return {task.cell.label: stored(task).tensors("layout") for task in tasks}
+
+    def _pool(self, per_class: list[float], forget: tuple[int, ...], part: str) -> tuple[float, float]:
+        """(retain, forget) accuracy over images: classes weighted by their number of images."""
+        labels = getattr(dataset_of(self.profile), part).labels
+        weight = torch.bincount(labels, minlength=len(per_class)).double()
+        values, of_forget = torch.tensor(per_class, dtype=torch.float64), torch.zeros(len(per_class), dtype=torch.bool)
+        of_forget[list(forget)] = True
+        return tuple((values[m] * weight[m]).sum().item() / weight[m].sum().item() for m in (~of_forget, of_forget))
+
+
+def _identity(cell: Cell, seed: int, forget: tuple[int, ...]) -> dict[str, Any]:
+    return {
+        "model": cell.label, "method": cell.method, "variant": cell.variant, "seed": seed,
+        "forget": " ".join(map(str, forget)),
+    }

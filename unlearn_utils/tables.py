@@ -1,0 +1,176 @@
+"""Rows to tables: means over forget sets, intervals, gaps to Retrain, and the paper's own numbers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from .metrics import recovery
+from .store import home
+from .study import READOUTS
+
+SIDES = ("retain", "forget")
+ACCURACIES = [f"{readout}_{side}" for readout in READOUTS for side in SIDES]
+PAPER_NAMES = {
+    "Original": "Original", "Retrain": "Retrain", "RL": "Random Label", "SalUn": "SalUn", "SCRUB": "SCRUB",
+    "NegGrad+": "NegGrad+", "UNSIR": "UNSIR",
+}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % Student-t interval over ``n`` forget sets (seeds are averaged first)."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @staticmethod
+    def of(values: pd.Series) -> Interval:
+        values = values.dropna()
+        n, mean = len(values), float(values.mean())
+        if n < 2:
+            return Interval(mean, float("nan"), float("nan"), n)
+        half = stats.t.ppf(0.975, n - 1) * float(values.std(ddof=1)) / np.sqrt(n)
+        return Interval(mean, mean - half, mean + half, n)
+
+    def percent(self) -> str:
+        return f"{100 * self.mean:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+def per_forget_set(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Mean over seeds: one line per forget set, one column per model."""
+    return rows.pivot_table(index="forget", columns="model", values=column, aggfunc="mean", sort=False)
+
+
+def difference(rows: pd.DataFrame, column: str, model: str, reference: str) -> Interval:
+    """Paired difference model - reference, with its interval over forget sets."""
+    values = per_forget_set(rows, column)
+    return Interval.of(values[model] - values[reference])
+
+
+def summary(rows: pd.DataFrame, columns: list[str] = ACCURACIES) -> pd.DataFrame:
+    """Mean and standard deviation (ddof 1) over forget sets per model, and their number n."""
+    averaged = rows.groupby(["model", "forget"], sort=False)[columns].mean()
+    grouped = averaged.groupby("model", sort=False)
+    table = pd.concat({"mean": grouped.mean(), "std": grouped.std(ddof=1)}, axis=1).swaplevel(axis=1)[columns]
+    table[("n", "")] = grouped.size()
+    return table
+
+
+def formatted(table: pd.DataFrame) -> pd.DataFrame:
+    """``summary`` as text, in per cent: 92.5 ± 1.2."""
+    columns = [c for c in table.columns.get_level_values(0).unique() if c != "n"]
+    text = pd.DataFrame(index=table.index)
+    for column in columns:
+        readout, _, side = column.rpartition("_")
+        label = f"{READOUTS.get(readout, readout.replace('_', ' '))} {side}"
+        text[label] = [
+            "–" if np.isnan(m) else f"{100 * m:.1f}" if np.isnan(s) else f"{100 * m:.1f} ± {100 * s:.1f}"
+            for m, s in zip(table[(column, "mean")], table[(column, "std")])
+        ]
+    text["n"] = table[("n", "")]
+    return text
+
+
+def against_retrain(rows: pd.DataFrame, readouts: tuple[str, ...] = ("probe", "ncc")) -> pd.DataFrame:
+    """Forget accuracy beside Retrain's: gap with its interval, the room between Original and Retrain, recovery.
+
+    Recovery is 0 at Retrain and 1 at the Original; it is refused (–) where the room is under 2 points.
+    """
+    lines = []
+    for readout in readouts:
+        values = per_forget_set(rows, f"{readout}_forget").mean()
+        room = values["Original"] - values["Retrain"]
+        for model in values.index:
+            gap = difference(rows, f"{readout}_forget", model, "Retrain")
+            part = recovery(values[model], values["Retrain"], values["Original"])
+            lines.append({
+                "readout": READOUTS[readout], "model": model, "forget accuracy": f"{100 * values[model]:.1f}",
+                "gap to Retrain [95 %]": gap.percent(), "Original - Retrain": f"{100 * room:.1f}",
+                "recovery": "–" if np.isnan(part) else f"{part:.2f}", "n": gap.n,
+            })
+    return pd.DataFrame(lines).set_index(["readout", "model"])
+
+
+def published(table: str, dataset: str = "cifar10", forget_classes: int = 1) -> pd.DataFrame:
+    """The paper's numbers (%) in the layout of ``formatted``; – where they are not known to us.
+
+    The source of every number stands in ``published_results.csv``.
+    """
+    everything = pd.read_csv(Path(__file__).parent / "published_results.csv", dtype={"table": str})
+    chosen = everything.query("table == @table and dataset == @dataset and n_forget == @forget_classes")
+    names = {"linear_probe": "probe"}
+    text = {}
+    for row in chosen.itertuples():
+        base, _, cmf = row.method.partition("+CMF") if row.method != "NegGrad++CMF" else ("NegGrad+", "", "CMF")
+        label = PAPER_NAMES[base] + (" + CMF" if row.method.endswith("+CMF") else "")
+        for side in SIDES:
+            value = getattr(row, f"{side}_acc")
+            cell = "–" if np.isnan(value) else f"{value:.2f}"
+            text.setdefault(label, {})[f"{READOUTS[names.get(row.head, row.head)]} {side}"] = cell
+    wanted = [f"{label} {side}" for label in READOUTS.values() for side in SIDES]
+    return pd.DataFrame.from_dict(text, orient="index").reindex(columns=wanted).fillna("–")
+
+
+def attack_scores(readings: pd.DataFrame) -> pd.DataFrame:
+    """One number per model and attack: forget accuracy, mean over the curve's points, draws and cells (%).
+
+    The point before the first step or shot is left out.
+    """
+    after = readings[readings.x > 0]
+    return 100 * after.pivot_table(index="model", columns="attack", values="forget_accuracy", sort=False)
+
+
+def attack_gaps(scores: pd.DataFrame) -> pd.DataFrame:
+    """``attack_scores`` relative to Retrain (points): above 0 the class comes back more easily."""
+    return scores - scores.loc["Retrain"]
+
+
+def disagreements(gaps: pd.DataFrame, points: float = 2.0) -> dict[str, str]:
+    """Models that one attack puts more than ``points`` above Retrain and another as much below it."""
+    listed = {}
+    for model, row in gaps.iterrows():
+        above, below = row.index[row > points], row.index[row < -points]
+        if len(above) and len(below):
+            listed[model] = f"above Retrain by {', '.join(above)}; below by {', '.join(below)}"
+    return listed
+
+
+def folder(profile: str) -> Path:
+    """``figures/<profile>``, made on first use."""
+    path = home() / "figures" / profile
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def save(table: pd.DataFrame, name: str, profile: str) -> pd.DataFrame:
+    """Write a table as CSV and LaTeX to the profile's figures; returns it for display."""
+    table.to_csv(folder(profile) / f"{name}.csv")
+    latex = table.to_latex(escape=True)
+    (folder(profile) / f"{name}.tex").write_text(re.sub("±", r"$\\pm$", latex).replace("–", "--"))
+    return table
+
+
+def other_profiles(profile: str) -> dict[str, pd.DataFrame]:
+    """Measurements of the other profiles whose results lie in ``figures``, by profile."""
+    return {
+        path.parent.name: pd.read_csv(path, dtype={"forget": str})
+        for path in sorted((home() / "figures").glob("*/measurements.csv"))
+        if path.parent.name != profile
+    }
+
+
+def verdicts_beside(card: pd.DataFrame, profile: str) -> pd.DataFrame:
+    """The verdict of every claim and subject, one column per profile with a scorecard in ``figures``."""
+    columns = {profile: card.set_index(["claim", "subject"]).verdict}
+    for path in sorted((home() / "figures").glob("*/scorecard.csv")):
+        if path.parent.name != profile:
+            columns[path.parent.name] = pd.read_csv(path).set_index(["claim", "subject"]).verdict
+    return pd.DataFrame(columns).reindex(columns[profile].index)
