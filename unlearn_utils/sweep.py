@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
 import time
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 import torch
+from joblib.externals.loky import ProcessPoolExecutor  # unlike the standard one it needs no __main__ guard
 from tqdm import tqdm
 
 from .cells import Task
@@ -89,21 +89,15 @@ def run(tasks: list[Task], machine: Machine) -> None:
     if not waiting:
         return
     failed: dict[str, str] = {}
-    with Progress(len(waiting)) as progress, _executor(machine) as pool:
-        running: dict[Future, tuple[Task, str]] = {}
-        free = [machine.devices[i % len(machine.devices)] for i in range(machine.jobs)]
+    running: dict[Future, tuple[Task, str]] = {}
+    free = [machine.devices[i % len(machine.devices)] for i in range(machine.jobs)]
+    pool = _executor(machine)
+    with Progress(len(waiting)) as progress:
         while waiting or running:
-            for task in _ready(waiting, running, failed):
-                if not free:
-                    break
+            for task in _ready(waiting, running, failed)[: len(free)]:
                 device = free.pop()
                 running[pool.submit(compute, task, device)] = (task, device)
                 del waiting[task.key]
-            for key, task in list(waiting.items()):
-                if blocking := [t for t in task.requires if t.key in failed]:
-                    failed[key] = f"{task.label}: not run, because it needs the {blocking[0].label}"
-                    del waiting[key]
-                    progress.done(failed[key])
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 task, device = running.pop(future)
@@ -113,6 +107,13 @@ def run(tasks: list[Task], machine: Machine) -> None:
                 else:
                     failed[task.key] = f"{task.label}: {_reason(error)}"
                     progress.done(f"FAILED {failed[task.key]}")
+                if isinstance(error, BrokenProcessPool) and not running:
+                    pool = _executor(machine)
+            for task in _blocked(waiting, failed):
+                failed[task.key] = f"{task.label}: not run, because what it needs failed"
+                progress.done(f"FAILED {failed[task.key]}")
+                del waiting[task.key]
+    pool.shutdown()
     if failed:
         raise Failure("\n".join(failed.values()))
 
@@ -123,9 +124,13 @@ def _ready(waiting: dict[str, Task], running: dict, failed: dict[str, str]) -> l
     return [task for task in waiting.values() if not any(t.key in unfinished for t in task.requires)]
 
 
+def _blocked(waiting: dict[str, Task], failed: dict[str, str]) -> list[Task]:
+    return [task for task in waiting.values() if any(t.key in failed for t in task.requires)]
+
+
 def _reason(error: BaseException) -> str:
     if isinstance(error, BrokenProcessPool):
-        return "its process was killed (out of memory?); fewer --jobs need less"
+        return "a process was killed (out of memory?); fewer --jobs need less"
     return f"{type(error).__name__}: {error}"
 
 
@@ -142,9 +147,7 @@ class _Here(Executor):
 
 
 def _executor(machine: Machine) -> Executor:
-    if machine.jobs == 1:
-        return _Here()
-    return ProcessPoolExecutor(machine.jobs, mp_context=multiprocessing.get_context("spawn"))
+    return _Here() if machine.jobs == 1 else ProcessPoolExecutor(machine.jobs)
 
 
 class Progress:
