@@ -9,12 +9,12 @@ needed='import torch, torchvision, papermill, ipykernel, seaborn, sklearn, safet
 fail() { echo "run_all.sh: $1" >&2; exit 1; }
 
 find_python() {
-  for candidate in python3.12 python3.11 python3 python; do
-    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+  for candidate in python3.12 python3.11 python3.13 python3 python; do
+    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
       echo "$candidate"; return
     fi
   done
-  fail "Python 3.11 or newer is needed, but none was found on the PATH."
+  fail "Python 3.11, 3.12 or 3.13 is needed, but none was found on the PATH."
 }
 
 environment() {

@@ -1,11 +1,15 @@
 """Fixtures shared by the tests: seeded randomness, clusters, and a data set and network small enough for a test."""
 
+import tomllib
+from pathlib import Path
+
 import pytest
 import torch
 
 from unlearn_utils import models
 from unlearn_utils.data import Dataset, Images
 from unlearn_utils.profiles import Network
+from unlearn_utils.study import Study
 
 torch.set_num_threads(1)
 
@@ -61,3 +65,22 @@ def state_of():
 def same():
     """same(before, after): two states are equal bit for bit."""
     return lambda a, b: a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> dict:
+    """The parameters of tests/tiny.toml, the same for every test that runs cells or notebooks."""
+    return tomllib.loads((Path(__file__).parent / "tiny.toml").read_text())
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    """An empty place for the store and the figures."""
+    monkeypatch.setenv("UNLEARN_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def study(home, tiny) -> Study:
+    """A study of seconds, on the digits."""
+    return Study.of("digits", tiny["seeds"], tiny["forget_sets"], "cpu", jobs=1, overrides=tiny["overrides"])

@@ -80,7 +80,7 @@ def test_first_gradient_step_is_the_softmax_gradient_written_out(rng):
         logits = m @ m[j]
         error = np.exp(logits) / np.exp(logits).sum()
         error[j] -= 1
-        share = -(1 - gamma) if j == forget else gamma / 4
+        share = -(1 - gamma) if j == forget else gamma
         step = step + share * np.outer(error, m[j])
     path = classifier_gradient_descent(means, forget, gamma, steps=1, lr=lr, weight_decay=decay)
     assert len(path) == 2 and torch.equal(path[0], means)

@@ -44,7 +44,9 @@ def few_shot(
 ) -> Readings:
     """A fresh linear head, fitted to convergence on k images of every class.
 
-    Multinomial logistic regression (L-BFGS, L2 penalty 1) on features standardised by the k-shot images.
+    Multinomial logistic regression (L-BFGS, L2 penalty 1) on features standardised, each dimension by itself,
+    with the k-shot images: models differ in the scale of their features, and an attacker has no other images.
+    Dimensions that hold only noise are blown up by this, so the curve at small k is a lower bound.
     ``shuffled`` permutes the labels: the control, whose accuracy is 1/K in expectation.
     """
     from sklearn.linear_model import LogisticRegression
@@ -110,7 +112,8 @@ def fine_tune(
     if attack == "retain_only":
         images = dataset.train.select(~is_in(labels, forget))
     else:
-        images = dataset.train.select(draw_shots(labels.cpu(), budget.shots, generator).to(labels.device))
+        on_cpu = torch.Generator().manual_seed(generator.initial_seed())  # the same images on every device
+        images = dataset.train.select(draw_shots(labels.cpu(), budget.shots, on_cpu).to(labels.device))
     if attack == "fresh_head":
         classes, width = model.head.weight.shape
         with torch.random.fork_rng(devices=[]):

@@ -191,7 +191,7 @@ def refit_head(run: Run) -> None:
 def _progress(run: Run, features: Features) -> dict[str, Any]:
     train_labels, test_labels = (part.labels.cpu() for part in (run.dataset.train, run.dataset.test))
     classes = len(run.dataset.classes)
-    means = metrics.centred_means(features.train, train_labels, classes)
+    means = metrics.centred_means(run.model.head.transform(features.train), train_labels, classes)
     on_train, on_test = (output_predictions(run.model, part) for part in (features.train, features.test))
     return {
         "train_accuracy": metrics.accuracy_per_class(on_train, train_labels, classes).tolist(),

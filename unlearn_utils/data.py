@@ -104,7 +104,9 @@ def check_forget_set(forget: tuple[int, ...], classes: int) -> None:
     """Raise BadInput unless ``forget`` names some, but not nearly all, of the classes, each once."""
     if any(type(c) is not int or not 0 <= c < classes for c in forget) or len(set(forget)) != len(forget):
         raise BadInput(f"forget set {list(forget)} must list different classes from 0 to {classes - 1}.")
-    if not 1 <= len(forget) <= classes - 2:
+    if not forget:
+        raise BadInput("an empty forget set leaves nothing to forget; name at least one class.")
+    if len(forget) > classes - 2:
         raise BadInput(f"forget set {list(forget)} must leave at least two of the {classes} classes to retain.")
 
 
@@ -120,8 +122,6 @@ def load(data: profiles.Data, cache: Path) -> Dataset:
     train, test, classes = sources[data.source](data, cache)
     if data.evaluate_on == "validation":
         train, test = _hold_out(train)
-    elif data.evaluate_on != "test":
-        raise BadInput(f"evaluate_on is '{data.evaluate_on}', but it must be 'test' or 'validation'.")
     if data.train_per_class:
         train = train.first_per_class(data.train_per_class)
     if data.test_per_class:
@@ -132,7 +132,7 @@ def load(data: profiles.Data, cache: Path) -> Dataset:
         digest.update(part.contiguous().numpy().tobytes())
     scaled = train.pixels.double() / 255
     return Dataset(
-        train, test, classes, scaled.mean((0, 2, 3)).float(), scaled.std((0, 2, 3)).float(),
+        train, test, classes, scaled.mean((0, 2, 3)).float(), scaled.std((0, 2, 3)).clamp_min(1 / 255).float(),
         data.crop_padding, data.flip, digest.hexdigest()[:16],
     )
 
@@ -194,7 +194,7 @@ def _listing(root: Path, part: str) -> dict[str, list[Path]]:
             f"there is no folder {folder}; --data-dir must name a folder with train/<class>/ and test/<class>/."
         )
     listing = {}
-    for entry in sorted(p for p in folder.iterdir() if p.is_dir()):
+    for entry in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
         listing[entry.name] = sorted(f for f in entry.iterdir() if f.suffix.lower() in IMG_EXTENSIONS)
         if not listing[entry.name]:
             raise BadInput(f"{entry} holds no images; allowed endings are {', '.join(IMG_EXTENSIONS)}.")
@@ -230,8 +230,10 @@ def _decode(file: Path, data: profiles.Data) -> Tensor:
 
     try:
         with Image.open(file) as image:
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"its pixels have mode {image.mode}, but 8 bits per channel are needed")
             image = image.convert("L" if data.channels == 1 else "RGB")
-    except OSError as reason:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as reason:
         raise BadInput(f"{file} cannot be read as an image ({reason}); replace it or take it out.") from None
     image = v2.functional.center_crop(v2.functional.resize(image, data.image_size, antialias=True), data.image_size)
     return v2.functional.pil_to_tensor(image)

@@ -27,9 +27,11 @@ def class_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:
 class LinearHead(nn.Linear):
     """The ordinary classifier: W f + b."""
 
-    def embed(self, features: Tensor) -> Tensor:
-        """The geometry in which this head compares features: the features themselves."""
+    def transform(self, features: Tensor) -> Tensor:
+        """What this head's rows are compared with: the features themselves."""
         return features
+
+    embed = transform
 
 
 class ClassMeanHead(nn.Module):

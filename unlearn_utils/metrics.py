@@ -122,4 +122,4 @@ def recovery(value: float, retrain: float, original: float, smallest: float = 0.
     Original does, and the ratio would be noise.
     """
     room = original - retrain
-    return (value - retrain) / room if abs(room) >= smallest else float("nan")
+    return (value - retrain) / room if room >= smallest else float("nan")

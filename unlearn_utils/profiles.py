@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
 FOLDER = Path(__file__).parent / "profiles"
+
+
+CHOICES = {
+    "schedule": ("constant", "cosine"), "precision": ("float32", "bfloat16"), "evaluate_on": ("test", "validation"),
+    "cmf_geometry": ("centred", "raw", "log_softmax"),
+}
 
 
 class BadInput(ValueError):
@@ -60,15 +65,6 @@ class Recipe:
     min_lr: float = 0.0
     clip: float = 0.0  # largest gradient norm; 0: no clipping
     constants: dict = field(default_factory=dict)  # the method's own, checked by the method
-
-    def rate(self, epoch: int) -> float:
-        """Learning rate of an epoch (0-based)."""
-        if epoch < self.warmup_epochs:
-            return self.lr * (epoch + 1) / self.warmup_epochs
-        if self.schedule == "constant":
-            return self.lr
-        progress = (epoch - self.warmup_epochs) / max(1, self.epochs - self.warmup_epochs)
-        return self.min_lr + (self.lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 @dataclass(frozen=True)
@@ -176,6 +172,7 @@ def load(name: str, overrides: dict[str, Any] | None = None, data_dir: str = "")
 
 def _profile(name: str, table: dict) -> Profile:
     _refuse_unknown(table, {f.name for f in dataclasses.fields(Profile)} - {"name"}, name)
+    _refuse_unlisted("cmf_geometry", table.get("cmf_geometry", "centred"), name)
     try:
         runs = tuple(_build(Runs, block, f"{name}: runs") for block in table["runs"])
         recipes = {
@@ -222,5 +219,11 @@ def _build(cls: type, table: dict, where: str) -> Any:
             value = float(value)
         if type(value) is not kind:
             raise BadInput(f"{where}: '{key}' is {value!r}, but it must be of type {kind.__name__}.")
+        _refuse_unlisted(key, value, where)
         values[key] = value
     return cls(**values)
+
+
+def _refuse_unlisted(key: str, value: Any, where: str) -> None:
+    if key in CHOICES and value not in CHOICES[key]:
+        raise BadInput(f"{where}: '{key}' is {value!r}, but it must be one of {', '.join(CHOICES[key])}.")

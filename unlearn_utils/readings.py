@@ -52,7 +52,7 @@ class Measured(Task):
         dataset, features = dataset_of(self.cell.profile), load_features(self.cell)
         model = load_model(self.cell, "cpu")
         labels, classes = dataset.train.labels, len(dataset.classes)
-        means = metrics.centred_means(features.train, labels, classes)
+        means = metrics.centred_means(model.head.transform(features.train), labels, classes)
         weight = model.head.weight.detach()
         output = output_predictions(model, features.test)
         accuracies = {

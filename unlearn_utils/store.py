@@ -45,7 +45,7 @@ def code_version(*modules: str) -> str:
             body = getattr(node, "body", None)
             if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
                 if isinstance(body[0].value, ast.Constant):
-                    body[0] = ast.Pass()
+                    node.body = body[1:] or [ast.Pass()]
         parts.append(ast.unparse(tree))
     return digest(parts)
 

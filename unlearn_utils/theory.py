@@ -55,10 +55,10 @@ def classifier_gradient_descent(
 ) -> list[Tensor]:
     """The same objective with the cross-entropy loss, W trained from W = means; W after every step.
 
-    L(W) = gamma mean_{j != k} CE_j - (1 - gamma) CE_k + weight_decay ||W||^2 / 2, features fixed.
+    L(W) = gamma sum_{j != k} CE_j - (1 - gamma) CE_k + weight_decay ||W||^2 / 2, features fixed.
     """
     labels = torch.arange(len(means))
-    sign = torch.full((len(means),), gamma / (len(means) - 1), dtype=means.dtype)
+    sign = torch.full((len(means),), gamma, dtype=means.dtype)
     sign[forget] = -(1 - gamma)
     weight = means.clone().requires_grad_()
     path = [means.clone()]

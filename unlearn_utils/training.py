@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Callable, Iterable, Iterator
@@ -52,6 +53,16 @@ class Run:
             yield from self.batches(images)
 
 
+def learning_rate(recipe: Recipe, epoch: int) -> float:
+    """Learning rate of an epoch (0-based): linear warm-up, then constant or a cosine to ``min_lr``."""
+    if epoch < recipe.warmup_epochs:
+        return recipe.lr * (epoch + 1) / recipe.warmup_epochs
+    if recipe.schedule == "constant":
+        return recipe.lr
+    progress = (epoch - recipe.warmup_epochs) / max(1, recipe.epochs - recipe.warmup_epochs)
+    return recipe.min_lr + (recipe.lr - recipe.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
 def train(
     model: Model,
     epoch_losses: Callable[[int], Iterable[Tensor]],
@@ -69,14 +80,14 @@ def train(
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.SGD(
         parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
-        nesterov=recipe.nesterov,
+        nesterov=recipe.nesterov and recipe.momentum > 0,
     )
     step = 0
     on_epoch(0, float("nan"))
     on_step(0)
     for epoch in range(recipe.epochs):
         for group in optimiser.param_groups:
-            group["lr"] = recipe.rate(epoch)
+            group["lr"] = learning_rate(recipe, epoch)
         losses = []
         model.train()
         for loss in epoch_losses(epoch):

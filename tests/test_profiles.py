@@ -1,0 +1,87 @@
+"""Profiles: every shipped one loads, and what is misspelled or of the wrong type is refused by name."""
+
+import math
+
+import pytest
+
+from unlearn_utils import methods, profiles
+from unlearn_utils.profiles import BadInput, Recipe
+from unlearn_utils.study import Study
+from unlearn_utils.training import learning_rate
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_every_profile_loads_and_its_methods_take_its_constants(name):
+    profile = profiles.load(name)
+    for method, variants in profile.recipes.items():
+        for variant in variants:
+            methods.build(method, profile.recipe(method, variant).constants)
+    assert len(profile.pairs()) >= 3
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_every_variant_has_as_many_candidates_in_the_search(name):
+    tuning = profiles.load(name).tuning
+    assert len({len(tuning[v]) for v in ("linear", "classifier", "zeroed_classifier", "cmf")}) == 1
+
+
+def test_the_digits_have_ten_forget_sets_and_three_seeds_for_three_of_them():
+    pairs = profiles.load("digits").pairs()
+    per_set = [sum(forget == (c,) for _, forget in pairs) for c in range(10)]
+    assert sorted(per_set) == [1] * 7 + [3] * 3
+
+
+@pytest.mark.parametrize("overrides, named", [
+    ({"probe.epoch": 3}, "epoch"),
+    ({"probe.epochs": "many"}, "many"),
+    ({"recipes.scrub.linear.lr": "fast"}, "fast"),
+    ({"nonsense": 1}, "nonsense"),
+    ({"title.deep": 1}, "title.deep"),
+    ({"recipes.scrub.cmf.schedule": "cosin"}, "cosin"),
+    ({"network.precision": "bf16"}, "bf16"),
+    ({"cmf_geometry": "center"}, "center"),
+])
+def test_a_wrong_override_is_refused_by_name(overrides, named):
+    with pytest.raises(BadInput, match=named):
+        profiles.load("digits", overrides)
+
+
+def test_an_override_changes_only_its_key():
+    plain, changed = profiles.load("digits"), profiles.load("digits", {"recipes.scrub.linear.lr": 1})
+    assert changed.recipe("scrub", "linear").lr == 1.0
+    assert changed.recipe("scrub", "cmf") == plain.recipe("scrub", "cmf")
+
+
+def test_an_unknown_profile_is_refused_with_the_list():
+    with pytest.raises(BadInput, match="cifar11.*digits"):
+        profiles.load("cifar11")
+
+
+def test_a_folder_for_a_profile_without_one_is_refused():
+    with pytest.raises(BadInput, match="reads no image folder"):
+        profiles.load("digits", data_dir="somewhere")
+
+
+def test_the_cmf_budget_is_cmfs_schedule_with_the_methods_own_constants():
+    profile = profiles.load("digits")
+    linear, cmf, budget = (profile.recipe("neggrad_plus", v) for v in ("linear", "cmf", "cmf_budget"))
+    assert (budget.lr, budget.epochs, budget.schedule) == (cmf.lr, cmf.epochs, cmf.schedule)
+    assert (budget.constants, budget.clip) == (linear.constants, linear.clip) != (cmf.constants, cmf.clip)
+
+
+def test_the_cosine_rate_warms_up_and_ends_at_the_minimum():
+    recipe = Recipe(epochs=12, lr=1.0, schedule="cosine", warmup_epochs=2, min_lr=0.1)
+    assert [learning_rate(recipe, epoch) for epoch in (0, 1, 2)] == [0.5, 1.0, 1.0]
+    assert math.isclose(learning_rate(recipe, 7), 0.55)
+    assert math.isclose(learning_rate(recipe, 12), 0.1)
+    assert learning_rate(Recipe(epochs=3, lr=0.2), 2) == 0.2
+
+
+@pytest.mark.parametrize("parameters, named", [
+    ({"seeds": ["a"]}, "seeds"), ({"seeds": [1.5]}, "seeds"), ({"forget_sets": [3]}, "forget_sets"),
+    ({"forget_sets": [[10]]}, "10"), ({"forget_sets": [[3, 3]]}, "3"), ({"forget_sets": [list(range(9))]}, "retain"),
+    ({"device": "abacus"}, "abacus"),
+])
+def test_a_wrong_notebook_parameter_is_refused_by_name(home, parameters, named):
+    with pytest.raises(BadInput, match=named):
+        Study.of("digits", **parameters)
