@@ -132,7 +132,7 @@ def test_limits_keep_the_first_images_of_each_class(tmp_path):
 
 
 def test_an_unknown_source_is_refused(tmp_path):
-    with pytest.raises(BadInput, match=named):
+    with pytest.raises(BadInput, match="digit"):
         data.load(data.replace(DIGITS, source="digit"), tmp_path)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import io
 import json
 import os
 import platform
 import shutil
 import tempfile
 import time
+import tokenize
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -38,16 +40,23 @@ def code_version(*modules: str) -> str:
 
     It is part of what determines a result: whoever edits a method gets new numbers, not stored ones.
     """
-    parts = []
-    for module in modules:
-        tree = ast.parse((Path(__file__).parent / f"{module}.py").read_text())
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-                if isinstance(body[0].value, ast.Constant):
-                    node.body = body[1:] or [ast.Pass()]
-        parts.append(ast.unparse(tree))
-    return digest(parts)
+    folder = Path(__file__).parent
+    return digest([_code_only((folder / f"{module}.py").read_text()) for module in modules])
+
+
+def _code_only(source: str) -> list[str]:
+    """The lines of a module without docstrings, comments and blank lines; the same in every Python version."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(source)):
+        body = getattr(node, "body", None)
+        first = body[0] if isinstance(body, list) and body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            lines[first.lineno - 1 : first.end_lineno] = [""] * (first.end_lineno - first.lineno + 1)
+    return [line.rstrip() for line in lines if line.strip()]
 
 
 @dataclass(frozen=True)
