@@ -86,7 +86,8 @@ def test_a_second_run_reads_everything_from_the_store(ran, tiny):
     home, _ = ran
     listed = run_all(home, tiny, "--list")
     assert ", 0 to run: about 0.0 minutes" in listed.stdout
-    again = run_all(home, tiny, "--only=00")
+    study = {key: tiny[key] for key in ("seeds", "forget_sets", "overrides")}
+    again = run_all(home, study, "--only=00")
     assert again.returncode == 0 and "[1/" not in again.stdout
 
 

@@ -20,7 +20,7 @@ sns.set_theme(context="paper", style="ticks", palette="colorblind", rc={
 })
 
 _PALETTE = sns.color_palette("colorblind")
-GREY, RED = "#8c8c8c", _PALETTE[3]
+RETAIN, FORGET = "#8c8c8c", _PALETTE[3]  # grey and orange
 # References are drawn in black and greys; the methods share the palette in the order of their names.
 COLOURS = {"original": "black", "retrain": "#555555", "random": "#b0b0b0"}
 COLOURS |= dict(zip(sorted(set(METHODS) - set(COLOURS)), (_PALETTE[i] for i in (0, 1, 2, 4, 5, 6, 8, 9))))
@@ -43,7 +43,7 @@ def bars(rows: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(1, 3, figsize=(7.2, 0.32 * len(models) + 0.9), sharey=True)
     for axis, (readout, label) in zip(axes, READOUTS.items()):
         place = np.arange(len(models))
-        for offset, side, colour in ((-0.2, "retain", GREY), (0.2, "forget", RED)):
+        for offset, side, colour in ((-0.2, "retain", RETAIN), (0.2, "forget", FORGET)):
             values = 100 * per_forget_set(rows, f"{readout}_{side}")[models]
             error = values.std(ddof=1) if len(values) > 1 else None
             axis.barh(place + offset, values.mean(), 0.38, xerr=error, color=colour, label=side,
@@ -53,7 +53,7 @@ def bars(rows: pd.DataFrame) -> Figure:
             axis.axvline(level, color="black", linestyle=dash, linewidth=1, label=f"{reference}, forget")
         axis.set(title=label, xlabel="test accuracy (%)", xlim=(0, 105))
     axes[0].set_yticks(np.arange(len(models)), models)
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(models) - 0.4, -0.6)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0), ncol=4)
     figure.tight_layout()
@@ -61,7 +61,7 @@ def bars(rows: pd.DataFrame) -> Figure:
 
 
 def alignment(rows: pd.DataFrame) -> Figure:
-    """Cosine between classifier row and centred class mean: every class of every cell, forget classes in red."""
+    """Cosine between classifier row and centred class mean: every class of every cell, forget classes in orange."""
     points = []
     for row in rows.itertuples():
         forget = {int(c) for c in row.forget.split()}
@@ -69,16 +69,20 @@ def alignment(rows: pd.DataFrame) -> Figure:
                    for c, value in enumerate(row.alignment)]
     models = list(rows.model.unique())
     figure, axis = plt.subplots(figsize=(5.5, 0.32 * len(models) + 0.9))
-    sns.stripplot(pd.DataFrame(points), x="cosine", y="model", hue="class", order=models, size=3, jitter=0.25,
-                  hue_order=["retain", "forget"], palette=[GREY, RED], alpha=0.7, ax=axis)
+    points = pd.DataFrame(points)
+    for kind, colour, size in (("retain", RETAIN, 3), ("forget", FORGET, 4)):  # the forget classes on top
+        sns.stripplot(points[points["class"] == kind], x="cosine", y="model", order=models, size=size, jitter=0.25,
+                      color=colour, alpha=0.7, label=kind, legend=False, ax=axis)
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set(xlabel="cos(classifier row, centred class mean)", ylabel="", xlim=(-1.05, 1.05))
-    axis.legend(title="", loc="lower center", bbox_to_anchor=(0.5, 1), ncol=2)
+    handles, labels = axis.get_legend_handles_labels()
+    unique = dict(zip(labels, handles))
+    axis.legend(unique.values(), unique.keys(), loc="lower center", bbox_to_anchor=(0.5, 1), ncol=2)
     return figure
 
 
 def embeddings(layouts: dict, forget: tuple[int, ...]) -> Figure:
-    """t-SNE of the test features, one panel per model; the forget class in red."""
+    """t-SNE of the test features, one panel per model; the forget class in orange."""
     across = min(4, len(layouts))
     down = math.ceil(len(layouts) / across)
     figure, axes = plt.subplots(down, across, figsize=(1.8 * across, 1.95 * down), squeeze=False)
@@ -86,7 +90,7 @@ def embeddings(layouts: dict, forget: tuple[int, ...]) -> Figure:
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, (label, layout) in zip(axes.flat, layouts.items()):
-        colours = [RED if c in forget else greys[c % len(greys)] for c in layout["labels"].tolist()]
+        colours = [FORGET if c in forget else greys[c % len(greys)] for c in layout["labels"].tolist()]
         axis.scatter(*layout["points"].T.numpy(), c=colours, s=2, linewidths=0, rasterized=True)
         axis.set_title(label, fontsize=8)
     figure.tight_layout()
@@ -98,11 +102,11 @@ def unlearning_curve(curves: pd.DataFrame) -> Figure:
     figure, axis = plt.subplots(figsize=(4.5, 2.8))
     scaled = curves.assign(forget_accuracy=100 * curves.forget_accuracy)
     sns.lineplot(scaled, x="step", y="forget_accuracy", hue="readout", style="readout", markers=True, dashes=False,
-                 palette=[_PALETTE[0], GREY, RED], errorbar=("pi", 100), ax=axis)
+                 palette=[_PALETTE[0], RETAIN, FORGET], errorbar=("pi", 100), ax=axis)
     for step in sorted(curves.step[curves.epoch_end].unique()):
         axis.axvline(step, color="black", linestyle=":", linewidth=0.5)
-    axis.set_xscale("symlog", linthresh=1)
-    axis.set(xlabel="optimiser step (log)", ylabel="forget accuracy (%)", ylim=(-3, 103))
+    _budget_axis(axis, sorted(curves.step[~curves.epoch_end].unique()))
+    axis.set(xlabel="optimiser step", ylabel="forget accuracy (%)", ylim=(-3, 103))
     axis.legend(title="", loc="center left")
     return figure
 
@@ -119,7 +123,8 @@ def training_curves(histories: pd.DataFrame) -> Figure:
         sns.lineplot(scaled, x="epoch", y=column, hue="model", style="model", errorbar=("pi", 100),
                      palette=[COLOURS["original"], _PALETTE[0]], ax=axis, legend=axis is axes[0])
         axis.set(title=label, ylabel="")
-    axes[0].legend(title="", loc="lower right")
+    axes[0].legend().remove()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0), ncol=2)
     axes[2].set_yscale("log")
     figure.tight_layout()
     return figure
@@ -140,7 +145,7 @@ def attack_curves(readings: pd.DataFrame, attacks: dict[str, str], x_label: str)
             axis.plot(spread.index, spread["mean"], label=model, **style)
             axis.fill_between(spread.index, spread["mean"] - spread["std"], spread["mean"] + spread["std"],
                               color=style["color"], alpha=0.07, linewidth=0)
-        axis.set_xscale("symlog", linthresh=1) if attack in ("fresh_head", "own_head", "retain_only") else axis.set_xscale("log")
+        _budget_axis(axis, sorted(readings.x[readings.attack == attack].unique()))
         axis.set(title=title, xlabel=x_label, ylim=(-3, 103))
     axes[0].set_ylabel("forget accuracy (%)")
     handles, labels = axes[0].get_legend_handles_labels()
@@ -149,12 +154,20 @@ def attack_curves(readings: pd.DataFrame, attacks: dict[str, str], x_label: str)
     return figure
 
 
+def _budget_axis(axis, values: list[int]) -> None:
+    """A logarithmic axis that has room for 0 and a tick at every reading."""
+    axis.set_xscale("symlog", base=2, linthresh=1)
+    axis.set_xticks(values, values, fontsize=7, rotation=90 if len(values) > 8 else 0)
+    axis.set_xticks([], minor=True)
+    axis.set_xlim(values[0] - 0.1, values[-1] * 1.1)
+
+
 def forgetting_by_gamma(gammas: list[float], retain: list[float], forget: list[float], bounds: tuple) -> Figure:
     """Accuracy of the closed-form classifier against the weight gamma; the predicted interval is shaded."""
     figure, axis = plt.subplots(figsize=(4.2, 2.4))
     axis.axvspan(*bounds, color=_PALETTE[2], alpha=0.15, label="predicted interval")
-    axis.plot(gammas, 100 * np.array(retain), color=GREY, label="retain")
-    axis.plot(gammas, 100 * np.array(forget), color=RED, label="forget")
+    axis.plot(gammas, 100 * np.array(retain), color=RETAIN, label="retain")
+    axis.plot(gammas, 100 * np.array(forget), color=FORGET, label="forget")
     axis.set(xlabel="weight of the retain loss, gamma", ylabel="accuracy (%)")
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
@@ -163,8 +176,8 @@ def forgetting_by_gamma(gammas: list[float], retain: list[float], forget: list[f
 def classifier_path(cosines: pd.DataFrame) -> Figure:
     """Cosine of the classifier's rows with their class means while only the classifier is trained."""
     figure, axis = plt.subplots(figsize=(4.2, 2.4))
-    axis.plot(cosines.index, cosines["retain"], color=GREY, label="retain rows")
-    axis.plot(cosines.index, cosines["forget"], color=RED, label="forget row")
+    axis.plot(cosines.index, cosines["retain"], color=RETAIN, label="retain rows")
+    axis.plot(cosines.index, cosines["forget"], color=FORGET, label="forget row")
     axis.axhline(-1, color="black", linewidth=0.8, linestyle=":")
     axis.set(xlabel="gradient step", ylabel="cos(w, class mean)", ylim=(-1.1, 1.1))
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
