@@ -4,7 +4,8 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
-needed='import torch, torchvision, papermill, ipykernel, seaborn, sklearn, safetensors, pandas, jinja2, pytest'
+needed='import sys, torch, torchvision, papermill, ipykernel, seaborn, sklearn, safetensors, pandas, jinja2, pytest
+sys.exit(sys.version_info < (3, 11))'
 
 fail() { echo "run_all.sh: $1" >&2; exit 1; }
 
@@ -21,20 +22,21 @@ environment() {
   if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && python -c "$needed" 2>/dev/null; then
     python=python; return
   fi
-  local stamp="$here/.venv/complete"
-  python="$here/.venv/bin/python"
+  local venv="$here/.venv" stamp="$here/.venv/installed-from"
+  python="$venv/bin/python"
   # The stamp is written last: an installation that was cut off, or an older one, is done again.
   if ! cmp -s "$here/pyproject.toml" "$stamp"; then
     echo "Installing into .venv (once; several minutes, about 6 GB) ..." >&2
-    "$(find_python)" -m venv --clear "$here/.venv" || fail "the environment .venv could not be made."
+    [ -x "$python" ] || "$base" -m venv "$venv" || fail "the environment $venv could not be made; is python3-venv installed?"
     "$python" -m pip install --quiet --disable-pip-version-check --editable "$here" \
       || fail "the installation failed; run ./run_all.sh again when the network is back."
     cp "$here/pyproject.toml" "$stamp"
   fi
 }
 
+base=$(find_python)
 case " $* " in
-  *" --help "*|*" -h "*) exec "$(find_python)" -m unlearn_utils "$@" ;;
+  *" --help "*|*" -h "*) exec "$base" -m unlearn_utils "$@" ;;
 esac
 if [ "${1:-}" = "--test" ]; then
   [ $# -eq 1 ] || fail "--test takes no other option."
@@ -43,6 +45,6 @@ if [ "${1:-}" = "--test" ]; then
   exec "$python" -m pytest
 fi
 # A command with a typing error is refused before anything is installed.
-"$(find_python)" -c 'import sys; from unlearn_utils.__main__ import checked; checked(sys.argv[1:])' "$@"
+"$base" -c 'import sys; from unlearn_utils.__main__ import checked; checked(sys.argv[1:])' "$@"
 environment
 exec "$python" -m unlearn_utils "$@"

@@ -22,7 +22,7 @@ FIGURES = {
     "04_relearning_attacks": ["attacks_on_features", "attacks_by_fine_tuning"],
 }
 TABLES = [
-    "neural_collapse", "references", "table1_misalignment", "gaps_misalignment", "table2_classifier_only",
+    "neural_collapse", "references", "alignment_means", "learning_curve_by_epoch", "table1_misalignment", "gaps_misalignment", "table2_classifier_only",
     "table3_cmf", "cmf_effect", "cmf_own_geometry", "attack_one_shot", "attack_scores", "attack_gaps", "scorecard",
     "beside_the_paper", "verdicts_by_profile",
 ]

@@ -39,6 +39,12 @@ def test_the_digits_have_ten_forget_sets_and_three_seeds_for_three_of_them():
     ({"title.deep": 1}, "title.deep"),
     ({"recipes.scrub.cmf.schedule": "cosin"}, "cosin"),
     ({"network.precision": "bf16"}, "bf16"),
+    ({"probe.epochs": 0}, "at least 1"),
+    ({"recipes.scrub.cmf.lr": -0.1}, "at least 0"),
+    ({"data.image_size": 16}, "image_size 8"),
+    ({"recipes": 3}, "table"),
+    ({"runs": 3}, "table"),
+    ({1: 2}, "dotted key"),
     ({"cmf_geometry": "center"}, "center"),
 ])
 def test_a_wrong_override_is_refused_by_name(overrides, named):
@@ -65,8 +71,8 @@ def test_a_folder_for_a_profile_without_one_is_refused():
 def test_the_cmf_budget_is_cmfs_schedule_with_the_methods_own_constants():
     profile = profiles.load("digits")
     linear, cmf, budget = (profile.recipe("neggrad_plus", v) for v in ("linear", "cmf", "cmf_budget"))
-    assert (budget.lr, budget.epochs, budget.schedule) == (cmf.lr, cmf.epochs, cmf.schedule)
-    assert (budget.constants, budget.clip) == (linear.constants, linear.clip) != (cmf.constants, cmf.clip)
+    assert (budget.lr, budget.epochs, budget.schedule, budget.clip) == (cmf.lr, cmf.epochs, cmf.schedule, cmf.clip)
+    assert budget.constants == linear.constants != cmf.constants
 
 
 def test_the_cosine_rate_warms_up_and_ends_at_the_minimum():
@@ -80,7 +86,9 @@ def test_the_cosine_rate_warms_up_and_ends_at_the_minimum():
 @pytest.mark.parametrize("parameters, named", [
     ({"seeds": ["a"]}, "seeds"), ({"seeds": [1.5]}, "seeds"), ({"forget_sets": [3]}, "forget_sets"),
     ({"forget_sets": [[10]]}, "10"), ({"forget_sets": [[3, 3]]}, "3"), ({"forget_sets": [list(range(9))]}, "retain"),
-    ({"device": "abacus"}, "abacus"),
+    ({"device": "abacus"}, "abacus"), ({"forget_sets": [[[3]]]}, "forget_sets"),
+    ({"overrides": {"recipes.scrub.cmff": {"epochs": 1, "lr": 0.1}}}, "cmff"),
+    ({"overrides": {"recipes.scrubb.cmf": {"epochs": 1, "lr": 0.1}}}, "scrubb"),
 ])
 def test_a_wrong_notebook_parameter_is_refused_by_name(home, parameters, named):
     with pytest.raises(BadInput, match=named):

@@ -20,8 +20,16 @@ from .profiles import BadInput
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 
+class Parser(argparse.ArgumentParser):
+    """Refuses with one sentence that lists the options."""
+
+    def error(self, message: str) -> None:
+        options = ", ".join(option for action in self._actions for option in action.option_strings)
+        sys.exit(f"run_all.sh: {message}; the options are {options}.")
+
+
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="./run_all.sh", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Run every notebook of the companion and regenerate every figure and table.",
         epilog="Results are stored in .store/ and never computed twice; figures go to figures/<profile>/.",
@@ -79,7 +87,7 @@ def settings_of(given: list[str], notebooks: list[Path]) -> dict[str, Any]:
             raise BadInput(f"there is no notebook parameter '{name}'; choose from {', '.join(sorted(known))}.")
         try:
             value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError):
             value = text
         kind = type(known[name])
         if kind is float and type(value) is int:

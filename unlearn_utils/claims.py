@@ -1,6 +1,8 @@
 """The scorecard: a verdict for each claim of the paper, computed from rows.
 
-Thresholds stand here, once, and were fixed before the runs. A claim about several methods gets a line for each.
+Thresholds stand here, once. A claim about several methods gets a line for each, beside the paper's own number
+for that method where we know it. Where the paper's number has the other sign than its headline (SCRUB's probe
+lies below Retrain's, for instance), the number counts.
 """
 
 from __future__ import annotations
@@ -9,12 +11,17 @@ from dataclasses import asdict, dataclass
 
 import pandas as pd
 
-from .tables import Interval, difference, per_forget_set
+from .metrics import recovery
+from .tables import Interval, difference, paper_number, per_forget_set
 
 FORGOTTEN = 0.05  # largest output accuracy on the forget class that "looks unlearned"
-PRESERVED = 0.03  # largest loss of retain accuracy that "preserves" it
-ROOM = 0.02  # smallest distance between Original and Retrain at which a readout can tell anything
-DESTROYED = 0.10  # loss of retain accuracy beyond which a model is no control for another
+PRESERVED = 0.05  # largest loss of retain accuracy that "preserves" it: the tolerance of the rate search
+ROOM = 0.02  # smallest difference (Original - Retrain here, or in the paper's numbers) that says anything
+DESTROYED = 0.10  # loss of retain accuracy beyond which a model is no evidence
+MISALIGNED = 0.25  # smallest fall of the cosine, beyond that of the retain classes, that counts as turning away
+HALF = 0.5  # a recovery above it is nearer to the Original than to Retrain
+
+Verdict = tuple[str, str]  # the word and the reason
 
 
 @dataclass(frozen=True)
@@ -25,11 +32,27 @@ class Line:
     measured: str
     interval: str  # 95 % over forget sets
     n: int
-    verdict: str  # reproduced, not reproduced, inconclusive
+    verdict: str
     reason: str
 
 
-def _judge(interval: Interval, positive: bool = True) -> tuple[str, str]:
+@dataclass(frozen=True)
+class Readout:
+    """One readout of the forget class in one model, against Retrain."""
+
+    gap: Interval
+    room: float
+    recovery: float
+
+    @staticmethod
+    def of(rows: pd.DataFrame, readout: str, model: str) -> Readout:
+        values = per_forget_set(rows, f"{readout}_forget").mean()
+        gap = difference(rows, f"{readout}_forget", model, "Retrain")
+        original, retrain = values["Original"], values["Retrain"]
+        return Readout(gap, original - retrain, recovery(values[model], retrain, original))
+
+
+def _judge(interval: Interval, positive: bool = True) -> Verdict:
     low, high = (interval.low, interval.high) if positive else (-interval.high, -interval.low)
     if interval.n < 2:
         return "inconclusive", "one forget set gives no interval"
@@ -41,12 +64,12 @@ def _judge(interval: Interval, positive: bool = True) -> tuple[str, str]:
 
 
 def _line(
-    claim: str, subject: str, paper: str, what: str, interval: Interval, verdict: tuple[str, str], scale: int = 100
+    claim: str, subject: str, paper: str, what: str, interval: Interval, verdict: Verdict, scale: int = 100
 ) -> Line:
-    mean, low, high = (scale * value for value in (interval.mean, interval.low, interval.high))
     digits = 1 if scale == 100 else 2
-    return Line(claim, subject, paper, f"{what}: {mean:.{digits}f}", f"[{low:.{digits}f}, {high:.{digits}f}]",
-                interval.n, *verdict)
+    mean, *bounds = (f"{scale * value:.{digits}f}" for value in (interval.mean, interval.low, interval.high))
+    shown = f"[{', '.join(bounds)}]" if interval.n > 1 else "–"
+    return Line(claim, subject, paper, f"{what}: {mean}", shown, interval.n, *verdict)
 
 
 def _models(rows: pd.DataFrame, variant: str) -> list[str]:
@@ -54,51 +77,91 @@ def _models(rows: pd.DataFrame, variant: str) -> list[str]:
     return list(chosen.model.unique())
 
 
+def _unusable(rows: pd.DataFrame, model: str) -> Verdict | None:
+    """Why a model is no evidence for hidden features: its output remembers, or it is broken."""
+    means = {side: per_forget_set(rows, f"output_{side}").mean() for side in ("retain", "forget")}
+    if means["forget"][model] > FORGOTTEN:
+        return "inconclusive", f"the output does not look unlearned ({100 * means['forget'][model]:.1f} %)"
+    cost = means["retain"]["Original"] - means["retain"][model]
+    if cost > DESTROYED:
+        return "inconclusive", f"the model lost {100 * cost:.1f} points of retain accuracy"
+    return None
+
+
+def _no_room(room: float) -> Verdict:
+    return "inconclusive", f"Retrain is read nearly as well as the Original (room {100 * room:.1f} points)"
+
+
+def _nearer_to_original(read: Readout) -> Verdict:
+    """Above Retrain, and nearer to the Original than to Retrain."""
+    word, reason = _judge(read.gap)
+    if word == "reproduced" and read.recovery < HALF:
+        return "inconclusive", "above Retrain, but nearer to it than to the Original"
+    return word, reason
+
+
 def misalignment(rows: pd.DataFrame) -> list[Line]:
-    """A1: output near 0 on the forget class together with a classifier that no longer points at its mean."""
-    lines, output = [], per_forget_set(rows, "output_forget").mean()
+    """A1: the classifier turned away from the forget class, and the features kept it."""
+    lines = []
+    turned = rows.assign(turned=rows.alignment_retain - rows.alignment_forget)
     for model in _models(rows, "linear"):
-        drop = difference(rows, "alignment_forget", "Original", model)
-        verdict = _judge(drop)
-        if output[model] > FORGOTTEN:
-            verdict = "inconclusive", f"the output does not look unlearned ({100 * output[model]:.1f} %)"
-        lines.append(_line("A1 misalignment", model, "output 0, classifier misaligned",
-                           "fall of the forget class's alignment (cosine)", drop, verdict, scale=1))
+        extra, read = difference(turned, "turned", model, "Original"), Readout.of(rows, "ncc", model)
+        if not (verdict := _unusable(rows, model)):
+            if read.room < ROOM:
+                verdict = _no_room(read.room)
+            elif extra.mean < MISALIGNED:
+                verdict = "not reproduced", "the classifier hardly turned away"
+            elif read.recovery < HALF:
+                verdict = "not reproduced", f"the features moved too (NCC recovery {read.recovery:.2f})"
+            else:
+                verdict = _judge(read.gap)
+        lines.append(_line("A1 misalignment, not forgetting", model, "misaligned, features kept",
+                           f"NCC recovery {read.recovery:.2f}; forget cosine lost beyond the retain classes'", extra,
+                           verdict, scale=1))
     return lines
 
 
-def readable(rows: pd.DataFrame, readout: str, claim: str, paper: str) -> list[Line]:
-    """A2, A4: the readout finds the class better than in Retrain."""
-    lines, column = [], f"{readout}_forget"
-    values, output = per_forget_set(rows, column).mean(), per_forget_set(rows, "output_forget").mean()
-    room = values["Original"] - values["Retrain"]
+def readable(rows: pd.DataFrame, readout: str, claim: str) -> list[Line]:
+    """A2, A4: the readout finds the class in the features, better than in Retrain's."""
+    lines, reference = [], paper_number("Retrain", readout)
     for model in _models(rows, "linear"):
-        gap = difference(rows, column, model, "Retrain")
-        verdict = _judge(gap)
-        if output[model] > FORGOTTEN:
-            verdict = "inconclusive", f"the output does not look unlearned ({100 * output[model]:.1f} %)"
-        elif room < ROOM:
-            verdict = "inconclusive", f"Retrain is read as well as the Original (room {100 * room:.1f} points)"
-        lines.append(_line(claim, model, paper, "gap to Retrain", gap, verdict))
+        read, number = Readout.of(rows, readout, model), paper_number(model, readout)
+        known = number == number  # not NaN
+        paper = f"{100 * number:.1f}, Retrain {100 * reference:.1f}" if known else "not known for this method"
+        if not (verdict := _unusable(rows, model)):
+            if read.room < ROOM:
+                verdict = _no_room(read.room)
+            elif known and number < reference:
+                verdict = _judge(read.gap, positive=False)
+            else:
+                verdict = _nearer_to_original(read)
+        lines.append(_line(claim, model, paper, f"recovery {read.recovery:.2f}; gap to Retrain", read.gap, verdict))
     return lines
 
 
 def classifier_only(rows: pd.DataFrame) -> list[Line]:
-    """A3: changing only the classifier gives ~0 forget accuracy and keeps the retain accuracy."""
+    """A3: changing only the classifier gives ~0 forget accuracy and keeps the retain accuracy.
+
+    From a zeroed head near-0 forget accuracy is almost built in, so those lines stand apart; retain-only
+    fine-tuning is the control of notebook 02 and gets no line.
+    """
     lines, output = [], per_forget_set(rows, "output_forget").mean()
-    for model in _models(rows, "classifier") + _models(rows, "zeroed_classifier"):
-        cost = difference(rows, "output_retain", "Original", model)
-        if output[model] > FORGOTTEN:
-            verdict = "not reproduced", f"forget accuracy stays at {100 * output[model]:.1f} %"
-        elif cost.n < 2:
-            verdict = "inconclusive", "one forget set gives no interval"
-        elif cost.high <= PRESERVED:
-            verdict = "reproduced", f"forget accuracy {100 * output[model]:.1f} %"
-        elif cost.low > PRESERVED:
-            verdict = "not reproduced", "it costs retain accuracy"
-        else:
-            verdict = "inconclusive", f"the cost may exceed {100 * PRESERVED:.0f} points"
-        lines.append(_line("A3 classifier only", model, "forget ~0, retain kept", "retain accuracy lost", cost, verdict))
+    claims = {"classifier": "A3 classifier only", "zeroed_classifier": "A3 from a zeroed head (0 is built in)"}
+    for variant, claim in claims.items():
+        for model in _models(rows[rows.method != "finetune"], variant):
+            cost = difference(rows, "output_retain", "Original", model)
+            if output[model] > FORGOTTEN:
+                verdict = "not reproduced", "the forget accuracy stays"
+            elif cost.n < 2:
+                verdict = "inconclusive", "one forget set gives no interval"
+            elif cost.low > PRESERVED:
+                verdict = "not reproduced", "it costs retain accuracy"
+            elif cost.high > PRESERVED:
+                verdict = "inconclusive", f"the cost may exceed {100 * PRESERVED:.0f} points"
+            else:
+                verdict = "reproduced", ""
+            what = f"output forget {100 * output[model]:.1f} %; retain accuracy lost"
+            lines.append(_line(claim, model, "forget ~0, retain kept", what, cost, verdict))
     return lines
 
 
@@ -106,63 +169,82 @@ def retrain_is_high(rows: pd.DataFrame) -> list[Line]:
     """A5: features learnt without the class separate it, better than random features do."""
     probe = per_forget_set(rows, "probe_forget").mean()
     above = difference(rows, "probe_forget", "Retrain", "Random network")
-    measured = _line("A5 Retrain is the reference", "Retrain", "probe 77.4 (CIFAR-10, ResNet-18)",
-                     f"probe {100 * probe['Retrain']:.1f}; above a random network", above, _judge(above))
-    return [measured]
+    what = f"probe {100 * probe['Retrain']:.1f} %; above a random network by"
+    paper = f"probe {100 * paper_number('Retrain', 'probe'):.1f} %"
+    return [_line("A5 Retrain is the reference", "Retrain", paper, what, above, _judge(above))]
 
 
 def cmf(rows: pd.DataFrame, readout: str) -> list[Line]:
-    """A6: the CMF head removes more than the linear head does at the same budget."""
-    lines, original = [], per_forget_set(rows, "output_retain").mean()["Original"]
+    """A6: the CMF head removes more than the linear head, at its own budget, and keeps the retain accuracy."""
+    lines, column = [], f"{readout}_forget"
+    retain = per_forget_set(rows, "output_retain").mean()
     for model in _models(rows, "cmf"):
         base = model.removesuffix(" + CMF")
-        change = difference(rows, f"{readout}_forget", model, f"{base} at CMF's budget")
-        tuned = difference(rows, f"{readout}_forget", model, base)
-        retain = difference(rows, "output_retain", model, f"{base} at CMF's budget")
-        verdict, reason = _judge(change, positive=False)
-        control = per_forget_set(rows, "output_retain").mean()[f"{base} at CMF's budget"]
-        if original - control > DESTROYED:
-            verdict, reason = "inconclusive", f"the control is destroyed (retain {100 * control:.1f} %)"
-        reason = "; ".join(filter(None, (
-            reason, f"{100 * tuned.mean:+.1f} against {base} as tuned", f"retain {100 * retain.mean:+.1f}")))
-        lines.append(_line(f"A6 CMF removes more ({readout})", model, "lower for SCRUB and UNSIR, mixed for others",
-                           "change against the same budget", change, (verdict, reason)))
+        against = f"{base} at CMF's budget"
+        broken_control = retain["Original"] - retain[against] > DESTROYED
+        change = difference(rows, column, model, base if broken_control else against)
+        before, after = paper_number(base, readout), paper_number(model, readout)
+        paper = f"{100 * before:.1f} to {100 * after:.1f}" if before == before else "not known for this method"
+        cost, read = retain["Original"] - retain[model], Readout.of(rows, readout, model)
+        if cost > PRESERVED:
+            verdict = "not reproduced", f"it costs {100 * cost:.1f} points of retain accuracy"
+        elif read.room < ROOM:
+            verdict = _no_room(read.room)
+        elif abs(after - before) < ROOM:
+            verdict = "inconclusive", "the paper's own change is under 2 points"
+        else:
+            verdict = _judge(change, positive=after > before)
+        what = f"retain {-100 * cost:+.1f}; change against {'the tuned linear head' if broken_control else 'the same budget'}"
+        reason = "; ".join(filter(None, (verdict[1], "the control lost its retain accuracy" if broken_control else "")))
+        lines.append(_line(f"A6 CMF removes more ({readout})", model, paper, what, change, (verdict[0], reason)))
     return lines
 
 
 def first_steps(curves: pd.DataFrame) -> list[Line]:
-    """A8: after the first epoch of unlearning the output has fallen far below probe and NCC."""
-    ends = curves[curves.epoch_end].groupby(["seed", "forget"]).step.transform("min")
-    first = curves[curves.epoch_end][curves[curves.epoch_end].step == ends]
-    table = first.pivot_table(index="forget", columns="readout", values="forget_accuracy")
+    """A8: one epoch of unlearning collapses the output and leaves probe and NCC high."""
+    ends = curves[curves.epoch_end]
+    first = ends[ends.step == ends.groupby(["seed", "forget"]).step.transform("min")]
+    after = first.pivot_table(index="forget", columns="readout", values="forget_accuracy")
+    start = curves[curves.step == 0].pivot_table(index="forget", columns="readout", values="forget_accuracy")
     lines = []
     for readout in ("Linear probe", "NCC"):
-        gap = Interval.of(table[readout] - table["Output"])
-        lines.append(_line("A8 output falls first", f"Random Label, {readout}", "output collapses, probe stays high",
-                           "readout minus output after one epoch", gap, _judge(gap)))
+        gap = Interval.of(after[readout] - after["Output"])
+        verdict = _judge(gap)
+        if after["Output"].mean() > HALF * start["Output"].mean():
+            verdict = "not reproduced", "the output did not lose half of its accuracy"
+        elif after[readout].mean() < HALF * start[readout].mean():
+            verdict = "not reproduced", "the readout fell with it"
+        what = f"output {100 * after['Output'].mean():.1f} % after one epoch; readout above it by"
+        lines.append(_line("A8 output falls first", f"Random Label, {readout}", "output falls, readouts stay", what,
+                           gap, verdict))
     return lines
 
 
 def output_is_not_enough(rows: pd.DataFrame) -> list[Line]:
     """A9: two models that agree at the output and differ in their features."""
     model = "Random Label, classifier only"
-    output = difference(rows, "output_forget", model, "Retrain")
-    gap = difference(rows, "ncc_forget", model, "Retrain")
-    verdict = _judge(gap)
-    if abs(output.mean) > FORGOTTEN:
+    outputs = [difference(rows, f"output_{side}", model, "Retrain").mean for side in ("retain", "forget")]
+    read = Readout.of(rows, "ncc", model)
+    if max(map(abs, outputs)) > FORGOTTEN:
         verdict = "inconclusive", "the outputs differ"
-    return [_line("A9 evaluate features", f"{model} against Retrain", "evaluate at representation level",
-                  f"output differs by {100 * output.mean:.1f}; NCC by", gap, verdict)]
+    else:
+        verdict = _judge(read.gap) if read.room >= ROOM else _no_room(read.room)
+    what = "output differs by {:.1f} (retain) and {:.1f} (forget); NCC by".format(*(100 * o for o in outputs))
+    return [_line("A9 evaluate features", f"{model} against Retrain", "evaluate features", what, read.gap, verdict)]
 
 
-def relearning(readings: pd.DataFrame) -> list[Line]:
-    """Extension: one image per class brings the class back better than in Retrain (few-shot linear head)."""
+def relearning(rows: pd.DataFrame, readings: pd.DataFrame) -> list[Line]:
+    """Extension: the fewest images bring the class back better than in Retrain (few-shot linear head)."""
     few_shot = readings[readings.attack == "few_shot"]
-    one = few_shot[few_shot.x == few_shot.x.min()]
+    fewest = few_shot[few_shot.x == few_shot.x.min()]
+    words = {"reproduced": "holds", "not reproduced": "does not hold", "inconclusive": "inconclusive"}
     lines = []
-    for model in _models(one, "linear") + _models(one, "classifier") + _models(one, "cmf"):
-        gap = difference(one, "forget_accuracy", model, "Retrain")
-        lines.append(_line("Extension: relearning", model, "not in the paper", f"gap to Retrain at {one.x.min()} image(s) per class", gap, _judge(gap)))
+    for variant in ("linear", "classifier", "cmf"):
+        for model in _models(fewest, variant):
+            gap = difference(fewest, "forget_accuracy", model, "Retrain")
+            word, reason = _unusable(rows, model) or _judge(gap)
+            what = f"gap to Retrain at {fewest.x.min()} image(s) per class"
+            lines.append(_line("Extension: relearns faster", model, "not in the paper", what, gap, (words[word], reason)))
     return lines
 
 
@@ -171,11 +253,8 @@ def scorecard(rows: pd.DataFrame, curves: pd.DataFrame, readings: pd.DataFrame) 
     not_run = Line("A7 ViT-S/16", "all methods", "same picture", "–", "–", 0, "inconclusive",
                    "no ViT was run: it needs pretrained weights and a GPU")
     lines = [
-        *misalignment(rows),
-        *readable(rows, "probe", "A2 probe recovers", "Random Label 92.5, Retrain 77.4"),
-        *classifier_only(rows),
-        *readable(rows, "ncc", "A4 NCC recovers", "Random Label 80.3, Retrain 47.1"),
-        *retrain_is_high(rows), *cmf(rows, "probe"), *cmf(rows, "ncc"), not_run,
-        *first_steps(curves), *output_is_not_enough(rows), *relearning(readings),
+        *misalignment(rows), *readable(rows, "probe", "A2 probe recovers"), *classifier_only(rows),
+        *readable(rows, "ncc", "A4 NCC recovers"), *retrain_is_high(rows), *cmf(rows, "probe"), *cmf(rows, "ncc"),
+        not_run, *first_steps(curves), *output_is_not_enough(rows), *relearning(rows, readings),
     ]
     return pd.DataFrame([asdict(line) for line in lines])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Callable
 
 from .cells import Task, Trained
-from .readings import Curve, Embedded, Measured
+from .readings import Curve, Measured
 from .study import REFERENCES, Models, Study, unlearned
 
 
@@ -30,9 +30,11 @@ def cmf_models(study: Study) -> Models:
 
 
 def attacked_models(study: Study) -> Models:
-    """Notebook 04: one model of every kind."""
+    """Notebook 04: whole network and CMF for every method, classifier only for one (their features are all
+    the Original's), and the CMF models' own start."""
     return [
-        *misaligned_models(study), ("random_label", "classifier"), *unlearned(study.profile, "cmf"),
+        *misaligned_models(study), ("random_label", "classifier"), ("original", "cmf"),
+        *unlearned(study.profile, "cmf"),
     ]
 
 
@@ -50,18 +52,14 @@ def _measured(study: Study, models: Models) -> list[Task]:
     return [Measured(cell) for cell in _cells(study, models)]
 
 
-def _pictures(study: Study, models: Models, points: int) -> list[Task]:
-    return [Embedded(study.cell(*study.pairs[0], *model), points) for model in models]
-
-
 def _original_and_retrain(study: Study, given: dict[str, Any]) -> list[Task]:
     return [Trained(cell) for cell in _cells(study, REFERENCES)] + _measured(study, REFERENCES)
 
 
 def _misalignment(study: Study, given: dict[str, Any]) -> list[Task]:
     models = misaligned_models(study)
-    curves = [Curve(study.cell(*pair, given["curve_method"])) for pair in study.pairs[:3]]
-    return _measured(study, models) + curves + _pictures(study, models, given["tsne_points"])
+    curves = [Curve(study.cell(*pair, given["curve_method"])) for pair in study.curve_pairs]
+    return _measured(study, models) + curves + study.embedding_tasks(models, given["tsne_points"])
 
 
 def _classifier_only(study: Study, given: dict[str, Any]) -> list[Task]:
@@ -70,7 +68,7 @@ def _classifier_only(study: Study, given: dict[str, Any]) -> list[Task]:
 
 def _cmf(study: Study, given: dict[str, Any]) -> list[Task]:
     pictures = [("retrain", "linear"), ("original", "cmf"), *unlearned(study.profile, "cmf")]
-    return _measured(study, cmf_models(study)) + _pictures(study, pictures, given["tsne_points"])
+    return _measured(study, cmf_models(study)) + study.embedding_tasks(pictures, given["tsne_points"])
 
 
 def _relearning(study: Study, given: dict[str, Any]) -> list[Task]:
@@ -78,7 +76,7 @@ def _relearning(study: Study, given: dict[str, Any]) -> list[Task]:
 
 
 def _scorecard(study: Study, given: dict[str, Any]) -> list[Task]:
-    curves = [Curve(study.cell(*pair, "random_label")) for pair in study.pairs[:3]]
+    curves = [Curve(study.cell(*pair, "random_label")) for pair in study.curve_pairs]
     return _measured(study, all_models(study)) + curves + _relearning(study, given)
 
 

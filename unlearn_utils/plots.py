@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import matplotlib.pyplot as plt
@@ -23,7 +24,7 @@ _PALETTE = sns.color_palette("colorblind")
 RETAIN, FORGET = "#8c8c8c", _PALETTE[3]  # grey and orange
 # References are drawn in black and greys; the methods share the palette in the order of their names.
 COLOURS = {"original": "black", "retrain": "#555555", "random": "#b0b0b0"}
-COLOURS |= dict(zip(sorted(set(METHODS) - set(COLOURS)), (_PALETTE[i] for i in (0, 1, 2, 4, 5, 6, 8, 9))))
+COLOURS |= dict(zip(sorted(set(METHODS) - set(COLOURS)), itertools.cycle(_PALETTE[i] for i in (0, 1, 2, 4, 5, 6, 8, 9))))
 DASHES = {"linear": "-", "cmf": "--", "cmf_budget": ":", "classifier": "-.", "zeroed_classifier": (0, (1, 1))}
 REFERENCE_LINES = {"Original": (0, (6, 2)), "Retrain": (0, (2, 2))}
 
@@ -97,17 +98,25 @@ def embeddings(layouts: dict, forget: tuple[int, ...]) -> Figure:
     return figure
 
 
-def unlearning_curve(curves: pd.DataFrame) -> Figure:
-    """Forget accuracy against the optimiser step (mean and range over cells); epochs end at the dashed lines."""
+def unlearning_curve(curves: pd.DataFrame, rows: pd.DataFrame) -> Figure:
+    """Forget accuracy against the optimiser step (mean and range over cells), and where Retrain stands.
+
+    Epochs end at the dotted lines; step 0 is the Original.
+    """
     figure, axis = plt.subplots(figsize=(4.5, 2.8))
     scaled = curves.assign(forget_accuracy=100 * curves.forget_accuracy)
     sns.lineplot(scaled, x="step", y="forget_accuracy", hue="readout", style="readout", markers=True, dashes=False,
                  palette=[_PALETTE[0], RETAIN, FORGET], errorbar=("pi", 100), ax=axis)
     for step in sorted(curves.step[curves.epoch_end].unique()):
         axis.axvline(step, color="black", linestyle=":", linewidth=0.5)
-    _budget_axis(axis, sorted(curves.step[~curves.epoch_end].unique()))
+    retrain = rows[(rows.method == "retrain") & rows.forget.isin(curves.forget.unique())]
+    for readout, colour in (("probe", RETAIN), ("ncc", FORGET)):
+        axis.axhline(100 * retrain[f"{readout}_forget"].mean(), color=colour, linestyle="--", linewidth=1,
+                     label=f"Retrain, {READOUTS[readout]}")
+    _budget_axis(axis, [step for step in sorted(curves.step.unique()) if step & (step - 1) == 0])
+    axis.set_xlim(-0.1, curves.step.max() * 1.1)
     axis.set(xlabel="optimiser step", ylabel="forget accuracy (%)", ylim=(-3, 103))
-    axis.legend(title="", loc="center left")
+    axis.legend(title="", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -121,7 +130,7 @@ def training_curves(histories: pd.DataFrame) -> Figure:
     for axis, (column, label) in zip(axes, panels.items()):
         scaled = chosen.assign(**{column: scale.get(column, 1) * chosen[column]})
         sns.lineplot(scaled, x="epoch", y=column, hue="model", style="model", errorbar=("pi", 100),
-                     palette=[COLOURS["original"], _PALETTE[0]], ax=axis, legend=axis is axes[0])
+                     palette=[COLOURS["original"], COLOURS["retrain"]], ax=axis, legend=axis is axes[0])
         axis.set(title=label, ylabel="")
     axes[0].legend().remove()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0), ncol=2)

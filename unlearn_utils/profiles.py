@@ -6,7 +6,6 @@ standard library is needed here, so that a misspelled key is refused before anyt
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import tomllib
 from dataclasses import dataclass, field
@@ -20,6 +19,11 @@ CHOICES = {
     "schedule": ("constant", "cosine"), "precision": ("float32", "bfloat16"), "evaluate_on": ("test", "validation"),
     "cmf_geometry": ("centred", "raw", "log_softmax"),
 }
+
+
+POSITIVE = (
+    "epochs", "batch_size", "width", "image_size", "channels", "shots", "steps",
+)  # and no key of a profile may be negative
 
 
 class BadInput(ValueError):
@@ -113,15 +117,12 @@ class Profile:
     def recipe(self, method: str, variant: str) -> Recipe:
         """The recipe of a method and variant.
 
-        Raises BadInput where the profile has none. ``cmf_budget`` is the linear head with the rate,
-        schedule and epochs of the CMF head; the method's own constants and clipping stay the linear ones.
+        Raises BadInput where the profile has none. ``cmf_budget`` is the linear head with everything that the
+        CMF recipe says of optimisation (rate, schedule, epochs, clipping); the method's constants stay its own.
         """
         if variant == "cmf_budget":
             linear, cmf = self.recipe(method, "linear"), self.recipe(method, "cmf")
-            return dataclasses.replace(
-                cmf, clip=linear.clip, constants=linear.constants, nesterov=linear.nesterov,
-                batch_size=linear.batch_size,
-            )
+            return dataclasses.replace(cmf, constants=linear.constants)
         try:
             return self.recipes[method][variant]
         except KeyError:
@@ -154,8 +155,13 @@ def load(name: str, overrides: dict[str, Any] | None = None, data_dir: str = "")
     """
     if name not in names():
         raise BadInput(f"there is no profile '{name}'; choose one of {', '.join(names())}.")
-    table = copy.deepcopy(tomllib.loads((FOLDER / f"{name}.toml").read_text()))
+    try:
+        table = tomllib.loads((FOLDER / f"{name}.toml").read_text())
+    except tomllib.TOMLDecodeError as problem:
+        raise BadInput(f"profile '{name}' is not valid TOML: {problem}.") from None
     for key, value in (overrides or {}).items():
+        if type(key) is not str:
+            raise BadInput(f"override {key!r} must be a dotted key of the profile, like 'probe.epochs'.")
         *path, last = key.split(".")
         node = table
         for part in path:
@@ -164,7 +170,7 @@ def load(name: str, overrides: dict[str, Any] | None = None, data_dir: str = "")
                 raise BadInput(f"override '{key}' does not name a key of profile '{name}'.")
         node[last] = value
     if data_dir:
-        if table["data"]["source"] != "folder":
+        if table.get("data", {}).get("source") != "folder":
             raise BadInput(f"--data-dir {data_dir} has no use here: profile '{name}' reads no image folder.")
         table["data"]["folder"] = data_dir
     return _profile(name, table)
@@ -179,6 +185,8 @@ def _profile(name: str, table: dict) -> Profile:
             method: {v: _recipe(entry, f"{name}: recipes.{method}.{v}") for v, entry in variants.items()}
             for method, variants in table["recipes"].items()
         }
+        if table["data"]["source"] == "digits" and (table["data"]["image_size"], table["data"]["channels"]) != (8, 1):
+            raise BadInput(f"{name}: the digits have image_size 8 and channels 1, and no others.")
         rooms = {
             key: _build(cls, table[key], f"{name}: {key}")
             for key, cls in {"data": Data, "network": Network, "probe": Probe, "attack": Attack}.items()
@@ -189,6 +197,8 @@ def _profile(name: str, table: dict) -> Profile:
         )
     except KeyError as missing:
         raise BadInput(f"profile '{name}' lacks the key {missing}.") from None
+    except (AttributeError, TypeError) as problem:
+        raise BadInput(f"profile '{name}' has a value where a table is needed, or the reverse ({problem}).") from None
 
 
 def _recipe(table: dict, where: str) -> Recipe:
@@ -225,5 +235,7 @@ def _build(cls: type, table: dict, where: str) -> Any:
 
 
 def _refuse_unlisted(key: str, value: Any, where: str) -> None:
+    if type(value) in (int, float) and value < (smallest := int(key in POSITIVE)):
+        raise BadInput(f"{where}: '{key}' is {value}, but it must be at least {smallest}.")
     if key in CHOICES and value not in CHOICES[key]:
         raise BadInput(f"{where}: '{key}' is {value!r}, but it must be one of {', '.join(CHOICES[key])}.")

@@ -145,7 +145,7 @@ class Attacked(Task):
             )
         on_features = self.attack in attacks.ON_FEATURES
         return {
-            "code": code_version("attacks", "metrics"), "model": Trained(self.cell).key, "attack": self.attack,
+            "code": code_version("attacks", "metrics", "readings"), "model": Trained(self.cell).key, "attack": self.attack,
             "target": list(self.target) if self.attack in attacks.NEEDS_FORGET_SET else [],
             "budget": [list(self.shots), self.draws] if on_features else asdict(self.cell.profile.attack),
         }

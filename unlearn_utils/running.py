@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -120,6 +121,8 @@ def execute(path: Path, parameters: dict[str, Any], into: Path, refresh: bool) -
         )
     except papermill.PapermillExecutionError as error:
         problem = f"{error.ename}: {error.evalue}"
+    except Exception as error:  # the kernel died or is missing: the other notebooks go on
+        problem = f"{type(error).__name__}: {error}"
     if output.exists():
         tidy = tidied(nbformat.read(output, as_version=4))
         nbformat.write(tidy, output)
@@ -148,14 +151,14 @@ def _write_provenance(plan: Plan, given: Given, notebooks: pd.DataFrame, minutes
     tasks, study = plan.everything, plan.study
     records = [record for task in tasks if (record := Store().get(task.spec))]
     packages = ("torch", "torchvision", "numpy", "scikit-learn", "pandas", "matplotlib", "seaborn", "papermill")
-    git = [["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--", "unlearn_utils", "notebooks"]]
-    commit, dirty = (subprocess.run(c, cwd=ROOT, capture_output=True, text=True).stdout.strip() for c in git)
     made_with = [record.made_with for record in records]
     content = {
         "profile": study.profile.name,
-        "parameters": {path.stem: {k: v for k, v in p.items() if k != "data_dir"} for path, p in given.items()},
+        "settings": dataclasses.asdict(study.profile),
+        "changed parameters": {path.stem: {k: v for k, v in p.items() if k != "data_dir"} for path, p in given.items()},
         "pairs of seed and forget set": [[seed, list(forget)] for seed, forget in study.pairs],
-        "commit": commit, "uncommitted changes": bool(dirty),
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted changes": bool(_git("status", "--porcelain", "--", "unlearn_utils")),
         "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
         "computed with": sorted({f"torch {m['torch']}, {m['device']}, {m['hardware']}" for m in made_with}),
         "processes": study.machine.jobs,
@@ -166,6 +169,15 @@ def _write_provenance(plan: Plan, given: Given, notebooks: pd.DataFrame, minutes
     }
     target = folder(study.profile.name) / "provenance.json"
     target.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _git(*arguments: str) -> str:
+    """What git says, or "unknown" outside a repository."""
+    try:
+        answer = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return answer.stdout.strip()
 
 
 def _summarise(plan: Plan, notebooks: pd.DataFrame, failure: Failure | None, started: float) -> None:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from . import attacks, profiles, sweep
-from .cells import Cell, Task, Trained, dataset_of, stored
+from .cells import VARIANTS, Cell, Task, Trained, dataset_of
 from .data import check_forget_set
 from .methods import METHODS
-from .profiles import Profile
+from .profiles import BadInput, Profile
 from .readings import Attacked, Curve, Embedded, Measured
+from .store import Record, Store
 
 Models = list[tuple[str, str]]  # (method, variant)
 
@@ -45,12 +46,17 @@ class Study:
         data_dir: str = "", jobs: int = 0, overrides: dict[str, Any] | None = None,
     ) -> Study:
         """The study that the parameters of a notebook describe. Raises BadInput with one clear sentence."""
-        for name, given in (("seeds", seeds), ("forget_sets", forget_sets)):
-            of_type = int if name == "seeds" else list
-            if not all(type(value) is of_type for value in given):
-                allowed = "whole numbers, e.g. [0, 1]" if name == "seeds" else "lists of classes, e.g. [[0], [3]]"
-                raise profiles.BadInput(f"{name} is {list(given)!r}, but it must be a list of {allowed}.")
+        if not all(type(seed) is int for seed in seeds):
+            raise BadInput(f"seeds is {list(seeds)!r}, but it must be a list of whole numbers, e.g. [0, 1].")
+        if not all(type(f) is list and all(type(c) is int for c in f) for f in forget_sets):
+            raise BadInput(f"forget_sets is {list(forget_sets)!r}, but it must hold lists of classes, e.g. [[0], [3]].")
         loaded = profiles.load(profile, overrides, data_dir)
+        for method, recipes in loaded.recipes.items():
+            if method not in METHODS or not set(recipes) <= set(VARIANTS):
+                raise BadInput(
+                    f"recipes.{method} ({', '.join(recipes)}) in profile '{profile}': the methods are "
+                    f"{', '.join(METHODS)}; the variants {', '.join(VARIANTS)}."
+                )
         machine = sweep.Machine.choose(device, jobs)
         pairs = tuple(loaded.pairs(seeds, forget_sets))
         classes = len(dataset_of(loaded).classes)
@@ -64,35 +70,51 @@ class Study:
 
     def cell(self, seed: int, forget: tuple[int, ...], method: str, variant: str = "linear") -> Cell:
         """The cell of a model; the Original and the random network are the same for every forget set."""
+        if method not in METHODS:
+            raise BadInput(f"there is no method '{method}'; choose one of {', '.join(METHODS)}.")
         return Cell(self.profile, seed, () if METHODS[method].sees_all else forget, method, variant)
 
-    def run(self, tasks: list[Task]) -> None:
-        sweep.run(tasks, self.machine)
+    @property
+    def curve_pairs(self) -> list[tuple[int, tuple[int, ...]]]:
+        """One pair for each of the first three forget sets: where runs are read step by step."""
+        first = {forget: (seed, forget) for seed, forget in reversed(self.pairs)}
+        return [first[forget] for forget in dict.fromkeys(forget for _, forget in self.pairs)][:3]
+
+    def run(self, tasks: list[Task]) -> dict[str, Record]:
+        """Bring tasks into the store: their records by key. What fails is printed and left out."""
+        try:
+            sweep.run(tasks, self.machine)
+        except sweep.Failure as failure:
+            print(failure)
+        records = {task.key: Store().get(task.spec) for task in tasks}
+        return {key: record for key, record in records.items() if record}
 
     def histories(self, models: Models) -> pd.DataFrame:
         """One row per reading during training: epoch, loss, accuracies, neural collapse."""
-        cells = [(s, f, self.cell(s, f, *model)) for model in models for s, f in self.pairs]
-        self.run([Trained(cell) for *_, cell in cells])
-        rows = []
-        for seed, forget, cell in cells:
-            for at in stored(Trained(cell)).result["history"]:
+        listed = [(s, f, Trained(self.cell(s, f, *model))) for model in models for s, f in self.pairs]
+        records, rows = self.run([task for *_, task in listed]), []
+        for seed, forget, task in listed:
+            for at in records[task.key].result["history"] if task.key in records else ():
                 accuracies = {
                     f"{part}_{side}": value
                     for part in ("train", "test")
                     for side, value in zip(("retain", "forget"), self._pool(at[f"{part}_accuracy"], forget, part))
                 }
-                rows.append(_identity(cell, seed, forget) | accuracies
+                rows.append(_identity(task.cell, seed, forget) | accuracies
                             | {key: at[key] for key in ("epoch", "loss", "nc1", "nc2", "nc3")})
         return pd.DataFrame(rows)
 
     def measurements(self, models: Models) -> pd.DataFrame:
         """One row per model and pair: every readout on retain and forget classes (fractions)."""
-        cells = [(s, f, self.cell(s, f, *model)) for model in models for s, f in self.pairs]
-        self.run([Measured(cell) for *_, cell in cells])
-        return pd.DataFrame([self._row(seed, forget, cell) for seed, forget, cell in cells])
+        listed = [(s, f, Measured(self.cell(s, f, *model))) for model in models for s, f in self.pairs]
+        records = self.run([task for *_, task in listed])
+        return pd.DataFrame([
+            self._row(seed, forget, task.cell, records[task.key].result)
+            for seed, forget, task in listed if task.key in records
+        ])
 
-    def _row(self, seed: int, forget: tuple[int, ...], cell: Cell) -> dict[str, Any]:
-        result, row = stored(Measured(cell)).result, _identity(cell, seed, forget)
+    def _row(self, seed: int, forget: tuple[int, ...], cell: Cell, result: dict[str, Any]) -> dict[str, Any]:
+        row = _identity(cell, seed, forget)
         for readout in ("output", "probe", "ncc", "probe_in_head", "ncc_in_head"):
             if readout in result:
                 row[f"{readout}_retain"], row[f"{readout}_forget"] = self._pool(result[readout], forget, "test")
@@ -103,23 +125,26 @@ class Study:
                 "alignment_forget": aligned[of_forget].mean().item()}
         return row | {key: result[key] for key in ("nc1", "nc2", "nc3", "alignment")}
 
-    def curves(self, method: str, count: int = 3) -> pd.DataFrame:
-        """One row per reading, readout and pair while ``method`` runs, for the first ``count`` pairs."""
-        cells = [(s, f, self.cell(s, f, method)) for s, f in self.pairs[:count]]
-        self.run([Curve(cell) for *_, cell in cells])
-        rows = []
-        for seed, forget, cell in cells:
-            result = stored(Curve(cell)).result
+    def curves(self, method: str) -> pd.DataFrame:
+        """One row per reading, readout and pair of ``curve_pairs`` while ``method`` runs."""
+        listed = [(s, f, Curve(self.cell(s, f, method))) for s, f in self.curve_pairs]
+        records, rows = self.run([task for *_, task in listed]), []
+        for seed, forget, task in listed:
+            result = records[task.key].result
             for reading in result["readings"]:
                 for readout, label in READOUTS.items():
                     retain, kept = self._pool(reading[readout], forget, "test")
-                    rows.append(_identity(cell, seed, forget) | {
+                    rows.append(_identity(task.cell, seed, forget) | {
                         "step": reading["x"], "readout": label, "retain": retain, "forget_accuracy": kept,
                         "epoch_end": reading["x"] in result["epoch_ends"],
+                        "epoch": sum(end <= reading["x"] for end in result["epoch_ends"]),
                     })
         return pd.DataFrame(rows)
 
     def attack_tasks(self, models: Models, shots: list[int], draws: int) -> list[tuple]:
+        """(seed, forget set, task) of every attack on every model."""
+        if not shots or any(type(k) is not int or k < 1 for k in shots) or draws < 1:
+            raise BadInput(f"shots is {shots!r} and draws is {draws!r}, but both must be whole numbers from 1 on.")
         listed = []
         for model in models:
             for seed, forget in self.pairs:
@@ -133,10 +158,9 @@ class Study:
     def attacked(self, models: Models, shots: list[int], draws: int) -> pd.DataFrame:
         """One row per reading of every attack on every model."""
         listed = self.attack_tasks(models, shots, draws)
-        self.run([task for *_, task in listed])
-        rows = []
+        records, rows = self.run([task for *_, task in listed]), []
         for seed, forget, task in listed:
-            for reading in stored(task).result["readings"]:
+            for reading in records[task.key].result["readings"] if task.key in records else ():
                 retain, kept = self._pool(reading["accuracy"], forget, "test")
                 rows.append(_identity(task.cell, seed, forget) | {
                     "attack": task.attack, "x": reading["x"], "draw": reading["draw"],
@@ -146,10 +170,14 @@ class Study:
 
     def embeddings(self, models: Models, points: int) -> dict[str, dict[str, Tensor]]:
         """t-SNE of the first pair's test features, by label: ``points`` (n, 2) and ``labels`` (n,)."""
-        seed, forget = self.pairs[0]
-        tasks = [Embedded(self.cell(seed, forget, *model), points) for model in models]
-        self.run(tasks)
-        return {task.cell.label: stored(task).tensors("layout") for task in tasks}
+        tasks = self.embedding_tasks(models, points)
+        records = self.run(tasks)
+        return {t.cell.label: records[t.key].tensors("layout") for t in tasks if t.key in records}
+
+    def embedding_tasks(self, models: Models, points: int) -> list[Task]:
+        if points < 3 * len(self.classes):
+            raise BadInput(f"tsne_points is {points}, but at least 3 for each of the {len(self.classes)} classes are needed.")
+        return [Embedded(self.cell(*self.pairs[0], *model), points) for model in models]
 
     def _pool(self, per_class: list[float], forget: tuple[int, ...], part: str) -> tuple[float, float]:
         """(retain, forget) accuracy over images: classes weighted by their number of images."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
+import sklearn  # noqa: F401  (its thread pools must be loaded before they can be limited)
 import torch
 from joblib.externals.loky import ProcessPoolExecutor  # unlike the standard one it needs no __main__ guard
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from .cells import Task
@@ -20,6 +23,9 @@ from .store import Store
 
 class Failure(RuntimeError):
     """Some tasks could not be computed; the message names each with its reason."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"Failure: {self}"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,8 @@ def compute(task: Task, device: str) -> float:
     torch.set_num_threads(1)  # one thread each: fastest for small models, and the same sums whatever the jobs
     torch.use_deterministic_algorithms(True, warn_only=True)
     begin = time.perf_counter()
-    result, tensors = task.compute(device)
+    with threadpool_limits(1):
+        result, tensors = task.compute(device)
     seconds = time.perf_counter() - begin
     Store().put(task.spec, result, tensors, seconds, device)
     return seconds
@@ -89,6 +96,7 @@ def run(tasks: list[Task], machine: Machine) -> None:
     if not waiting:
         return
     failed: dict[str, str] = {}
+    retried: set[str] = set()
     running: dict[Future, tuple[Task, str]] = {}
     free = [machine.devices[i % len(machine.devices)] for i in range(machine.jobs)]
     pool = _executor(machine)
@@ -99,16 +107,21 @@ def run(tasks: list[Task], machine: Machine) -> None:
                 running[pool.submit(compute, task, device)] = (task, device)
                 del waiting[task.key]
             done, _ = wait(running, return_when=FIRST_COMPLETED)
+            if any(isinstance(future.exception(), BrokenProcessPool) for future in done):
+                done, _ = wait(running, return_when=ALL_COMPLETED)  # all of them are lost with the pool
+                pool = _executor(machine)
             for future in done:
                 task, device = running.pop(future)
                 free.append(device)
-                if (error := future.exception()) is None:
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool) and task.key not in retried:
+                    retried.add(task.key)
+                    waiting[task.key] = task  # perhaps it was not the one to blame
+                elif error is None:
                     progress.done(f"{task.label}: {future.result():.1f} s")
                 else:
                     failed[task.key] = f"{task.label}: {_reason(error)}"
                     progress.done(f"FAILED {failed[task.key]}")
-                if isinstance(error, BrokenProcessPool) and not running:
-                    pool = _executor(machine)
             for task in _blocked(waiting, failed):
                 failed[task.key] = f"{task.label}: not run, because what it needs failed"
                 progress.done(f"FAILED {failed[task.key]}")
@@ -147,7 +160,20 @@ class _Here(Executor):
 
 
 def _executor(machine: Machine) -> Executor:
-    return _Here() if machine.jobs == 1 else ProcessPoolExecutor(machine.jobs)
+    if machine.jobs == 1:
+        return _Here()
+    return ProcessPoolExecutor(machine.jobs, initializer=_end_with_parent, initargs=(os.getpid(),))
+
+
+def _end_with_parent(parent: int) -> None:
+    """In a worker: do not outlive a run that was killed."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class Progress:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,6 @@ from .study import READOUTS
 
 SIDES = ("retain", "forget")
 ACCURACIES = [f"{readout}_{side}" for readout in READOUTS for side in SIDES]
-PAPER_NAMES = {
-    "Original": "Original", "Retrain": "Retrain", "RL": "Random Label", "SalUn": "SalUn", "SCRUB": "SCRUB",
-    "NegGrad+": "NegGrad+", "UNSIR": "UNSIR",
-}
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,8 @@ class Interval:
         return Interval(mean, mean - half, mean + half, n)
 
     def percent(self) -> str:
-        return f"{100 * self.mean:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+        bounds = f" [{100 * self.low:.1f}, {100 * self.high:.1f}]" if self.n > 1 else ""
+        return f"{100 * self.mean:.1f}{bounds}"
 
 
 def per_forget_set(rows: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -99,33 +97,46 @@ def against_retrain(rows: pd.DataFrame, readouts: tuple[str, ...] = ("probe", "n
     return pd.DataFrame(lines).set_index(["readout", "model"])
 
 
-def published(table: str, dataset: str = "cifar10", forget_classes: int = 1) -> pd.DataFrame:
-    """The paper's numbers (%) in the layout of ``formatted``; – where they are not known to us.
+@lru_cache
+def _published() -> pd.DataFrame:
+    """The paper's ResNet-18 numbers on CIFAR-10, one class: fractions, one line per model and readout.
 
     The source of every number stands in ``published_results.csv``.
     """
-    everything = pd.read_csv(Path(__file__).parent / "published_results.csv", dtype={"table": str})
-    chosen = everything.query("table == @table and dataset == @dataset and n_forget == @forget_classes")
-    names = {"linear_probe": "probe"}
-    text = {}
+    rows = pd.read_csv(Path(__file__).parent / "published_results.csv", dtype={"table": str})
+    rows = rows[rows.table.isin(("1", "3")) & (rows.dataset == "cifar10") & (rows.n_forget == 1)]
+    base = rows.method.str.removesuffix("+CMF")
+    label = base.replace({"RL": "Random Label"}) + np.where(rows.method.str.endswith("+CMF"), " + CMF", "")
+    readout = rows["head"].replace({"linear_probe": "probe"})
+    return pd.DataFrame({"table": rows.table, "model": label, "readout": readout,
+                         "retain": rows.retain_acc / 100, "forget": rows.forget_acc / 100})
+
+
+def published(table: str) -> pd.DataFrame:
+    """The paper's Table 1 or 3 (%) in the layout of ``formatted``; – where a number is not known to us."""
+    chosen = _published().query("table == @table")
+    lines = {model: {} for model in chosen.model}
     for row in chosen.itertuples():
-        base, _, cmf = row.method.partition("+CMF") if row.method != "NegGrad++CMF" else ("NegGrad+", "", "CMF")
-        label = PAPER_NAMES[base] + (" + CMF" if row.method.endswith("+CMF") else "")
         for side in SIDES:
-            value = getattr(row, f"{side}_acc")
-            cell = "–" if np.isnan(value) else f"{value:.2f}"
-            text.setdefault(label, {})[f"{READOUTS[names.get(row.head, row.head)]} {side}"] = cell
+            value = getattr(row, side)
+            lines[row.model][f"{READOUTS[row.readout]} {side}"] = "–" if np.isnan(value) else f"{100 * value:.2f}"
     wanted = [f"{label} {side}" for label in READOUTS.values() for side in SIDES]
-    return pd.DataFrame.from_dict(text, orient="index").reindex(columns=wanted).fillna("–")
+    return pd.DataFrame.from_dict(lines, orient="index").reindex(columns=wanted).fillna("–")
+
+
+def paper_number(model: str, readout: str) -> float:
+    """The paper's forget accuracy (fraction) for a model and readout; NaN where it is not known to us."""
+    chosen = _published().query("model == @model and readout == @readout")
+    return float(chosen.forget.iloc[0]) if len(chosen) else float("nan")
 
 
 def attack_scores(readings: pd.DataFrame) -> pd.DataFrame:
-    """One number per model and attack: forget accuracy, mean over the curve's points, draws and cells (%).
+    """One number per model and attack: forget accuracy, mean over the curve's points and draws (%).
 
-    The point before the first step or shot is left out.
+    Averaged within each forget set first, then over the sets. The point before the first step is left out.
     """
-    after = readings[readings.x > 0]
-    return 100 * after.pivot_table(index="model", columns="attack", values="forget_accuracy", sort=False)
+    after = readings[readings.x > 0].groupby(["model", "attack", "forget"], sort=False).forget_accuracy.mean()
+    return 100 * after.groupby(["model", "attack"], sort=False).mean().unstack()
 
 
 def attack_gaps(scores: pd.DataFrame) -> pd.DataFrame:
@@ -158,13 +169,20 @@ def save(table: pd.DataFrame, name: str, profile: str) -> pd.DataFrame:
     return table
 
 
-def other_profiles(profile: str) -> dict[str, pd.DataFrame]:
-    """Measurements of the other profiles whose results lie in ``figures``, by profile."""
-    return {
-        path.parent.name: pd.read_csv(path, dtype={"forget": str})
-        for path in sorted((home() / "figures").glob("*/measurements.csv"))
-        if path.parent.name != profile
-    }
+def other_profiles(profile: str, models: list[str]) -> dict[str, pd.DataFrame]:
+    """``formatted`` tables of the other profiles whose measurements lie in ``figures``, by profile."""
+    found = {}
+    for path in sorted((home() / "figures").glob("*/measurements.csv")):
+        if path.parent.name != profile:
+            rows = pd.read_csv(path, dtype={"forget": str})
+            found[path.parent.name] = formatted(summary(rows[rows.model.isin(models)]))
+    return found
+
+
+def other_attacks(profile: str) -> dict[str, pd.DataFrame]:
+    """Attack scores relative to Retrain of the other profiles whose results lie in ``figures``."""
+    paths = sorted((home() / "figures").glob("*/attack_gaps.csv"))
+    return {p.parent.name: pd.read_csv(p, index_col=0) for p in paths if p.parent.name != profile}
 
 
 def verdicts_beside(card: pd.DataFrame, profile: str) -> pd.DataFrame:

@@ -42,6 +42,11 @@ def build(name: str, constants: dict[str, Any]):
                 f"method '{name}' has no constant '{key}'; besides the settings of a recipe it has "
                 f"{', '.join(allowed) or 'none'}."
             )
+        kind = allowed[key].type
+        if type(constants[key]) not in (kind, int):
+            raise BadInput(
+                f"method '{name}': the constant '{key}' is {constants[key]!r}, but it must be of type {kind.__name__}."
+            )
     return METHODS[name](**constants)
 
 
