@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import threading
@@ -92,53 +93,69 @@ def run(tasks: list[Task], machine: Machine) -> None:
 
     A task that fails does not stop those that do not need it. Raises Failure at the end if any failed.
     """
-    waiting = {task.key: task for task in missing(tasks)}
-    if not waiting:
-        return
-    failed: dict[str, str] = {}
-    retried: set[str] = set()
-    running: dict[Future, tuple[Task, str]] = {}
-    free = [machine.devices[i % len(machine.devices)] for i in range(machine.jobs)]
-    pool = _executor(machine)
-    with Progress(len(waiting)) as progress:
-        while waiting or running:
-            for task in _ready(waiting, running, failed)[: len(free)]:
-                device = free.pop()
-                running[pool.submit(compute, task, device)] = (task, device)
-                del waiting[task.key]
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            if any(isinstance(future.exception(), BrokenProcessPool) for future in done):
-                done, _ = wait(running, return_when=ALL_COMPLETED)  # all of them are lost with the pool
-                pool = _executor(machine)
-            for future in done:
-                task, device = running.pop(future)
-                free.append(device)
-                error = future.exception()
-                if isinstance(error, BrokenProcessPool) and task.key not in retried:
-                    retried.add(task.key)
-                    waiting[task.key] = task  # perhaps it was not the one to blame
-                elif error is None:
-                    progress.done(f"{task.label}: {future.result():.1f} s")
-                else:
-                    failed[task.key] = f"{task.label}: {_reason(error)}"
-                    progress.done(f"FAILED {failed[task.key]}")
-            for task in _blocked(waiting, failed):
-                failed[task.key] = f"{task.label}: not run, because what it needs failed"
-                progress.done(f"FAILED {failed[task.key]}")
-                del waiting[task.key]
-    pool.shutdown()
-    if failed:
-        raise Failure("\n".join(failed.values()))
+    if waiting := missing(tasks):
+        failed = _Schedule(waiting, machine).run()
+        if failed:
+            raise Failure("\n".join(failed.values()))
 
 
-def _ready(waiting: dict[str, Task], running: dict, failed: dict[str, str]) -> list[Task]:
-    """Tasks whose requirements are all stored, in the order in which they were asked for."""
-    unfinished = waiting.keys() | {task.key for task, _ in running.values()} | failed.keys()
-    return [task for task in waiting.values() if not any(t.key in unfinished for t in task.requires)]
+class _Schedule:
+    """Tasks that wait, run or failed. A task starts as soon as what it needs is stored and a process is free."""
 
+    def __init__(self, tasks: list[Task], machine: Machine):
+        self.machine = machine
+        self.waiting = {task.key: task for task in tasks}
+        self.needs = {task.key: {needed.key for needed in task.requires} & self.waiting.keys() for task in tasks}
+        self.running: dict[Future, tuple[Task, str]] = {}
+        self.free = [machine.devices[i % len(machine.devices)] for i in range(machine.jobs)]
+        self.failed: dict[str, str] = {}
+        self.retried: set[str] = set()
+        self.pool = _executor(machine)
+        self.progress = Progress(len(tasks))
 
-def _blocked(waiting: dict[str, Task], failed: dict[str, str]) -> list[Task]:
-    return [task for task in waiting.values() if any(t.key in failed for t in task.requires)]
+    def run(self) -> dict[str, str]:
+        """What failed, by key, with its reason."""
+        with self.progress:
+            while self.waiting or self.running:
+                self._start()
+                self._finish()
+                self._give_up()
+        self.pool.shutdown()
+        return self.failed
+
+    def _start(self) -> None:
+        unfinished = self.waiting.keys() | self.failed.keys() | {task.key for task, _ in self.running.values()}
+        ready = (task for key, task in self.waiting.items() if not self.needs[key] & unfinished)
+        for task in list(itertools.islice(ready, len(self.free))):
+            device = self.free.pop()
+            self.running[self.pool.submit(compute, task, device)] = (task, device)
+            del self.waiting[task.key]
+
+    def _finish(self) -> None:
+        done, _ = wait(self.running, return_when=FIRST_COMPLETED)
+        if any(isinstance(future.exception(), BrokenProcessPool) for future in done):
+            done, _ = wait(self.running, return_when=ALL_COMPLETED)  # all of them are lost with the pool
+            self.pool = _executor(self.machine)
+        for future in done:
+            task, device = self.running.pop(future)
+            self.free.append(device)
+            error = future.exception()
+            if error is None:
+                self.progress.done(f"{task.label}: {future.result():.1f} s")
+            elif isinstance(error, BrokenProcessPool) and task.key not in self.retried:
+                self.retried.add(task.key)
+                self.waiting[task.key] = task  # perhaps it was not the one to blame
+            else:
+                self._fail(task, _reason(error))
+
+    def _give_up(self) -> None:
+        for task in [task for key, task in self.waiting.items() if self.needs[key] & self.failed.keys()]:
+            del self.waiting[task.key]
+            self._fail(task, "not run, because what it needs failed")
+
+    def _fail(self, task: Task, reason: str) -> None:
+        self.failed[task.key] = f"{task.label}: {reason}"
+        self.progress.done(f"FAILED {self.failed[task.key]}")
 
 
 def _reason(error: BaseException) -> str:
