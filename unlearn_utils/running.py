@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -113,11 +114,13 @@ def execute(path: Path, parameters: dict[str, Any], into: Path, refresh: bool) -
     import papermill
 
     into.mkdir(parents=True, exist_ok=True)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))  # the kernel's
     begin, output = time.time(), into / path.name
     problem = ""
     try:
         papermill.execute_notebook(
-            path, output, parameters, kernel_name="python3", cwd=path.parent, progress_bar=False, log_output=False
+            path, output, parameters, kernel_name="python3", cwd=path.parent, progress_bar=False, log_output=False,
+            extra_arguments=["--log-level=ERROR"],
         )
     except papermill.PapermillExecutionError as error:
         problem = f"{error.ename}: {error.evalue}"
