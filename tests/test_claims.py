@@ -118,7 +118,7 @@ def curves(output_after, ncc_after):
     after = {"Output": output_after, "Linear probe": 0.8, "NCC": ncc_after}
     return pd.DataFrame([
         {"seed": 0, "forget": f, "step": step, "epoch_end": step > 0, "readout": readout,
-         "forget_accuracy": (value if step else 0.9) + 0.01 * i}
+         "forget_accuracy": (value if step else 0.9) + 0.01 * i * (readout == "NCC")}
         for i, f in enumerate(SETS) for step in (0, 5) for readout, value in after.items()
     ])
 
@@ -126,7 +126,7 @@ def curves(output_after, ncc_after):
 def test_the_output_has_to_fall_first():
     assert {line.verdict for line in claims.first_steps(curves(0.1, 0.8))} == {"reproduced"}
     assert {line.verdict for line in claims.first_steps(curves(0.7, 0.8))} == {"not reproduced"}
-    assert "not reproduced" in {line.verdict for line in claims.first_steps(curves(0.1, 0.2))}
+    assert [line.verdict for line in claims.first_steps(curves(0.1, 0.2))] == ["reproduced", "not reproduced"]
 
 
 def test_an_interval_is_students_t_over_forget_sets():
