@@ -77,7 +77,8 @@ def _relearning(study: Study, given: dict[str, Any]) -> list[Task]:
 
 def _scorecard(study: Study, given: dict[str, Any]) -> list[Task]:
     curves = [Curve(study.cell(*pair, "random_label")) for pair in study.curve_pairs]
-    return _measured(study, all_models(study)) + curves + _relearning(study, given)
+    listed = study.attack_tasks(attacked_models(study), given["shots"], given["draws"], ("few_shot",))
+    return _measured(study, all_models(study)) + curves + [task for *_, task in listed]
 
 
 PLANS: dict[str, Callable[[Study, dict[str, Any]], list[Task]]] = {

@@ -146,7 +146,7 @@ def attack_curves(readings: pd.DataFrame, attacks: dict[str, str], x_label: str)
     for axis, (attack, title) in zip(axes, attacks.items()):
         for model, of_model in readings[readings.attack == attack].groupby("model", sort=False):
             method, variant = identity.loc[model, ["method", "variant"]]
-            reference = method in ("original", "retrain", "random")
+            reference = method in ("original", "retrain", "random") and variant == "linear"
             spread = of_model.groupby("x").forget_accuracy.agg(["mean", "std"]).fillna(0) * 100
             style = {"color": COLOURS[method], "linestyle": DASHES[variant], "linewidth": 2.2 if reference else 1.2}
             if reference:
@@ -188,6 +188,8 @@ def classifier_path(cosines: pd.DataFrame) -> Figure:
     axis.plot(cosines.index, cosines["retain"], color=RETAIN, label="retain rows")
     axis.plot(cosines.index, cosines["forget"], color=FORGET, label="forget row")
     axis.axhline(-1, color="black", linewidth=0.8, linestyle=":")
+    axis.set_xscale("symlog")
+    axis.set_xlim(left=0)
     axis.set(xlabel="gradient step", ylabel="cos(w, class mean)", ylim=(-1.1, 1.1))
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

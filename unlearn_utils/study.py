@@ -20,6 +20,7 @@ from .store import Record, Store
 Models = list[tuple[str, str]]  # (method, variant)
 
 REFERENCES: Models = [("original", "linear"), ("retrain", "linear"), ("random", "linear")]
+ALL_ATTACKS = attacks.ON_FEATURES + attacks.FINE_TUNING
 READOUTS = {"output": "Output", "probe": "Linear probe", "ncc": "NCC"}
 
 
@@ -141,23 +142,26 @@ class Study:
                     })
         return pd.DataFrame(rows)
 
-    def attack_tasks(self, models: Models, shots: list[int], draws: int) -> list[tuple]:
-        """(seed, forget set, task) of every attack on every model."""
+    def attack_tasks(
+        self, models: Models, shots: list[int], draws: int, chosen: tuple[str, ...] = ALL_ATTACKS
+    ) -> list[tuple]:
+        """(seed, forget set, task) of every chosen attack on every model."""
         if not shots or any(type(k) is not int or k < 1 for k in shots) or draws < 1:
             raise BadInput(f"shots is {shots!r} and draws is {draws!r}, but both must be whole numbers from 1 on.")
         listed = []
         for model in models:
             for seed, forget in self.pairs:
                 cell = self.cell(seed, forget, *model)
-                for attack in attacks.ON_FEATURES:
-                    listed.append((seed, forget, Attacked(cell, attack, forget, tuple(shots), draws)))
-                for attack in attacks.FINE_TUNING:
-                    listed.append((seed, forget, Attacked(cell, attack, forget)))
+                for attack in chosen:
+                    budget = (tuple(shots), draws) if attack in attacks.ON_FEATURES else ()
+                    listed.append((seed, forget, Attacked(cell, attack, forget, *budget)))
         return listed
 
-    def attacked(self, models: Models, shots: list[int], draws: int) -> pd.DataFrame:
-        """One row per reading of every attack on every model."""
-        listed = self.attack_tasks(models, shots, draws)
+    def attacked(
+        self, models: Models, shots: list[int], draws: int, chosen: tuple[str, ...] = ALL_ATTACKS
+    ) -> pd.DataFrame:
+        """One row per reading of every chosen attack on every model."""
+        listed = self.attack_tasks(models, shots, draws, chosen)
         records, rows = self.run([task for *_, task in listed]), []
         for seed, forget, task in listed:
             for reading in records[task.key].result["readings"] if task.key in records else ():
