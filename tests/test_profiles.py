@@ -1,10 +1,12 @@
 """Profiles: every shipped one loads, and what is misspelled or of the wrong type is refused by name."""
 
 import math
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from unlearn_utils import methods, profiles
+from unlearn_utils import methods, profiles, tune
 from unlearn_utils.profiles import BadInput, Recipe
 from unlearn_utils.study import Study
 from unlearn_utils.training import learning_rate
@@ -23,6 +25,15 @@ def test_every_profile_loads_and_its_methods_take_its_constants(name):
 def test_every_variant_has_as_many_candidates_in_the_search(name):
     tuning = profiles.load(name).tuning
     assert len({len(tuning[v]) for v in ("linear", "classifier", "zeroed_classifier", "cmf")}) == 1
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_every_rate_of_a_profile_won_its_committed_search(name):
+    table = pd.read_csv(Path(__file__).parent.parent / "figures" / name / "tuning.csv")
+    profile = profiles.load(name)
+    winners = [tune.winner(rows, profile.tuning["tolerance"]) for _, rows in table.groupby(["method", "variant"])]
+    assert sorted(winners) == list(table.index[table.chosen])
+    assert tune.disagreements(profile, table) == []
 
 
 def test_the_digits_have_ten_forget_sets_and_more_seeds_for_three_of_them():
