@@ -212,11 +212,12 @@ def first_steps(curves: pd.DataFrame) -> list[Line]:
     lines = []
     for readout in ("Linear probe", "NCC"):
         gap = Interval.of(pd.Series([at[readout] - at["Output"] for at in halved]))
-        left = pd.Series([at[readout] / part[readout].loc[0] for at, part in zip(halved, runs)]).mean()
+        before = sum(part[readout].loc[0] for part in runs)
+        left = sum(at[readout] for at in halved)
         verdict = _judge(gap)
         if not all(len(f) for f in fallen):
             verdict = "not reproduced", "the output did not lose half of its accuracy"
-        elif left < HALF:
+        elif left < HALF * before:
             verdict = "not reproduced", "the readout fell with it"
         what = f"output halved by step {steps[0]} to {steps[-1]} of {curves.step.max()}; readout above it by"
         lines.append(_line("A8 output falls first", f"Random Label, {readout}", "output falls, readouts stay", what,
