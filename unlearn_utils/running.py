@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import shutil
@@ -113,6 +114,7 @@ def execute(path: Path, parameters: dict[str, Any], into: Path, refresh: bool) -
     """Execute one notebook through papermill: (name, minutes, what went wrong or "")."""
     import papermill
 
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of comments that it cannot parse
     into.mkdir(parents=True, exist_ok=True)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))  # the kernel's
     begin, output = time.time(), into / path.name
