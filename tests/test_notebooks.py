@@ -71,9 +71,11 @@ def test_every_notebook_was_executed_and_carries_no_path(ran):
 
 def test_the_provenance_names_what_the_run_was_made_of(ran):
     told = json.loads((ran[0] / "figures/digits/provenance.json").read_text())
-    assert told["pairs of seed and forget set"] == [[0, [0]], [0, [3]]]
-    assert {"torch", "python"} <= set(told["versions"]) and told["computed with"]
-    assert set(told["minutes"]) >= set(FIGURES)
+    assert set(told["notebooks"]) == {path.stem for path in chosen_notebooks([])}
+    for note in told["notebooks"].values():
+        assert note["pairs of seed and forget set"] == [[0, [0]], [0, [3]]]
+        assert {"torch", "python"} <= set(note["versions"]) and note["results computed with"]
+        assert note["changed parameters"]["seeds"] == [0] and note["minutes of the notebook"] > 0
 
 
 def test_the_references_stand_in_every_accuracy_table(ran):

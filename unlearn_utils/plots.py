@@ -71,6 +71,7 @@ def alignment(rows: pd.DataFrame) -> Figure:
     models = list(rows.model.unique())
     figure, axis = plt.subplots(figsize=(5.5, 0.32 * len(models) + 0.9))
     points = pd.DataFrame(points)
+    np.random.seed(0)  # seaborn's jitter: the same figure every time
     for kind, colour, size in (("retain", RETAIN, 3), ("forget", FORGET, 4)):  # the forget classes on top
         sns.stripplot(points[points["class"] == kind], x="cosine", y="model", order=models, size=size, jitter=0.25,
                       color=colour, alpha=0.7, label=kind, legend=False, ax=axis)

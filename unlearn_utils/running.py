@@ -18,16 +18,17 @@ from typing import Any
 
 import nbformat
 import pandas as pd
+import torch
 from joblib import Parallel, delayed
 
 from .cells import Task
 from .experiments import PLANS
 from .profiles import BadInput
-from .store import ROOT, Store
+from .store import ROOT, Store, hardware
 from .study import Study
 from .sweep import Failure, missing, with_requirements
 from .sweep import run as run_tasks
-from .tables import folder
+from .tables import folder, write
 
 Given = dict[Path, dict[str, Any]]
 STUDY_PARAMETERS = ("profile", "seeds", "forget_sets", "device", "data_dir", "jobs", "overrides")
@@ -153,27 +154,40 @@ def tidied(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def _write_provenance(plan: Plan, given: Given, notebooks: pd.DataFrame, minutes: float) -> None:
-    tasks, study = plan.everything, plan.study
-    records = [record for task in tasks if (record := Store().get(task.spec))]
+    """Note how each notebook of this run got its results; the notes on others stay."""
+    study, target = plan.study, folder(plan.study.profile.name) / "provenance.json"
     packages = ("torch", "torchvision", "numpy", "scikit-learn", "pandas", "matplotlib", "seaborn", "papermill")
-    made_with = [record.made_with for record in records]
-    content = {
-        "profile": study.profile.name,
-        "settings": dataclasses.asdict(study.profile),
-        "changed parameters": {path.stem: {k: v for k, v in p.items() if k != "data_dir"} for path, p in given.items()},
-        "pairs of seed and forget set": [[seed, list(forget)] for seed, forget in study.pairs],
+    common = {
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted changes": bool(_git("status", "--porcelain", "--", "unlearn_utils")),
         "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
-        "computed with": sorted({f"torch {m['torch']}, {m['device']}, {m['hardware']}" for m in made_with}),
-        "processes": study.machine.jobs,
-        "minutes": {"computing in this run": round(minutes, 2),
-                    **{row.notebook: round(row.minutes, 2) for row in notebooks.itertuples()}},
-        "core minutes of all results": round(sum(record.seconds for record in records) / 60, 1),
-        "seconds": seconds_by_kind(tasks),
+        "machine": _machine(), "processes": study.machine.jobs,
+        "pairs of seed and forget set": [[seed, list(forget)] for seed, forget in study.pairs],
+        "minutes of computing before the notebooks": round(minutes, 2),
     }
-    target = folder(study.profile.name) / "provenance.json"
-    target.write_text(json.dumps(content, indent=1) + "\n")
+    notes = {}
+    for path, parameters in given.items():
+        records = [record for task in plan.tasks[path] if (record := Store().get(task.spec))]
+        made_with = [record.made_with for record in records]
+        notes[path.stem] = {
+            "changed parameters": {key: value for key, value in parameters.items() if key != "data_dir"}, **common,
+            "results computed with": sorted({f"torch {m['torch']}, {m['device']}, {m['hardware']}" for m in made_with}),
+            "core minutes of its results": round(sum(record.seconds for record in records) / 60, 1),
+            "minutes of the notebook": round(float(notebooks.set_index("notebook").minutes[path.stem]), 2),
+        }
+    before = json.loads(target.read_text()) if target.exists() else {}
+    content = {
+        "profile": dataclasses.asdict(study.profile),
+        "notebooks": dict(sorted((before.get("notebooks", {}) | notes).items())),
+        "seconds": before.get("seconds", {}) | seconds_by_kind(plan.everything),
+    }
+    write(target, json.dumps(content, indent=1) + "\n")
+
+
+def _machine() -> str:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return ", ".join([f"{os.cpu_count()} cores of {hardware('cpu')}", f"{memory:.0f} GiB of memory", *gpus])
 
 
 def _git(*arguments: str) -> str:

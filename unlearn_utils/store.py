@@ -72,11 +72,20 @@ class Record:
         return load_file(self.folder / f"{name}.safetensors")
 
 
+def hardware(device: str) -> str:
+    """The name of a GPU or of the processor."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    described = Path("/proc/cpuinfo")  # elsewhere than on Linux the architecture has to do
+    lines = described.read_text().splitlines() if described.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def _made_with(device: str) -> dict[str, str]:
-    hardware = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor()
     return {
         "torch": torch.__version__, "python": platform.python_version(), "device": device,
-        "hardware": hardware or platform.machine(), "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "hardware": hardware(device), "time": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
 
 
@@ -90,6 +99,12 @@ class Store:
 
     def __init__(self) -> None:
         self.root = home() / ".store"
+
+    def tidy(self, hours: float = 24) -> None:
+        """Remove what runs that were killed left half-written, once no run can still be writing it."""
+        for partial in self.root.glob("*/.partial-*"):
+            if time.time() - partial.stat().st_mtime > 3600 * hours:
+                shutil.rmtree(partial, ignore_errors=True)
 
     def folder(self, spec: dict[str, Any]) -> Path:
         return self.root / spec["kind"] / digest(spec)

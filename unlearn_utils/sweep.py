@@ -93,6 +93,7 @@ def run(tasks: list[Task], machine: Machine) -> None:
 
     A task that fails does not stop those that do not need it. Raises Failure at the end if any failed.
     """
+    Store().tidy()
     if waiting := missing(tasks):
         failed = _Schedule(waiting, machine).run()
         if failed:

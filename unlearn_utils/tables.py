@@ -161,11 +161,18 @@ def folder(profile: str) -> Path:
     return path
 
 
+def write(path: Path, text: str) -> None:
+    """Write a file in one step: a run that is cut off leaves the old one."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
 def save(table: pd.DataFrame, name: str, profile: str) -> pd.DataFrame:
     """Write a table as CSV and LaTeX to the profile's figures; returns it for display."""
-    table.to_csv(folder(profile) / f"{name}.csv")
+    write(folder(profile) / f"{name}.csv", table.to_csv())
     latex = table.to_latex(escape=True)
-    (folder(profile) / f"{name}.tex").write_text(re.sub("±", r"$\\pm$", latex).replace("–", "--"))
+    write(folder(profile) / f"{name}.tex", re.sub("±", r"$\\pm$", latex).replace("–", "--"))
     return table
 
 

@@ -14,8 +14,8 @@ import pandas as pd
 from . import profiles
 from .cells import Cell, Trained, stored
 from .profiles import BadInput, Profile
-from .store import home
 from .sweep import Machine, run
+from .tables import folder, write
 
 
 def candidates(name: str, data_dir: str) -> list[tuple[str, str, float, Cell]]:
@@ -90,9 +90,7 @@ def main() -> int:
         means = table(options.profile, options.data_dir, Machine.choose(options.device, options.jobs))
     except BadInput as problem:
         sys.exit(f"tune: {problem}")
-    folder = home() / "figures" / options.profile
-    folder.mkdir(parents=True, exist_ok=True)
-    means.round(4).to_csv(folder / "tuning.csv", index=False)
+    write(folder(options.profile) / "tuning.csv", means.round(4).to_csv(index=False))
     print(means.round(4).to_string(index=False))
     differing = disagreements(profile, means)
     print("\n".join(differing) or "Every rate of the profile is the winner of its search.")
