@@ -37,8 +37,9 @@ def double_model(kind, seed):
 class FixedRun:
     """The interface of Run with batches in a fixed order: nine retain and four forget images, three a batch."""
 
-    def __init__(self, model, teacher, forget_classes):
+    def __init__(self, model, teacher, forget_classes, recipe):
         random = torch.Generator().manual_seed(1)
+        self.recipe, self.begun = recipe, None
         kept = [c for c in range(CLASSES) if c not in forget_classes]
         self.model, self.teacher, self.forget_classes, self.generator = model, teacher, forget_classes, random
         self.retain = self._images([kept[i % len(kept)] for i in range(9)], random)
@@ -125,6 +126,26 @@ def cross_entropy_steps(net, pairs):
         yield net.backward(d_cross_entropy(net.forward(x), y))
 
 
+def descend_on_salient_weights(net, teacher, run, recipe):
+    """Random Label, its gradient zero on the half of the weights with the smaller |gradient of CE(D_f)|."""
+    total = None
+    for x, y in batches(run.forget):
+        gradient = net.backward(d_cross_entropy(net.forward(x), y))
+        total = gradient if total is None else added(total, gradient)
+    ranked = np.sort(np.abs(np.concatenate([g.ravel() for g in total])))
+    masks = [np.abs(g) >= ranked[-round(0.5 * len(ranked))] for g in total]
+    for gradient in relabel(net, teacher, run, recipe):
+        masked = [g * mask for g, mask in zip(gradient, masks)]
+        yield clipped(masked, recipe.clip) if recipe.clip else masked
+
+
+def imitate_without_the_forget_classes(net, teacher, run, recipe):
+    for x, _ in batches(run.everything):
+        target = teacher.forward(x)
+        target[:, list(run.forget_classes)] = -np.inf
+        yield net.backward((softmax(net.forward(x)) - softmax(target)) / len(x))
+
+
 def descend_on_everything(net, teacher, run, recipe):
     return cross_entropy_steps(net, batches(run.everything))
 
@@ -173,6 +194,8 @@ CASES = {
         "neggrad_plus", ascend_and_descend, (0,),
         {"constants": {"ascent_scale": 0.5, "ascent_clip": 0.0}, "clip": 0.05},
     ),
+    "salun": ("salun", descend_on_salient_weights, (0, 1), {"clip": 0.05}),
+    "distilled_head": ("distilled_head", imitate_without_the_forget_classes, (0,), {}),
     "scrub": (
         "scrub", distil, (0,), {"constants": {"max_epochs": 1}, "nesterov": False, "epochs": 2},
     ),
@@ -185,13 +208,14 @@ def test_steps_equal_the_equation_with_momentum_and_weight_decay_written_out(cas
     name, steps, forget, settings = CASES[case]
     recipe = Recipe(**{"epochs": 1, "lr": 0.3, "weight_decay": 0.01, **settings})
     model, teacher = double_model(head, 0), double_model(head, 1)
-    run = FixedRun(model, teacher, forget)
+    run = FixedRun(model, teacher, forget, recipe)
     net, teacher_net = NumpyNet(model), NumpyNet(teacher)
     method = methods.build(name, recipe.constants)
+    run.begun = method.begin(run)
 
     taken = []
     train(
-        model, lambda epoch: method.losses(run, epoch), recipe,
+        model, lambda epoch: method.losses(run, epoch), method.phases(recipe),
         on_step=lambda step: taken.append([p.detach().numpy().copy() for p in model.parameters()]),
     )
 
@@ -211,7 +235,7 @@ def test_steps_equal_the_equation_with_momentum_and_weight_decay_written_out(cas
 
 def test_neggrad_plus_clips_the_ascent_gradient_but_not_the_descent_gradient():
     model = double_model("linear", 0)
-    run = FixedRun(model, None, (0,))
+    run = FixedRun(model, None, (0,), None)
     loss = next(iter(methods.build("neggrad_plus", {"ascent_scale": 1e3, "ascent_clip": 0.01}).losses(run, 0)))
     norm = lambda: torch.stack([p.grad.norm() for p in model.parameters()]).norm().item()  # noqa: E731
     assert norm() == pytest.approx(0.01, rel=1e-4)
@@ -219,7 +243,9 @@ def test_neggrad_plus_clips_the_ascent_gradient_but_not_the_descent_gradient():
     assert norm() > 10
 
 
-ALL_THAT_TRAIN = sorted(set(methods.METHODS) - {"random"})
+ALL_THAT_TRAIN = sorted(name for name, method in methods.METHODS.items() if not method.closed_form)
+CLOSED_FORMS = sorted(set(methods.METHODS) - set(ALL_THAT_TRAIN))
+SMALL = {"unsir": {"noise_images": 4, "copies": 2}}  # constants that make a method quick
 
 
 def real_run(model, dataset, forget=(1,), **settings):
@@ -229,8 +255,9 @@ def real_run(model, dataset, forget=(1,), **settings):
 
 
 def train_with(name, run, **hooks):
-    method = methods.build(name, run.recipe.constants)
-    train(run.model, lambda epoch: method.losses(run, epoch), run.recipe, **hooks)
+    method = methods.build(name, run.recipe.constants or SMALL.get(name, {}))
+    run.begun = method.begin(run)
+    train(run.model, lambda epoch: method.losses(run, epoch), method.phases(run.recipe), **hooks)
 
 
 @pytest.mark.parametrize("name", ALL_THAT_TRAIN)
@@ -325,3 +352,186 @@ def test_an_unknown_method_is_refused_and_the_known_ones_are_named():
 def test_an_unknown_constant_is_refused_and_the_known_ones_are_named():
     with pytest.raises(BadInput, match="'ascent_scal'.*ascent_scale"):
         methods.build("neggrad_plus", {"ascent_scal": 0.5})
+
+
+# --- UNSIR
+
+
+def test_unsir_takes_the_steps_of_adam_on_noise_and_retain_images_and_then_on_retain_images_alone():
+    recipe = Recipe(epochs=1, lr=0.01, batch_size=30)  # the whole data in one batch: order does not matter
+    model = double_model("linear", 0)
+    run = FixedRun(model, None, (0,), recipe)
+    method = methods.build("unsir", {"noise_images": 2, "copies": 3, "noise_steps": 2})
+    run.begun = method.begin(run)
+    (x, y), repair = run.begun
+    assert y.tolist() == sorted(run.retain.labels.tolist()) + [0] * 6
+    assert torch.equal(x[9:11], x[11:13]) and torch.equal(x[9:11], x[13:15])
+
+    net, taken = NumpyNet(model), []
+    train(model, lambda epoch: method.losses(run, epoch), method.phases(recipe),
+          on_step=lambda step: taken.append([p.detach().numpy().copy() for p in model.parameters()]))
+    for data, rate, after in ((run.begun[0], 0.02, taken[1]), (repair, 0.01, taken[2])):
+        images, labels = (part.numpy() for part in data)
+        gradients = net.backward(d_cross_entropy(net.forward(images), labels))
+        # The first step of Adam: m / (sqrt(v) + eps) with m = g and v = g^2 once the bias is corrected.
+        net.parameters = [p - rate * g / (np.abs(g) + 1e-8) for p, g in zip(net.parameters, gradients)]
+        for ours, reference in zip(after, net.parameters, strict=True):
+            np.testing.assert_allclose(ours, reference, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("head", ["linear", "cmf"])
+def test_a_step_on_unsirs_noise_is_adam_on_certainty_and_penalty(head):
+    model = double_model(head, 0)
+    run = FixedRun(model, None, (0,), None)
+    like = run.retain.pixels[:2]
+    begin = {"noise_images": 2, "noise_steps": 0}
+    run.generator.manual_seed(1)
+    x0 = methods.build("unsir", begin).noise(run, 0, like)
+    run.generator.manual_seed(1)
+    x1 = methods.build("unsir", begin | {"noise_steps": 1}).noise(run, 0, like)
+    x = x0.clone().requires_grad_()
+    logits = model(x)
+    certainty = logits[:, 0] - (0 if head == "cmf" else logits.exp().sum(1).log())
+    (certainty.mean() + 0.1 * (x**2).sum((1, 2, 3)).mean()).backward()
+    expected = x0 - 0.1 * x.grad / (x.grad.abs() + 1e-8)
+    torch.testing.assert_close(x1, expected, rtol=0, atol=1e-10)
+
+
+def test_unsirs_noise_raises_the_error_on_the_forget_class(resnet, dataset):
+    train_with("original", real_run(resnet, dataset, forget=(), epochs=15))
+    run = real_run(resnet, dataset)
+    like = dataset.normalise(dataset.train.pixels[:1])
+    loss = {}
+    for steps in (0, 40):
+        run.generator.manual_seed(0)
+        noise = methods.build("unsir", {"noise_images": 8, "noise_steps": steps}).noise(run, 1, like)
+        with torch.no_grad():
+            loss[steps] = torch.nn.functional.cross_entropy(resnet(noise), torch.ones(8, dtype=torch.int64)).item()
+    assert loss[40] > loss[0] + 1
+
+
+def test_unsir_never_sees_a_forget_image(resnet, dataset):
+    spoiled = dataset.train.pixels.clone()
+    spoiled[dataset.train.labels == 1] = 255
+    other = copy.copy(dataset)
+    object.__setattr__(other, "train", Images(spoiled, dataset.train.labels))
+    first, second = resnet, copy.deepcopy(resnet)
+    train_with("unsir", real_run(first, dataset))
+    train_with("unsir", real_run(second, other))
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values()))
+
+
+# --- SalUn
+
+
+def test_salun_moves_exactly_the_chosen_half_of_the_weights_where_nothing_decays(resnet, dataset):
+    run = real_run(resnet, dataset, weight_decay=0.0)
+    before = [p.detach().clone() for p in resnet.parameters()]
+    train_with("salun", run)
+    masks = torch.cat([mask.flatten() for mask in run.begun])
+    assert masks.sum() == round(0.5 * len(masks))
+    for parameter, old, mask in zip(resnet.parameters(), before, run.begun):
+        assert torch.equal(parameter[mask == 0], old[mask == 0])
+    moved = sum((p != old).sum() for p, old in zip(resnet.parameters(), before))
+    assert moved > 0.9 * masks.sum()
+
+
+def test_weight_decay_still_moves_the_weights_that_salun_masks(resnet, dataset):
+    run = real_run(resnet, dataset, epochs=1, batch_size=48, momentum=0.0, weight_decay=0.1)
+    before = [p.detach().clone() for p in resnet.parameters()]
+    train_with("salun", run)  # one step: p - 0.05 * 0.1 * p
+    for parameter, old, mask in zip(resnet.parameters(), before, run.begun):
+        torch.testing.assert_close(parameter[mask == 0], 0.995 * old[mask == 0])
+
+
+# --- closed forms
+
+
+@pytest.mark.parametrize("name", ["svd", "prune", "random"])
+def test_closed_forms_on_the_head_leave_the_encoder_bit_for_bit(name, resnet, dataset, state_of, same):
+    encoder = state_of(resnet.encoder)
+    train_with(name, real_run(resnet, dataset, epochs=0))
+    assert same(encoder, state_of(resnet.encoder)) and resnet.projection is None
+
+
+def test_prune_zeroes_the_forget_rows_and_no_other(resnet, dataset):
+    weight, bias = resnet.head.weight.detach().clone(), resnet.head.bias.detach().clone()
+    train_with("prune", real_run(resnet, dataset, forget=(1, 3), epochs=0))
+    assert (resnet.head.weight[[1, 3]] == 0).all() and (resnet.head.bias[[1, 3]] == 0).all()
+    assert torch.equal(resnet.head.weight[[0, 2]], weight[[0, 2]]) and torch.equal(resnet.head.bias[[0, 2]], bias[[0, 2]])
+
+
+def test_svd_equals_its_formula_with_numpy(resnet, dataset):
+    weight = resnet.head.weight.detach().double().numpy()
+    features = features_of(resnet, dataset, dataset.train).double().numpy()
+    labels, spaces = dataset.train.labels.numpy(), []
+    for classes, alpha in (((0, 2), 100.0), ((1, 3), 3.0)):
+        chosen = np.concatenate([features[labels == c][:5] for c in classes])  # 10 images over two retain classes
+        values, vectors = np.linalg.eigh(chosen.T @ chosen)
+        s = values / values.sum()
+        spaces.append(vectors @ np.diag(alpha * s / ((alpha - 1) * s + 1)) @ vectors.T)
+    retain, forget = spaces
+    p = np.eye(len(retain)) - (forget - forget @ retain)
+    train_with("svd", real_run(resnet, dataset, forget=(1, 3), epochs=0, constants={"images": 10}))
+    np.testing.assert_allclose(resnet.head.weight.detach().numpy(), weight @ p.T, atol=1e-5)
+
+
+def test_svds_projection_is_the_identity_where_nothing_is_to_be_forgotten_and_where_all_of_it_is_retained():
+    from unlearn_utils.methods.svd import projection
+
+    nothing, everything = torch.zeros(4, 4), torch.eye(4)
+    retain = torch.diag(torch.tensor([1.0, 0.5, 0.0, 0.0]))
+    assert torch.equal(projection(retain, nothing), torch.eye(4))
+    assert torch.equal(projection(everything, retain), torch.eye(4))
+    assert torch.equal(projection(nothing, everything), torch.zeros(4, 4))
+
+
+@pytest.mark.parametrize("forget", [(1,), (0, 3)])
+def test_pour_p_removes_exactly_the_span_of_the_forget_directions(forget, resnet, dataset):
+    features = features_of(resnet, dataset, dataset.train)
+    means = torch.stack([features[dataset.train.labels == c].mean(0) for c in range(4)])
+    directions = (means - means.mean(0))[list(forget)]
+    train_with("pour_p", real_run(resnet, dataset, forget=forget, epochs=0))
+    p = resnet.projection
+    torch.testing.assert_close(p, p.T)
+    torch.testing.assert_close(p @ p, p, rtol=0, atol=1e-5)
+    assert (p @ directions.T).abs().max() < 1e-5
+    assert torch.linalg.matrix_rank(p) == len(p) - len(forget)
+    torch.testing.assert_close(features_of(resnet, dataset, dataset.train), features @ p, rtol=0, atol=1e-5)
+
+
+def test_pour_p_on_a_simplex_leaves_the_retain_means_a_simplex_and_puts_the_forget_mean_on_the_centre():
+    from unlearn_utils.methods.pour_p import complement
+
+    means = torch.eye(5, dtype=torch.float64) - 1 / 5
+    left = means @ complement(means[:1])
+    retained = left[1:] - left[1:].mean(0)
+    cosines = torch.nn.functional.normalize(retained, dim=1) @ torch.nn.functional.normalize(retained, dim=1).T
+    expected = torch.full((4, 4), -1 / 3, dtype=torch.float64).fill_diagonal_(1)
+    torch.testing.assert_close(cosines, expected)
+    torch.testing.assert_close(left[0], left.mean(0))
+
+
+def test_what_a_method_cannot_do_is_refused_with_the_reason():
+    with pytest.raises(BadInput, match="'svd' cannot be used with 'cmf', only with linear: it edits"):
+        methods.check("svd", "cmf", Recipe(epochs=0, lr=0.0))
+    with pytest.raises(BadInput, match="'prune' is a closed form.*no epochs"):
+        methods.check("prune", "linear", Recipe(epochs=3, lr=0.1))
+    with pytest.raises(BadInput, match="'salun' trains: its recipe .'cmf'. needs epochs and lr"):
+        methods.check("salun", "cmf", Recipe(epochs=0, lr=0.0))
+
+
+# --- what every method is for
+
+
+@pytest.mark.parametrize("forget", [(1,), (1, 2)])
+@pytest.mark.parametrize("name", [n for n in ALL_THAT_TRAIN if n not in ("original", "retrain", "finetune")])
+def test_the_forget_classes_are_lost_at_the_output_and_the_others_are_kept(name, forget, resnet, dataset):
+    train_with("original", real_run(resnet, dataset, forget=(), epochs=15))
+    assert (resnet(dataset.normalise(dataset.test.pixels)).argmax(1) == dataset.test.labels).float().mean() > 0.95
+    settings = {"unsir": {"lr": 0.03}, "neggrad_plus": {"lr": 0.03}, "scrub": {"lr": 0.03}}.get(name, {"lr": 0.05})
+    constants = {"unsir": {"noise_images": 12, "copies": 2}, "scrub": {"max_epochs": 3}}.get(name, {})
+    train_with(name, real_run(resnet, dataset, forget=forget, epochs=10, constants=constants, **settings))
+    right = resnet(dataset.normalise(dataset.test.pixels)).argmax(1) == dataset.test.labels
+    forgotten = torch.isin(dataset.test.labels, torch.tensor(forget))
+    assert right[forgotten].float().mean() < 0.5 < 0.85 < right[~forgotten].float().mean()

@@ -8,6 +8,7 @@ more of the class was left in the model. Read it beside the Original, Retrain an
 from __future__ import annotations
 
 import copy
+from itertools import islice
 from typing import Any
 
 import torch
@@ -125,17 +126,16 @@ def fine_tune(
         if worth_reading(step) or step == budget.steps:
             readings.append(_output_reading(model, dataset, step))
 
-    recipe = Recipe(
-        epochs=budget.steps, lr=budget.lr, batch_size=budget.batch_size, clip=budget.clip
-    )  # an epoch has at least one step, so ``max_steps`` ends the run
-    train(model, lambda _: _losses(model, dataset, images, recipe, generator), recipe, on_step=read,
-          max_steps=budget.steps)
+    recipe = Recipe(epochs=1, lr=budget.lr, batch_size=budget.batch_size, clip=budget.clip)
+    losses = _losses(model, dataset, images, recipe, generator)
+    train(model, lambda _: islice(losses, budget.steps), [recipe], on_step=read)
     return readings
 
 
 def _losses(model: Model, dataset: Dataset, images: Images, recipe: Recipe, generator: torch.Generator):
-    for x, y in dataset.batches(images, recipe.batch_size, generator):
-        yield cross_entropy(model(x), y)
+    while True:
+        for x, y in dataset.batches(images, recipe.batch_size, generator):
+            yield cross_entropy(model(x), y)
 
 
 def _output_reading(model: Model, dataset: Dataset, step: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import data, heads, metrics, models
-from .methods import METHODS, build
+from .methods import METHODS, Method, build, check
 from .profiles import BadInput, Profile, Recipe
 from .representation import Features, extract, features_of, output_predictions
 from .store import Record, Store, code_version, digest
@@ -30,11 +30,13 @@ class Variant:
     head: str = "linear"
     encoder_frozen: bool = False
     zeroed: bool = False
+    geometry: str = ""  # of a CMF head; empty: that of the profile
 
 
 VARIANTS = {
     "linear": Variant(""),
     "cmf": Variant(" + CMF", head="cmf"),
+    **{f"cmf_{name}": Variant(f" + CMF ({name})", head="cmf", geometry=name) for name in heads.GEOMETRIES},
     "cmf_budget": Variant(" at CMF's budget"),
     "classifier": Variant(", classifier only", encoder_frozen=True),
     "zeroed_classifier": Variant(", zeroed classifier only", encoder_frozen=True, zeroed=True),
@@ -63,14 +65,23 @@ class Cell:
         """
         if METHODS[self.method].start == "initialisation" and self.variant == "linear":
             return None
-        variant = "cmf" if self.variant == "cmf" and self.method != "original" else "linear"
+        variant = self.variant if self.head == "cmf" and self.method != "original" else "linear"
         return dataclasses.replace(self, forget=(), method="original", variant=variant)
 
     @property
     def recipe(self) -> Recipe:
         if self.method == "random":
             return Recipe(epochs=0, lr=0.0)
-        return self.profile.recipe(self.method, self.variant)
+        return self.profile.recipe(self.method, self.variant, several=len(self.forget) > 1)
+
+    @property
+    def head(self) -> str:
+        return VARIANTS[self.variant].head
+
+    @property
+    def geometry(self) -> str | None:
+        """What a CMF head takes the class means of; None for a linear head."""
+        return VARIANTS[self.variant].geometry or self.profile.cmf_geometry if self.head == "cmf" else None
 
 
 def dataset_of(profile: Profile) -> data.Dataset:
@@ -125,15 +136,16 @@ class Trained(Task):
     @property
     def inputs(self) -> dict[str, Any]:
         cell, dataset = self.cell, dataset_of(self.cell.profile)
-        build(cell.method, cell.recipe.constants)  # refuses unknown constants before anything runs
+        check(cell.method, cell.variant, cell.recipe)  # refuses what cannot run before anything runs
         if cell.forget:
             data.check_forget_set(cell.forget, len(dataset.classes))
-        source = METHODS[cell.method].__module__.partition(".")[2].replace(".", "/")
         return {
-            "code": code_version("data", "models", "heads", "training", "representation", "metrics", "cells", source),
+            "code": code_version(
+                "data", "models", "heads", "training", "representation", "metrics", "cells", *_sources(cell.method)
+            ),
             "data": [dataset.fingerprint, dataset.crop_padding, dataset.flip],
             "network": asdict(cell.profile.network),
-            "geometry": cell.profile.cmf_geometry if VARIANTS[cell.variant].head == "cmf" else None,
+            "geometry": cell.geometry,
             "seed": cell.seed, "forget": list(cell.forget), "method": cell.method, "variant": cell.variant,
             "recipe": asdict(cell.recipe),
             "start": Trained(cell.start).key if cell.start else None,
@@ -145,7 +157,8 @@ class Trained(Task):
 
     def compute(self, device: str) -> Result:
         run, method = prepare(self.cell, device)
-        epochs, history, final = run.recipe.epochs, [], []
+        phases, history, final = method.phases(run.recipe), [], []
+        epochs = sum(phase.epochs for phase in phases)
         # Ten readings of the networks trained from scratch; an unlearning method has its curve instead.
         read_at = {epochs}
         if method.start == "initialisation":
@@ -158,19 +171,25 @@ class Trained(Task):
                 history.append({"epoch": epoch, "loss": loss, **_progress(run, features)})
                 final[:] = [features]
 
-        train(run.model, lambda epoch: method.losses(run, epoch), run.recipe, on_epoch=on_epoch)
+        train(run.model, lambda epoch: method.losses(run, epoch), phases, on_epoch=on_epoch)
         return {"history": history}, {"weights": run.model.state_dict(), "features": vars(final[0])}
 
 
-def prepare(cell: Cell, device: str) -> tuple[Run, Any]:
-    """Everything that a method needs to change the cell's model, and the method."""
+def _sources(method: str) -> list[str]:
+    """The modules of a method's class and of those that it derives from."""
+    modules = [cls.__module__ for cls in METHODS[method].__mro__ if cls.__module__.startswith(f"{__package__}.methods.")]
+    return list(dict.fromkeys(module.removeprefix(f"{__package__}.").replace(".", "/") for module in modules))
+
+
+def prepare(cell: Cell, device: str) -> tuple[Run, Method]:
+    """Everything that a method needs to change the cell's model, and the method, begun."""
     variant, dataset = VARIANTS[cell.variant], dataset_of(cell.profile).to(device)
     if cell.start:
         model = load_model(cell.start, device)
     else:
         model = _initialised(cell).to(device)
     if variant.head == "cmf" and not isinstance(model.head, heads.ClassMeanHead):
-        models.use_class_mean_head(model, cell.profile.cmf_geometry)
+        models.use_class_mean_head(model, cell.geometry)
     teacher = copy.deepcopy(model).eval().requires_grad_(False)
     if variant.zeroed:
         models.zero_head(model)
@@ -178,7 +197,9 @@ def prepare(cell: Cell, device: str) -> tuple[Run, Any]:
         model.freeze_encoder()
     random = generator(device, cell.seed, list(cell.forget), cell.method, cell.variant)
     run = Run(model, teacher, dataset, cell.forget, cell.recipe, random)
-    return run, build(cell.method, cell.recipe.constants)
+    method = build(cell.method, cell.recipe.constants)
+    run.begun = method.begin(run)
+    return run, method
 
 
 def refit_head(run: Run) -> None:
@@ -219,9 +240,11 @@ def stored(task: Task) -> Record:
 def load_model(cell: Cell, device: str) -> models.Model:
     """The trained model of a cell, in eval mode."""
     model = _initialised(cell)
-    if VARIANTS[cell.variant].head == "cmf":
-        models.use_class_mean_head(model, cell.profile.cmf_geometry)
-    model.load_state_dict(stored(Trained(cell)).tensors("weights"))
+    if cell.head == "cmf":
+        models.use_class_mean_head(model, cell.geometry)
+    weights = stored(Trained(cell)).tensors("weights")
+    model.projection = weights.get("projection")
+    model.load_state_dict(weights)
     return model.to(device).eval()
 
 

@@ -65,12 +65,14 @@ class Model(nn.Module):
         self.encoder, self.head = encoder, head
         self.autocast_to = torch.bfloat16 if precision == "bfloat16" else None
         self.encoder_frozen = False
+        self.register_buffer("projection", None)  # (d, d), where a method has set one
 
     def features(self, x: Tensor) -> Tensor:
         """Penultimate features, float32 (N, d)."""
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, dtype=self.autocast_to, enabled=self.autocast_to is not None):
-            return self.encoder(x).float()
+            features = self.encoder(x).float()
+        return features if self.projection is None else features @ self.projection.T
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))

@@ -10,13 +10,13 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Iterable, get_type_hints
 
 FOLDER = Path(__file__).parent / "profiles"
 
 
 CHOICES = {
-    "schedule": ("constant", "cosine"), "precision": ("float32", "bfloat16"), "evaluate_on": ("test", "validation"),
+    "optimiser": ("sgd", "adam"), "schedule": ("constant", "cosine", "step"), "precision": ("float32", "bfloat16"), "evaluate_on": ("test", "validation"),
     "cmf_geometry": ("centred", "raw", "log_softmax"),
 }
 
@@ -60,11 +60,12 @@ class Recipe:
 
     epochs: int
     lr: float
+    optimiser: str = "sgd"  # "adam" takes neither momentum nor nesterov
     batch_size: int = 128
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
-    schedule: str = "constant"  # or "cosine", both per epoch
+    schedule: str = "constant"  # or "cosine", or "step": a fifth of the rate every three epochs; all per epoch
     warmup_epochs: int = 0
     min_lr: float = 0.0
     clip: float = 0.0  # largest gradient norm; 0: no clipping
@@ -113,16 +114,22 @@ class Profile:
     recipes: dict  # recipes[method][variant] -> Recipe
     tuning: dict  # the search that chose the recipes; read by unlearn_utils.tune only
     cmf_geometry: str = "centred"
+    multi_runs: tuple[Runs, ...] = ()  # several classes forgotten at once
+    multi_recipes: dict = field(default_factory=dict)  # where they differ when several classes are forgotten
 
-    def recipe(self, method: str, variant: str) -> Recipe:
-        """The recipe of a method and variant.
+    def recipe(self, method: str, variant: str, several: bool = False) -> Recipe:
+        """The recipe of a method and variant, for one forget class or several.
 
         Raises BadInput where the profile has none. ``cmf_budget`` is the linear head with everything that the
         CMF recipe says of optimisation (rate, schedule, epochs, clipping); the method's constants stay its own.
         """
         if variant == "cmf_budget":
-            linear, cmf = self.recipe(method, "linear"), self.recipe(method, "cmf")
+            linear, cmf = self.recipe(method, "linear", several), self.recipe(method, "cmf", several)
             return dataclasses.replace(cmf, constants=linear.constants)
+        if variant.startswith("cmf_"):  # another geometry at the same budget
+            variant = "cmf"
+        if several and variant in self.multi_recipes.get(method, {}):
+            return self.multi_recipes[method][variant]
         try:
             return self.recipes[method][variant]
         except KeyError:
@@ -138,7 +145,16 @@ class Profile:
             blocks = [Runs(list(seeds) or first.seeds, list(forget_sets) or first.forget_sets)]
         else:
             blocks = self.runs
-        return list(dict.fromkeys((s, tuple(f)) for b in blocks for f in b.forget_sets for s in b.seeds))
+        return _pairs(blocks)
+
+    @property
+    def multi_pairs(self) -> list[tuple[int, tuple[int, ...]]]:
+        """The (seed, forget set) pairs in which several classes are forgotten at once."""
+        return _pairs(self.multi_runs)
+
+
+def _pairs(blocks: Iterable[Runs]) -> list[tuple[int, tuple[int, ...]]]:
+    return list(dict.fromkeys((s, tuple(f)) for b in blocks for f in b.forget_sets for s in b.seeds))
 
 
 def names() -> list[str]:
@@ -146,10 +162,13 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
-def load(name: str, overrides: dict[str, Any] | None = None, data_dir: str = "") -> Profile:
+def load(
+    name: str, overrides: dict[str, Any] | None = None, data_dir: str = "", hyperparameters: str = ""
+) -> Profile:
     """Read a profile; ``overrides`` maps dotted keys to values, e.g. ``{"probe.epochs": 5}``.
 
-    ``data_dir`` takes the place of the profile's image folder.
+    ``data_dir`` takes the place of the profile's image folder; ``hyperparameters`` names one of the profile's
+    alternatives, a table of such overrides.
 
     Raises BadInput for an unknown profile or key, or a value of the wrong type.
     """
@@ -159,7 +178,13 @@ def load(name: str, overrides: dict[str, Any] | None = None, data_dir: str = "")
         table = tomllib.loads((FOLDER / f"{name}.toml").read_text())
     except tomllib.TOMLDecodeError as problem:
         raise BadInput(f"profile '{name}' is not valid TOML: {problem}.") from None
-    for key, value in (overrides or {}).items():
+    alternatives = table.pop("alternatives", {})
+    if hyperparameters and hyperparameters not in alternatives:
+        raise BadInput(
+            f"profile '{name}' has no hyper-parameters '{hyperparameters}'; "
+            f"{'choose one of ' + ', '.join(alternatives) if alternatives else 'it has only its own'}."
+        )
+    for key, value in (alternatives.get(hyperparameters, {}) | (overrides or {})).items():
         if type(key) is not str:
             raise BadInput(f"override {key!r} must be a dotted key of the profile, like 'probe.epochs'.")
         *path, last = key.split(".")
@@ -180,11 +205,11 @@ def _profile(name: str, table: dict) -> Profile:
     _refuse_unknown(table, {f.name for f in dataclasses.fields(Profile)} - {"name"}, name)
     _refuse_unlisted("cmf_geometry", table.get("cmf_geometry", "centred"), name)
     try:
-        runs = tuple(_build(Runs, block, f"{name}: runs") for block in table["runs"])
-        recipes = {
-            method: {v: _recipe(entry, f"{name}: recipes.{method}.{v}") for v, entry in variants.items()}
-            for method, variants in table["recipes"].items()
+        runs = {
+            key: tuple(_build(Runs, block, f"{name}: {key}") for block in table.get(key, ()))
+            for key in ("runs", "multi_runs")
         }
+        recipes = {key: _recipes(table.get(key, {}), f"{name}: {key}") for key in ("recipes", "multi_recipes")}
         if table["data"]["source"] == "digits" and (table["data"]["image_size"], table["data"]["channels"]) != (8, 1):
             raise BadInput(f"{name}: the digits have image_size 8 and channels 1, and no others.")
         rooms = {
@@ -192,8 +217,8 @@ def _profile(name: str, table: dict) -> Profile:
             for key, cls in {"data": Data, "network": Network, "probe": Probe, "attack": Attack}.items()
         }
         return Profile(
-            name=name, title=table["title"], runs=runs, recipes=recipes, tuning=table.get("tuning", {}),
-            cmf_geometry=table.get("cmf_geometry", "centred"), **rooms,
+            name=name, title=table["title"], tuning=table.get("tuning", {}),
+            cmf_geometry=table.get("cmf_geometry", "centred"), **runs, **recipes, **rooms,
         )
     except KeyError as missing:
         raise BadInput(f"profile '{name}' lacks the key {missing}.") from None
@@ -201,10 +226,20 @@ def _profile(name: str, table: dict) -> Profile:
         raise BadInput(f"profile '{name}' has a value where a table is needed, or the reverse ({problem}).") from None
 
 
+def _recipes(table: dict, where: str) -> dict[str, dict[str, Recipe]]:
+    return {
+        method: {variant: _recipe(entry, f"{where}.{method}.{variant}") for variant, entry in variants.items()}
+        for method, variants in table.items()
+    }
+
+
 def _recipe(table: dict, where: str) -> Recipe:
+    """A table without ``epochs`` and ``lr`` is the recipe of a closed-form method."""
     own = {f.name for f in dataclasses.fields(Recipe)} - {"constants"}
     settings = {k: v for k, v in table.items() if k in own}
     constants = {k: v for k, v in table.items() if k not in own}
+    if not settings:
+        return Recipe(epochs=0, lr=0.0, constants=constants)
     return _build(Recipe, settings | {"constants": constants}, where)
 
 

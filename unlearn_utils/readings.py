@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import attacks, heads, metrics
 from .cells import (
-    VARIANTS, Cell, Result, Task, Trained, dataset_of, generator, load_features, load_model, prepare, refit_head,
+    Cell, Result, Task, Trained, dataset_of, generator, load_features, load_model, prepare, refit_head,
 )
 from .data import Dataset
 from .profiles import BadInput
@@ -59,7 +59,7 @@ class Measured(Task):
             "output": metrics.accuracy_per_class(output, dataset.test.labels, classes),
             **read_features(features, dataset, self.cell),
         }
-        if VARIANTS[self.cell.variant].head == "cmf":  # the official code probes these in the head's geometry
+        if self.cell.head == "cmf":  # the official code probes these in the head's geometry
             with torch.no_grad():
                 embedded = Features(model.head.embed(features.train), model.head.embed(features.test))
             in_head = read_features(embedded, dataset, self.cell)
@@ -121,7 +121,7 @@ class Curve(Task):
                     read()
 
         losses = lambda epoch: method.losses(run, epoch)  # noqa: E731
-        train(run.model, losses, run.recipe, on_step=on_step, on_epoch=on_epoch)
+        train(run.model, losses, method.phases(run.recipe), on_step=on_step, on_epoch=on_epoch)
         return {"readings": readings, "epoch_ends": epoch_ends}, {}
 
 

@@ -1,51 +1,82 @@
 """Unlearning methods: one short file each, reading like the method's equation.
 
-A method is a frozen dataclass. Its fields are its constants; ``losses(run, epoch)`` yields the loss of every
-optimiser step of one epoch. The training loop back-propagates it, clips, steps and clears the gradients.
-A new method is a new file in this folder that calls ``@method("name", "Label")``, and a recipe in a profile.
+A new method is a new file in this folder: a frozen dataclass, whose fields are the method's constants, derived
+from ``Method`` and registered with ``@method("name", "Label")``; and a recipe in a profile.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
-from typing import Any
+from typing import Any, Iterable
 
-from ..profiles import BadInput
+from ..profiles import BadInput, Recipe
 
 METHODS: dict[str, type] = {}
 
 
-def method(name: str, label: str, start: str = "original", sees_all: bool = False):
+class Method:
+    """What a method may define. One without ``losses`` changes the model in closed form, in ``begin``."""
+
+    def phases(self, recipe: Recipe) -> list[Recipe]:
+        """The recipe of each optimiser that the method uses, one after the other."""
+        return [recipe]
+
+    def begin(self, run) -> Any:
+        """Done once, before the first epoch; what it returns is ``run.begun``."""
+
+    def losses(self, run, epoch: int) -> Iterable:
+        """The loss of every optimiser step of one epoch.
+
+        The training loop back-propagates each, clips, steps and clears the gradients.
+        """
+        return iter(())
+
+
+def method(name: str, label: str, start: str = "original", sees_all: bool = False, variants: tuple = (), why: str = ""):
     """Register a method under ``name``; ``label`` is what tables show.
 
     ``start`` is the model it changes: "original", or "initialisation" (that of the original, same seed).
-    ``sees_all`` marks a model that is the same whatever is to be forgotten.
+    ``sees_all`` marks a model that is the same whatever is to be forgotten. ``variants`` are those it can be
+    used with (empty: all), and ``why`` says why it can be no other.
     """
 
     def register(cls: type) -> type:
-        cls.name, cls.label, cls.start, cls.sees_all = name, label, start, sees_all
+        cls.name, cls.label, cls.start, cls.sees_all, cls.variants, cls.why = name, label, start, sees_all, variants, why
+        cls.closed_form = cls.losses is Method.losses
         METHODS[name] = cls
         return cls
 
     return register
 
 
-def build(name: str, constants: dict[str, Any]):
+def check(name: str, variant: str, recipe: Recipe) -> None:
+    """Raise BadInput unless the method can be used with this variant and recipe."""
+    build(name, recipe.constants)
+    cls = METHODS[name]
+    if cls.variants and variant not in cls.variants:
+        raise BadInput(f"method '{name}' cannot be used with '{variant}', only with {', '.join(cls.variants)}: {cls.why}.")
+    if cls.closed_form and recipe.epochs:
+        raise BadInput(f"method '{name}' is a closed form: its recipe takes its constants, but no epochs and no lr.")
+    if not cls.closed_form and not recipe.epochs:
+        raise BadInput(f"method '{name}' trains: its recipe ('{variant}') needs epochs and lr.")
+
+
+def build(name: str, constants: dict[str, Any]) -> Method:
     """The method ``name`` with these constants. Raises BadInput for an unknown name or constant."""
     if name not in METHODS:
         raise BadInput(f"there is no method '{name}'; choose one of {', '.join(METHODS)}.")
-    allowed = METHODS[name].__dataclass_fields__
-    for key in constants:
+    allowed = {field.name: field.type for field in dataclasses.fields(METHODS[name])}
+    for key, value in constants.items():
         if key not in allowed:
             raise BadInput(
                 f"method '{name}' has no constant '{key}'; besides the settings of a recipe it has "
                 f"{', '.join(allowed) or 'none'}."
             )
-        kind = allowed[key].type
-        if type(constants[key]) not in (kind, int):
+        if type(value) not in (allowed[key], int):
             raise BadInput(
-                f"method '{name}': the constant '{key}' is {constants[key]!r}, but it must be of type {kind.__name__}."
+                f"method '{name}': the constant '{key}' is {value!r}, but it must be of type {allowed[key].__name__}."
             )
     return METHODS[name](**constants)
 

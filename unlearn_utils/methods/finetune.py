@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from torch.nn.functional import cross_entropy
 
-from . import method
+from . import Method, method
 
 
 @method("finetune", "Fine-tune")
 @dataclass(frozen=True)
-class FineTune:
+class FineTune(Method):
     """min CE(D_r), from the original model; the forget set is never seen."""
 
     def losses(self, run, epoch):

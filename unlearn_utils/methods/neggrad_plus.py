@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import cross_entropy
 
-from . import method
+from . import Method, method
 
 
 @method("neggrad_plus", "NegGrad+")
 @dataclass(frozen=True)
-class NegGradPlus:
+class NegGradPlus(Method):
     """min CE(D_r) - scale * CE(D_f): for every retain batch one forget batch, cycled.
 
     The official code clips only the ascent gradient, before it adds the descent gradient; with the CMF

@@ -6,12 +6,12 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from ..data import is_in
-from . import method
+from . import Method, method
 
 
 @method("random_label", "Random Label")
 @dataclass(frozen=True)
-class RandomLabel:
+class RandomLabel(Method):
     """min CE(D_r) + CE(D_f with labels drawn uniformly from the retain classes), one shuffled mix.
 
     A forget image gets a fresh label each time it is drawn.

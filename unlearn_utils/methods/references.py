@@ -4,21 +4,18 @@ from dataclasses import dataclass
 
 from torch.nn.functional import cross_entropy
 
-from . import method
+from . import Method, method
 
 
 @method("random", "Random network", start="initialisation", sees_all=True)
 @dataclass(frozen=True)
-class RandomNetwork:
+class RandomNetwork(Method):
     """The original's initialisation, never trained: what an architecture gives away by itself (extension)."""
-
-    def losses(self, run, epoch):
-        return iter(())
 
 
 @method("original", "Original", start="initialisation", sees_all=True)
 @dataclass(frozen=True)
-class Original:
+class Original(Method):
     """Cross-entropy on all training images."""
 
     def losses(self, run, epoch):
@@ -28,7 +25,7 @@ class Original:
 
 @method("retrain", "Retrain", start="initialisation")
 @dataclass(frozen=True)
-class Retrain:
+class Retrain(Method):
     """Cross-entropy on the retain set, from scratch (paper, App. A.5): the model that never saw the class."""
 
     def losses(self, run, epoch):

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
-from . import method
+from . import Method, method
 
 
 @method("scrub", "SCRUB")
 @dataclass(frozen=True)
-class Scrub:
+class Scrub(Method):
     """Distillation from the original model, the teacher p.
 
     In the first ``max_epochs`` epochs: max KL(p || q) on D_f; in every epoch, after that:
