@@ -172,6 +172,8 @@ def _folder(data: profiles.Data, cache: Path) -> tuple[Images, Images, tuple[str
         raise BadInput(
             f"{root}: train/ and test/ must hold the same classes, but {', '.join(odd)} is in only one of them."
         )
+    if len(files["train"]) < 3:
+        raise BadInput(f"{root}/train holds {len(files['train'])} class folders, but at least 3 are needed.")
     # A validation split takes its images from train/, so the test limit must not cut there.
     limit = {"train": data.train_per_class, "test": data.test_per_class}
     if data.evaluate_on == "validation":
@@ -198,8 +200,6 @@ def _listing(root: Path, part: str) -> dict[str, list[Path]]:
         listing[entry.name] = sorted(f for f in entry.iterdir() if f.suffix.lower() in IMG_EXTENSIONS)
         if not listing[entry.name]:
             raise BadInput(f"{entry} holds no images; allowed endings are {', '.join(IMG_EXTENSIONS)}.")
-    if len(listing) < 3:
-        raise BadInput(f"{folder} holds {len(listing)} class folders, but at least 3 are needed.")
     return listing
 
 

@@ -1,4 +1,4 @@
-"""The search that chose the learning rates of a profile: ``python -m unlearn_utils.tune PROFILE``.
+"""The search that chose the learning rates (SVD: its alpha) of a profile: ``python -m unlearn_utils.tune PROFILE``.
 
 The rule and the candidates stand in the profile's ``[tuning]``. The table of all candidates is written to
 ``figures/<profile>/tuning.csv``; the winners are put into the profile by hand.
@@ -13,25 +13,38 @@ import pandas as pd
 
 from . import profiles
 from .cells import Cell, Trained, stored
+from .methods import METHODS
 from .profiles import BadInput, Profile
 from .sweep import Machine, run
 from .tables import folder, write
 
 
-def candidates(name: str, data_dir: str) -> list[tuple[str, str, float, Cell]]:
-    """(method, variant, rate, cell) of every model of the search, on held-out training images."""
+def searched(profile: Profile, method: str, variant: str) -> tuple[str, list[float]]:
+    """What the search varies, and its candidates: the method's own where ``[tuning.<method>]`` names them."""
+    own = profile.tuning.get(method, {})
+    return own.get("setting", "lr"), own.get(variant, profile.tuning[variant])
+
+
+def candidates(name: str, data_dir: str) -> list[tuple[str, str, str, float, Cell]]:
+    """(method, variant, setting, value, cell) of every model of the search, on held-out training images."""
     listed = []
     profile = profiles.load(name, data_dir=data_dir)
-    for method, variants in profile.recipes.items():
-        for variant in variants:
-            if method in ("original", "retrain"):
-                continue
-            for rate in profile.tuning[variant]:
-                changed = {"data.evaluate_on": "validation", f"recipes.{method}.{variant}.lr": rate}
-                search = profiles.load(name, changed, data_dir)
-                for seed, forget in search.pairs(profile.tuning["seeds"], profile.tuning["forget_sets"]):
-                    listed.append((method, variant, rate, Cell(search, seed, forget, method, variant)))
+    for method, variant in unlearning_recipes(profile):
+        setting, values = searched(profile, method, variant)
+        for value in values:
+            changed = {"data.evaluate_on": "validation", f"recipes.{method}.{variant}.{setting}": value}
+            search = profiles.load(name, changed, data_dir)
+            for seed, forget in search.pairs(profile.tuning["seeds"], profile.tuning["forget_sets"]):
+                listed.append((method, variant, setting, value, Cell(search, seed, forget, method, variant)))
     return listed
+
+
+def unlearning_recipes(profile: Profile) -> list[tuple[str, str]]:
+    """(method, variant) of the unlearning methods; one without any setting has nothing to search."""
+    return [
+        (method, variant) for method, variants in profile.recipes.items() for variant in variants
+        if METHODS[method].start == "original" and not (METHODS[method].closed_form and method not in profile.tuning)
+    ]
 
 
 def held_out(cell: Cell, forget: tuple[int, ...]) -> tuple[float, float]:
@@ -49,19 +62,20 @@ def score(cell: Cell) -> dict[str, float]:
 
 
 def winner(rows: pd.DataFrame, tolerance: float) -> int:
-    """Index of the winning row by the profile's rule; ties go to the smaller rate."""
+    """Index of the winning row by the profile's rule; ties go to the smaller value."""
     kept = rows[rows.cost <= tolerance]
     if kept.empty:
-        return rows.sort_values(["cost", "lr"]).index[0]
-    return kept.sort_values(["forget", "lr"]).index[0]
+        return rows.sort_values(["cost", "value"]).index[0]
+    return kept.sort_values(["forget", "value"]).index[0]
 
 
 def table(name: str, data_dir: str, machine: Machine) -> pd.DataFrame:
-    """One row per method, variant and rate: mean accuracies over the search's cells, and whether it won."""
+    """One row per method, variant and candidate: mean accuracies over the search's cells, and whether it won."""
     listed = candidates(name, data_dir)
     run([Trained(cell) for *_, cell in listed], machine)
-    rows = [{"method": m, "variant": v, "lr": rate, **score(cell)} for m, v, rate, cell in listed]
-    means = pd.DataFrame(rows).groupby(["method", "variant", "lr"], sort=False).mean().reset_index().round(6)
+    names = ("method", "variant", "setting", "value")
+    rows = [dict(zip(names, row)) | score(cell) for *row, cell in listed]
+    means = pd.DataFrame(rows).groupby(list(names), sort=False).mean().reset_index().round(6)
     tolerance = profiles.load(name).tuning["tolerance"]
     winners = [winner(rows, tolerance) for _, rows in means.groupby(["method", "variant"], sort=False)]
     means["chosen"] = means.index.isin(winners)
@@ -69,13 +83,14 @@ def table(name: str, data_dir: str, machine: Machine) -> pd.DataFrame:
 
 
 def disagreements(profile: Profile, means: pd.DataFrame) -> list[str]:
-    """Recipes whose rate is not the winner's."""
-    chosen = means[means.chosen]
-    return [
-        f"{row.method}.{row.variant}: the profile has {profile.recipe(row.method, row.variant).lr}, the search {row.lr}"
-        for row in chosen.itertuples()
-        if profile.recipe(row.method, row.variant).lr != row.lr
-    ]
+    """Recipes whose setting is not the winner's."""
+    listed = []
+    for row in means[means.chosen].itertuples():
+        recipe = profile.recipe(row.method, row.variant)
+        value = recipe.lr if row.setting == "lr" else recipe.constants.get(row.setting)
+        if value != row.value:
+            listed.append(f"{row.method}.{row.variant}: {row.setting} is {value} in the profile, {row.value} in the search")
+    return listed
 
 
 def main() -> int:
@@ -93,7 +108,7 @@ def main() -> int:
     write(folder(options.profile) / "tuning.csv", means.round(4).to_csv(index=False))
     print(means.round(4).to_string(index=False))
     differing = disagreements(profile, means)
-    print("\n".join(differing) or "Every rate of the profile is the winner of its search.")
+    print("\n".join(differing) or "Every setting of the profile is the winner of its search.")
     return 1 if differing else 0
 
 
