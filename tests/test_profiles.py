@@ -17,17 +17,54 @@ def test_every_profile_loads_and_its_methods_take_its_constants(name):
     profile = profiles.load(name)
     for method, variants in profile.recipes.items():
         for variant in variants:
-            methods.build(method, profile.recipe(method, variant).constants)
-    assert len(profile.pairs()) >= 3
+            for several in (False, True):
+                methods.check(method, variant, profile.recipe(method, variant, several))
+    assert set(methods.METHODS) - {"random"} == set(profile.recipes)
+    assert len(profile.pairs()) >= 3 and all(len(forget) > 1 for _, forget in profile.multi_pairs)
 
 
-@pytest.mark.parametrize("name", profiles.names())
+SEARCHED = [name for name in profiles.names() if profiles.load(name).tuning]  # the others have the authors' values
+FROM_THE_PAPER = sorted(set(profiles.names()) - set(SEARCHED))
+
+
+@pytest.mark.parametrize("name", FROM_THE_PAPER)
+def test_one_word_switches_to_the_papers_table_and_to_the_scripts_and_both_name_the_same_settings(name):
+    own, table, scripts = (profiles.load(name, hyperparameters=which) for which in ("", "table4", "scripts"))
+    changed = [
+        {(m, v) for m in own.recipes for v in own.recipes[m] if table.recipes[m][v] != other.recipes[m][v]}
+        for other in (own, scripts)
+    ]
+    assert changed[0] and changed[0] <= changed[1]
+    with pytest.raises(BadInput, match="no hyper-parameters 'tabel4'; choose one of table4, scripts"):
+        profiles.load(name, hyperparameters="tabel4")
+
+
+def test_the_papers_numbers_are_read_as_they_stand_there():
+    table, scripts = (profiles.load("cifar10", hyperparameters=which) for which in ("table4", "scripts"))
+    assert (table.recipe("random_label", "linear").lr, scripts.recipe("random_label", "linear").lr) == (1e-4, 1e-2)
+    assert (table.recipe("random_label", "cmf").lr, scripts.recipe("random_label", "cmf").lr) == (2e-3, 1e-4)
+    assert scripts.recipe("random_label", "cmf", several=True).lr == 2e-3
+    assert scripts.recipe("random_label", "linear", several=True) == scripts.recipe("random_label", "linear")
+
+
+def test_a_profile_without_alternatives_says_so():
+    with pytest.raises(BadInput, match="'digits' has no hyper-parameters 'table4'; it has only its own"):
+        profiles.load("digits", hyperparameters="table4")
+
+
+def test_another_geometry_has_the_same_recipe():
+    profile = profiles.load("digits")
+    assert profile.recipe("scrub", "cmf_raw") == profile.recipe("scrub", "cmf")
+
+
+@pytest.mark.parametrize("name", SEARCHED)
 def test_every_variant_has_as_many_candidates_in_the_search(name):
     tuning = profiles.load(name).tuning
-    assert len({len(tuning[v]) for v in ("linear", "classifier", "zeroed_classifier", "cmf")}) == 1
+    tables = [tuning] + [entry for entry in tuning.values() if isinstance(entry, dict)]
+    assert {len(table[v]) for table in tables for v in ("linear", "classifier", "zeroed_classifier", "cmf") if v in table} == {4}
 
 
-@pytest.mark.parametrize("name", profiles.names())
+@pytest.mark.parametrize("name", SEARCHED)
 def test_every_rate_of_a_profile_won_its_committed_search(name):
     table = pd.read_csv(Path(__file__).parent.parent / "figures" / name / "tuning.csv")
     profile = profiles.load(name)
@@ -36,10 +73,10 @@ def test_every_rate_of_a_profile_won_its_committed_search(name):
     assert tune.disagreements(profile, table) == []
 
 
-def test_the_digits_have_ten_forget_sets_and_more_seeds_for_three_of_them():
-    pairs = profiles.load("digits").pairs()
-    per_set = [sum(forget == (c,) for _, forget in pairs) for c in range(10)]
-    assert sorted(per_set) == [1] * 7 + [2] * 3
+def test_the_digits_have_ten_forget_sets_and_three_of_several_classes():
+    profile = profiles.load("digits")
+    assert profile.pairs() == [(0, (c,)) for c in range(10)]
+    assert [len(forget) for _, forget in profile.multi_pairs] == [3, 3, 3]
 
 
 @pytest.mark.parametrize("overrides, named", [

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 
 import pandas as pd
 
+from .methods import METHODS
 from .metrics import recovery
 from .tables import Interval, difference, paper_number, per_forget_set
 
@@ -72,8 +73,8 @@ def _line(
     return Line(claim, subject, paper, f"{what}: {mean}", shown, interval.n, *verdict)
 
 
-def _models(rows: pd.DataFrame, variant: str) -> list[str]:
-    chosen = rows[(rows.variant == variant) & ~rows.method.isin(("original", "retrain", "random"))]
+def _models(rows: pd.DataFrame, variant: str, roles: tuple[str, ...] = ("method",)) -> list[str]:
+    chosen = rows[(rows.variant == variant) & rows.method.map(lambda name: METHODS[name].role in roles)]
     return list(chosen.model.unique())
 
 
@@ -227,7 +228,13 @@ def first_steps(curves: pd.DataFrame) -> list[Line]:
 
 def output_is_not_enough(rows: pd.DataFrame) -> list[Line]:
     """A9: two models that agree at the output and differ in their features."""
-    model = "Random Label, classifier only"
+    lines = []
+    for model in [m for m in ("Random Label, classifier only", "Distilled head, classifier only") if m in set(rows.model)]:
+        lines.append(_output_against_ncc(rows, model))
+    return lines
+
+
+def _output_against_ncc(rows: pd.DataFrame, model: str) -> Line:
     outputs = [difference(rows, f"output_{side}", model, "Retrain").mean for side in ("retain", "forget")]
     read = Readout.of(rows, "ncc", model)
     if max(map(abs, outputs)) > FORGOTTEN:
@@ -235,7 +242,7 @@ def output_is_not_enough(rows: pd.DataFrame) -> list[Line]:
     else:
         verdict = _judge(read.gap) if read.room >= ROOM else _no_room(read.room)
     what = "output differs by {:.1f} (retain) and {:.1f} (forget); NCC by".format(*(100 * o for o in outputs))
-    return [_line("A9 evaluate features", f"{model} against Retrain", "evaluate features", what, read.gap, verdict)]
+    return _line("A9 evaluate features", f"{model} against Retrain", "evaluate features", what, read.gap, verdict)
 
 
 def relearning(rows: pd.DataFrame, readings: pd.DataFrame) -> list[Line]:
@@ -245,7 +252,7 @@ def relearning(rows: pd.DataFrame, readings: pd.DataFrame) -> list[Line]:
     words = {"reproduced": "holds", "not reproduced": "does not hold", "inconclusive": "inconclusive"}
     lines = []
     for variant in ("linear", "classifier", "cmf"):
-        for model in _models(fewest, variant):
+        for model in _models(fewest, variant, roles=("method", "extension")):
             gap = difference(fewest, "forget_accuracy", model, "Retrain")
             word, reason = _unusable(rows, model) or _judge(gap)
             what = f"gap to Retrain at {fewest.x.min()} image(s) per class"

@@ -5,19 +5,23 @@ from __future__ import annotations
 from typing import Any, Callable
 
 from .cells import Task, Trained
+from .heads import GEOMETRIES
 from .readings import Curve, Measured
 from .study import REFERENCES, Models, Study, unlearned
 
 
 def misaligned_models(study: Study) -> Models:
-    """Notebook 01: the methods with their own head, whole network (paper, Table 1)."""
-    return REFERENCES + unlearned(study.profile, "linear")
+    """Notebook 01: the methods with their own head, whole network (paper, Table 1), and the distilled head."""
+    distilled = [model for model in unlearned(study.profile, "classifier") if model[0] == "distilled_head"]
+    return REFERENCES + unlearned(study.profile, "linear") + distilled
 
 
 def classifier_only_models(study: Study) -> Models:
     """Notebook 02: whole network against classifier only (paper, Table 2)."""
-    variants = ("linear", "classifier", "zeroed_classifier")
-    return REFERENCES + [model for v in variants for model in unlearned(study.profile, v)]
+    frozen = [model for v in ("classifier", "zeroed_classifier") for model in unlearned(study.profile, v)]
+    methods = {method for method, _ in frozen}
+    whole = [model for model in unlearned(study.profile, "linear") if model[0] in methods]
+    return REFERENCES + whole + frozen
 
 
 def cmf_models(study: Study) -> Models:
@@ -29,12 +33,23 @@ def cmf_models(study: Study) -> Models:
     ]
 
 
+def geometry_models(study: Study, methods: list[str]) -> Models:
+    """Notebook 03: the methods with CMF in every geometry, at the same budget."""
+    own = study.profile.cmf_geometry
+    return [(m, "cmf" if g == own else f"cmf_{g}") for m in methods for g in GEOMETRIES]
+
+
+def several_models(study: Study) -> Models:
+    """Notebook 03: CMF where several classes are forgotten at once."""
+    return [*REFERENCES, ("original", "cmf"), *unlearned(study.profile, "cmf")]
+
+
 def attacked_models(study: Study) -> Models:
-    """Notebook 04: whole network and CMF for every method, classifier only for one (their features are all
-    the Original's), and the CMF models' own start."""
+    """Notebook 04: whole network and CMF for every method that changes the encoder, classifier only for one
+    (the features of all others are the Original's too), and the CMF models' own start."""
+    changed = [model for model in unlearned(study.profile, "linear") if model[0] not in ("svd", "prune")]
     return [
-        *misaligned_models(study), ("random_label", "classifier"), ("original", "cmf"),
-        *unlearned(study.profile, "cmf"),
+        *REFERENCES, *changed, ("random_label", "classifier"), ("original", "cmf"), *unlearned(study.profile, "cmf")
     ]
 
 
@@ -58,8 +73,9 @@ def _original_and_retrain(study: Study, given: dict[str, Any]) -> list[Task]:
 
 def _misalignment(study: Study, given: dict[str, Any]) -> list[Task]:
     models = misaligned_models(study)
-    curves = [Curve(study.cell(*pair, given["curve_method"])) for pair in study.curve_pairs]
-    return _measured(study, models) + curves + study.embedding_tasks(models, given["tsne_points"])
+    curves = [Curve(study.cell(*pair, given["curve_method"])) for pair in study.few.pairs]
+    several = _measured(study.several(given["multi_forget_sets"]), models)
+    return _measured(study, models) + curves + several + study.embedding_tasks(models, given["tsne_points"])
 
 
 def _classifier_only(study: Study, given: dict[str, Any]) -> list[Task]:
@@ -68,7 +84,12 @@ def _classifier_only(study: Study, given: dict[str, Any]) -> list[Task]:
 
 def _cmf(study: Study, given: dict[str, Any]) -> list[Task]:
     pictures = [("retrain", "linear"), ("original", "cmf"), *unlearned(study.profile, "cmf")]
-    return _measured(study, cmf_models(study)) + study.embedding_tasks(pictures, given["tsne_points"])
+    geometries = _measured(study.few, geometry_models(study, given["geometry_methods"]))
+    several = _measured(study.several(given["multi_forget_sets"]), several_models(study))
+    return (
+        _measured(study, cmf_models(study)) + geometries + several
+        + study.embedding_tasks(pictures, given["tsne_points"])
+    )
 
 
 def _relearning(study: Study, given: dict[str, Any]) -> list[Task]:
@@ -76,7 +97,7 @@ def _relearning(study: Study, given: dict[str, Any]) -> list[Task]:
 
 
 def _scorecard(study: Study, given: dict[str, Any]) -> list[Task]:
-    curves = [Curve(study.cell(*pair, "random_label")) for pair in study.curve_pairs]
+    curves = [Curve(study.cell(*pair, "random_label")) for pair in study.few.pairs]
     listed = study.attack_tasks(attacked_models(study), given["shots"], given["draws"], ("few_shot",))
     return _measured(study, all_models(study)) + curves + [task for *_, task in listed]
 

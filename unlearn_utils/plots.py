@@ -23,7 +23,7 @@ sns.set_theme(context="paper", style="ticks", palette="colorblind", rc={
 _PALETTE = sns.color_palette("colorblind")
 RETAIN, FORGET = "#8c8c8c", _PALETTE[3]  # grey and orange
 # References are drawn in black and greys; the methods share the palette in the order of their names.
-COLOURS = {"original": "black", "retrain": "#555555", "random": "#b0b0b0"}
+COLOURS = {"original": "black", "retrain": "#555555", "random": "#b0b0b0", "prune": "#8c8c8c", "distilled_head": "#707070"}
 COLOURS |= dict(zip(sorted(set(METHODS) - set(COLOURS)), itertools.cycle(_PALETTE[i] for i in (0, 1, 2, 4, 5, 6, 8, 9))))
 DASHES = {"linear": "-", "cmf": "--", "cmf_budget": ":", "classifier": "-.", "zeroed_classifier": (0, (1, 1))}
 REFERENCE_LINES = {"Original": (0, (6, 2)), "Retrain": (0, (2, 2))}

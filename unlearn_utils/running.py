@@ -31,7 +31,7 @@ from .sweep import run as run_tasks
 from .tables import folder, write
 
 Given = dict[Path, dict[str, Any]]
-STUDY_PARAMETERS = ("profile", "seeds", "forget_sets", "device", "data_dir", "jobs", "overrides")
+STUDY_PARAMETERS = ("profile", "seeds", "forget_sets", "device", "data_dir", "jobs", "overrides", "hyperparameters")
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -44,14 +44,13 @@ class Study:
     @staticmethod
     def of(
         profile: str, seeds: list[int] = (), forget_sets: list[list[int]] = (), device: str = "auto",
-        data_dir: str = "", jobs: int = 0, overrides: dict[str, Any] | None = None,
+        data_dir: str = "", jobs: int = 0, overrides: dict[str, Any] | None = None, hyperparameters: str = "",
     ) -> Study:
         """The study that the parameters of a notebook describe. Raises BadInput with one clear sentence."""
         if not all(type(seed) is int for seed in seeds):
             raise BadInput(f"seeds is {list(seeds)!r}, but it must be a list of whole numbers, e.g. [0, 1].")
-        if not all(type(f) is list and all(type(c) is int for c in f) for f in forget_sets):
-            raise BadInput(f"forget_sets is {list(forget_sets)!r}, but it must hold lists of classes, e.g. [[0], [3]].")
-        loaded = profiles.load(profile, overrides, data_dir)
+        _check_lists("forget_sets", forget_sets)
+        loaded = profiles.load(profile, overrides, data_dir, hyperparameters)
         for method, recipes in loaded.recipes.items():
             if method not in METHODS or not set(recipes) <= set(VARIANTS):
                 raise BadInput(
@@ -65,6 +64,14 @@ class Study:
             check_forget_set(forget, classes)
         return Study(loaded, pairs, machine)
 
+    def several(self, forget_sets: list[list[int]] = ()) -> Study:
+        """The same study with several classes forgotten at once: these sets, or those of the profile."""
+        _check_lists("multi_forget_sets", forget_sets)
+        pairs = [(self.pairs[0][0], tuple(f)) for f in forget_sets] or self.profile.multi_pairs
+        for _, forget in pairs:
+            check_forget_set(forget, len(self.classes))
+        return replace(self, pairs=tuple(pairs))
+
     @property
     def classes(self) -> tuple[str, ...]:
         return dataset_of(self.profile).classes
@@ -76,10 +83,10 @@ class Study:
         return Cell(self.profile, seed, () if METHODS[method].sees_all else forget, method, variant)
 
     @property
-    def curve_pairs(self) -> list[tuple[int, tuple[int, ...]]]:
-        """One pair for each of the first three forget sets: where runs are read step by step."""
+    def few(self) -> Study:
+        """One pair for each of the first three forget sets: for what is too dear to do with all."""
         first = {forget: (seed, forget) for seed, forget in reversed(self.pairs)}
-        return [first[forget] for forget in dict.fromkeys(forget for _, forget in self.pairs)][:3]
+        return replace(self, pairs=tuple(first[forget] for forget in dict.fromkeys(f for _, f in self.pairs))[:3])
 
     def run(self, tasks: list[Task]) -> dict[str, Record]:
         """Bring tasks into the store: their records by key. What fails is printed and left out."""
@@ -127,8 +134,8 @@ class Study:
         return row | {key: result[key] for key in ("nc1", "nc2", "nc3", "alignment")}
 
     def curves(self, method: str) -> pd.DataFrame:
-        """One row per reading, readout and pair of ``curve_pairs`` while ``method`` runs."""
-        listed = [(s, f, Curve(self.cell(s, f, method))) for s, f in self.curve_pairs]
+        """One row per reading, readout and pair of ``few`` while ``method`` runs."""
+        listed = [(s, f, Curve(self.cell(s, f, method))) for s, f in self.few.pairs]
         records, rows = self.run([task for *_, task in listed]), []
         for seed, forget, task in listed:
             result = records[task.key].result
@@ -190,6 +197,11 @@ class Study:
         values, of_forget = torch.tensor(per_class, dtype=torch.float64), torch.zeros(len(per_class), dtype=torch.bool)
         of_forget[list(forget)] = True
         return tuple((values[m] * weight[m]).sum().item() / weight[m].sum().item() for m in (~of_forget, of_forget))
+
+
+def _check_lists(name: str, forget_sets: list) -> None:
+    if not all(type(f) is list and all(type(c) is int for c in f) for f in forget_sets):
+        raise BadInput(f"{name} is {list(forget_sets)!r}, but it must hold lists of classes, e.g. [[0], [3]].")
 
 
 def _identity(cell: Cell, seed: int, forget: tuple[int, ...]) -> dict[str, Any]:

@@ -34,16 +34,21 @@ class Method:
         return iter(())
 
 
-def method(name: str, label: str, start: str = "original", sees_all: bool = False, variants: tuple = (), why: str = ""):
+def method(
+    name: str, label: str, start: str = "original", sees_all: bool = False, role: str = "", variants: tuple = (),
+    why: str = "",
+):
     """Register a method under ``name``; ``label`` is what tables show.
 
     ``start`` is the model it changes: "original", or "initialisation" (that of the original, same seed).
-    ``sees_all`` marks a model that is the same whatever is to be forgotten. ``variants`` are those it can be
-    used with (empty: all), and ``why`` says why it can be no other.
+    ``sees_all`` marks a model that is the same whatever is to be forgotten. ``role`` is "method" (of the paper),
+    "extension", or "reference", as which every network trained from the initialisation counts. ``variants`` are
+    those it can be used with (empty: all), and ``why`` says why it can be no other.
     """
 
     def register(cls: type) -> type:
         cls.name, cls.label, cls.start, cls.sees_all, cls.variants, cls.why = name, label, start, sees_all, variants, why
+        cls.role = role or ("reference" if start == "initialisation" else "method")
         cls.closed_form = cls.losses is Method.losses
         METHODS[name] = cls
         return cls

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 from . import Method, method
 
 
-@method("prune", "Pruned head", variants=("linear",), why="only a linear head has a row of its own for each class")
+@method("prune", "Pruned head", role="reference", variants=("linear",), why="only a linear head has a row of its own for each class")
 @dataclass(frozen=True)
 class Prune(Method):
     """w_k <- 0 and b_k <- 0 for every forget class k, as in the official code.
@@ -22,7 +22,10 @@ class Prune(Method):
         run.model.head.bias[list(run.forget_classes)] = 0
 
 
-@method("distilled_head", "Distilled head", variants=("classifier",), why="it is defined with the encoder frozen")
+@method(
+    "distilled_head", "Distilled head", role="reference", variants=("classifier",),
+    why="it is defined with the encoder frozen",
+)
 @dataclass(frozen=True)
 class DistilledHead(Method):
     """min CE(softmax(z), head) on all images, z the original's logits with the forget logits at minus infinity."""

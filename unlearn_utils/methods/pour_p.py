@@ -10,7 +10,10 @@ from ..representation import features_of
 from . import Method, method
 
 
-@method("pour_p", "POUR-P", variants=("linear",), why="it is a closed form, and a CMF head is refitted to what it leaves")
+@method(
+    "pour_p", "POUR-P", role="extension", variants=("linear",),
+    why="it is a closed form, and a CMF head is refitted to what it leaves",
+)
 @dataclass(frozen=True)
 class PourP(Method):
     """f <- P f with P the orthogonal projection onto the complement of the forget directions, in closed form.
