@@ -16,6 +16,11 @@ def misaligned_models(study: Study) -> Models:
     return REFERENCES + unlearned(study.profile, "linear") + distilled
 
 
+def changed_models(study: Study) -> Models:
+    """Notebook 01's pictures: those of its models whose features are not the Original's."""
+    return REFERENCES + [model for model in unlearned(study.profile, "linear") if model[0] not in ("svd", "prune")]
+
+
 def classifier_only_models(study: Study) -> Models:
     """Notebook 02: whole network against classifier only (paper, Table 2)."""
     frozen = [model for v in ("classifier", "zeroed_classifier") for model in unlearned(study.profile, v)]
@@ -45,11 +50,10 @@ def several_models(study: Study) -> Models:
 
 
 def attacked_models(study: Study) -> Models:
-    """Notebook 04: whole network and CMF for every method that changes the encoder, classifier only for one
+    """Notebook 04: whole network and CMF for every method that changes the features, classifier only for one
     (the features of all others are the Original's too), and the CMF models' own start."""
-    changed = [model for model in unlearned(study.profile, "linear") if model[0] not in ("svd", "prune")]
     return [
-        *REFERENCES, *changed, ("random_label", "classifier"), ("original", "cmf"), *unlearned(study.profile, "cmf")
+        *changed_models(study), ("random_label", "classifier"), ("original", "cmf"), *unlearned(study.profile, "cmf")
     ]
 
 
@@ -75,7 +79,7 @@ def _misalignment(study: Study, given: dict[str, Any]) -> list[Task]:
     models = misaligned_models(study)
     curves = [Curve(study.cell(*pair, given["curve_method"])) for pair in study.few.pairs]
     several = _measured(study.several(given["multi_forget_sets"]), models)
-    return _measured(study, models) + curves + several + study.embedding_tasks(models, given["tsne_points"])
+    return _measured(study, models) + curves + several + study.embedding_tasks(changed_models(study), given["tsne_points"])
 
 
 def _classifier_only(study: Study, given: dict[str, Any]) -> list[Task]:
