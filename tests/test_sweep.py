@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from unlearn_utils import sweep
-from unlearn_utils.cells import Cell, Task, Trained, load_features, load_model, stored
+from unlearn_utils.cells import Cell, Task, Trained, dataset_of, load_features, load_model, stored
 from unlearn_utils.profiles import BadInput
 from unlearn_utils.readings import Curve, Measured
+from unlearn_utils.representation import features_of
 from unlearn_utils.store import Store, home as home_folder
 from unlearn_utils.sweep import Failure, Machine
 
@@ -110,13 +111,34 @@ def test_a_failure_is_reported_and_stops_only_what_needs_it(study):
     assert stored(measured).result["output"]
 
 
-def test_a_curve_reads_the_cells_own_run(study):
-    cell = study.cell(0, (0,), "random_label")
+@pytest.mark.parametrize("method", ["random_label", "salun", "neggrad_plus", "scrub", "unsir"])
+def test_a_curve_reads_the_cells_own_run(method, study):
+    cell = study.cell(0, (0,), method)
     sweep.run([Trained(cell), Curve(cell), Measured(cell)], ONE)
     last = stored(Curve(cell)).result["readings"][-1]
     final = stored(Measured(cell)).result
     assert {key: last[key] for key in ("output", "probe", "ncc")} == {k: final[k] for k in ("output", "probe", "ncc")}
     assert stored(Curve(cell)).result["epoch_ends"][-1] == last["x"]
+
+
+def test_a_method_without_steps_has_no_curve(study):
+    with pytest.raises(BadInput, match="'svd' takes no steps"):
+        study.curves("svd")
+
+
+def test_a_projected_model_is_found_again_with_its_projection(study):
+    cell = study.cell(0, (0, 3), "pour_p")
+    sweep.run([Trained(cell)], ONE)
+    model, dataset = load_model(cell, "cpu"), dataset_of(study.profile)
+    assert torch.linalg.matrix_rank(model.projection) == len(model.projection) - 2
+    assert torch.equal(features_of(model, dataset, dataset.test), load_features(cell).test)
+
+
+@pytest.mark.parametrize("variant, geometry", [("linear", None), ("cmf", "centred"), ("cmf_raw", "raw"), ("cmf_log_softmax", "log_softmax")])
+def test_a_variant_names_the_geometry_of_its_head_and_of_its_start(variant, geometry, study):
+    cell = study.cell(0, (0,), "salun", variant)
+    assert cell.geometry == geometry and cell.start.geometry == geometry
+    assert cell.recipe == study.profile.recipe("salun", "linear" if variant == "linear" else "cmf")
 
 
 def test_retrain_starts_from_the_originals_initialisation(study):
@@ -144,8 +166,6 @@ def test_a_cmf_cell_starts_from_the_cmf_original_and_ends_with_the_means_of_its_
     assert cell.start == Cell(study.profile, 0, (), "original", "cmf")
     sweep.run([Trained(cell)], ONE)
     model, features = load_model(cell, "cpu"), load_features(cell)
-    from unlearn_utils.cells import dataset_of
-
     weight = model.head.weight.clone()
     model.head.refit(features.train, dataset_of(study.profile).train.labels)
     assert torch.equal(model.head.weight, weight)

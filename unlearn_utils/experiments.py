@@ -6,7 +6,7 @@ from typing import Any, Callable
 
 from .cells import Task, Trained
 from .heads import GEOMETRIES
-from .readings import Curve, Measured
+from .readings import Measured
 from .study import REFERENCES, Models, Study, unlearned
 
 
@@ -77,7 +77,7 @@ def _original_and_retrain(study: Study, given: dict[str, Any]) -> list[Task]:
 
 def _misalignment(study: Study, given: dict[str, Any]) -> list[Task]:
     models = misaligned_models(study)
-    curves = [Curve(study.cell(*pair, given["curve_method"])) for pair in study.few.pairs]
+    curves = [task for *_, task in study.curve_tasks(given["curve_method"])]
     several = _measured(study.several(given["multi_forget_sets"]), models)
     return _measured(study, models) + curves + several + study.embedding_tasks(changed_models(study), given["tsne_points"])
 
@@ -101,7 +101,7 @@ def _relearning(study: Study, given: dict[str, Any]) -> list[Task]:
 
 
 def _scorecard(study: Study, given: dict[str, Any]) -> list[Task]:
-    curves = [Curve(study.cell(*pair, "random_label")) for pair in study.few.pairs]
+    curves = [task for *_, task in study.curve_tasks("random_label")]
     listed = study.attack_tasks(attacked_models(study), given["shots"], given["draws"], ("few_shot",))
     return _measured(study, all_models(study)) + curves + [task for *_, task in listed]
 

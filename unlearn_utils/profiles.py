@@ -16,7 +16,8 @@ FOLDER = Path(__file__).parent / "profiles"
 
 
 CHOICES = {
-    "optimiser": ("sgd", "adam"), "schedule": ("constant", "cosine", "step"), "precision": ("float32", "bfloat16"), "evaluate_on": ("test", "validation"),
+    "optimiser": ("sgd", "adam"), "schedule": ("constant", "cosine", "step"), "precision": ("float32", "bfloat16"),
+    "evaluate_on": ("test", "validation"),
     "cmf_geometry": ("centred", "raw", "log_softmax"),
 }
 

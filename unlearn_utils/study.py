@@ -133,9 +133,16 @@ class Study:
                 "alignment_forget": aligned[of_forget].mean().item()}
         return row | {key: result[key] for key in ("nc1", "nc2", "nc3", "alignment")}
 
+    def curve_tasks(self, method: str) -> list[tuple]:
+        """(seed, forget set, task) of reading the run of ``method`` step by step, for every pair of ``few``."""
+        listed = [(s, f, Curve(self.cell(s, f, method))) for s, f in self.few.pairs]
+        if METHODS[method].closed_form:
+            raise BadInput(f"the method '{method}' takes no steps, so it has no curve; choose one that trains.")
+        return listed
+
     def curves(self, method: str) -> pd.DataFrame:
         """One row per reading, readout and pair of ``few`` while ``method`` runs."""
-        listed = [(s, f, Curve(self.cell(s, f, method))) for s, f in self.few.pairs]
+        listed = self.curve_tasks(method)
         records, rows = self.run([task for *_, task in listed]), []
         for seed, forget, task in listed:
             result = records[task.key].result
