@@ -1,6 +1,7 @@
 """Every notebook is executed through papermill on tiny settings, by the command that the README names."""
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 
 from unlearn_utils.__main__ import chosen_notebooks
-from unlearn_utils.running import code_of
+from unlearn_utils.running import code_of, without_data_dir
 
 ROOT = Path(__file__).parent.parent
 FIGURES = {
@@ -68,6 +69,16 @@ def test_every_notebook_was_executed_and_carries_no_path(ran):
         cells = nbformat.reads(text, as_version=4).cells
         assert all(cell.execution_count for cell in cells if cell.cell_type == "code")
         assert str(ROOT) not in text and str(ran[0]) not in text
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "figures").rglob("*.ipynb")) + sorted((ROOT / "figures").rglob("*.json")), ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_committed_results_name_no_folder_of_the_machine_that_made_them(path):
+    assert not re.search(r'"/(?:tmp|home|root|Users|work|mnt)/', path.read_text().replace('\\"', '"'))
+
+
+def test_the_image_folder_is_left_out_of_what_is_kept():
+    assert without_data_dir('data_dir = "/disk/images"', "/disk/images") == 'data_dir = "path/to/images"'
+    assert without_data_dir('data_dir = ""', "") == 'data_dir = ""'
 
 
 def test_the_provenance_names_what_the_run_was_made_of(ran):

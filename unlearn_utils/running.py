@@ -130,11 +130,17 @@ def execute(path: Path, parameters: dict[str, Any], into: Path, refresh: bool) -
     except Exception as error:  # the kernel died or is missing: the other notebooks go on
         problem = f"{type(error).__name__}: {error}"
     if output.exists():
-        tidy = tidied(nbformat.read(output, as_version=4))
+        text = without_data_dir(output.read_text(), parameters.get("data_dir", ""))
+        tidy = tidied(nbformat.reads(text, as_version=4))
         nbformat.write(tidy, output)
         if refresh and not problem:
             nbformat.write(tidy, path)
     return path.stem, (time.time() - begin) / 60, problem
+
+
+def without_data_dir(text: str, data_dir: str) -> str:
+    """What is kept in ``figures`` names no folder of the machine that made it."""
+    return text.replace(data_dir, "path/to/images") if data_dir else text
 
 
 def code_of(notebook: nbformat.NotebookNode) -> str:
@@ -181,7 +187,8 @@ def _write_provenance(plan: Plan, given: Given, notebooks: pd.DataFrame, minutes
         "notebooks": dict(sorted((before.get("notebooks", {}) | notes).items())),
         "seconds": before.get("seconds", {}) | seconds_by_kind(plan.everything),
     }
-    write(target, json.dumps(content, indent=1) + "\n")
+    data_dir = next(iter(given.values())).get("data_dir", "")
+    write(target, without_data_dir(json.dumps(content, indent=1), data_dir) + "\n")
 
 
 def _machine() -> str:
