@@ -4,7 +4,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
-needed='import sys, torch, torchvision, papermill, ipykernel, seaborn, sklearn, safetensors, pandas, jinja2, pytest
+needed='import sys, torch, torchvision, papermill, ipykernel, seaborn, sklearn, safetensors, timm, pandas, jinja2, pytest
 sys.exit(sys.version_info < (3, 11))'
 
 fail() { echo "run_all.sh: $1" >&2; exit 1; }

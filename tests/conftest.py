@@ -8,7 +8,7 @@ import torch
 
 from unlearn_utils import models
 from unlearn_utils.data import Dataset, Images
-from unlearn_utils.profiles import Network
+from unlearn_utils.profiles import Network, Views
 from unlearn_utils.study import Study
 
 torch.set_num_threads(1)
@@ -46,7 +46,8 @@ def dataset(rng) -> Dataset:
 
     train, test = images(12), images(6)
     scaled = train.pixels.float() / 255
-    return Dataset(train, test, ("a", "b", "c", "d"), scaled.mean((0, 2, 3)), scaled.std((0, 2, 3)), 1, False, "toy")
+    mean, std = scaled.mean((0, 2, 3)), scaled.std((0, 2, 3))
+    return Dataset(train, test, ("a", "b", "c", "d"), mean, std, Views(crop_padding=1), "toy")
 
 
 @pytest.fixture

@@ -40,8 +40,14 @@ def test_one_sentence_names_the_error_and_what_is_allowed(arguments, named):
 
 def test_every_option_is_in_the_help():
     told = parser().format_help()
-    for option in ("--profile", "--only", "--set", "--device", "--data-dir", "--jobs", "--force", "--list", "--test"):
+    for option in ("--profile", "--only", "--set", "--device", "--data-dir", "--jobs", "--batch-size", "--force",
+                   "--list", "--test"):
         assert option in told
+
+
+def test_a_smaller_batch_size_keeps_the_recipe_and_the_other_overrides():
+    _, given = checked(["--batch-size", "32", "--set", "overrides={'probe.epochs': 3}", "--only", "01"])
+    assert given[chosen_notebooks(["01"])[0]]["overrides"] == {"network.images_per_pass": 32, "probe.epochs": 3}
 
 
 def test_only_what_differs_from_a_notebooks_default_is_passed():

@@ -8,16 +8,16 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from unlearn_utils import data
+from unlearn_utils import data, sources
 from unlearn_utils.data import augment, check_forget_set, is_in
-from unlearn_utils.profiles import BadInput, Data
+from unlearn_utils.profiles import BadInput, Data, Views
 
 DIGITS = Data(source="digits", image_size=8, channels=1)
 
 
 @pytest.fixture(autouse=True)
 def fresh():
-    data.load.cache_clear()
+    sources.load.cache_clear()
 
 
 # --- augmentation and normalisation
@@ -62,7 +62,7 @@ def test_augment_gives_each_image_of_a_batch_a_draw_of_its_own_and_keeps_their_o
 
 
 def test_batches_are_one_shuffled_epoch_with_the_labels_that_belong_to_the_images(dataset, rng):
-    plain = data.replace(dataset, crop_padding=0)
+    plain = data.replace(dataset, views=Views())
     drawn = list(plain.batches(plain.train, 10, rng))
     x, y = torch.cat([x for x, _ in drawn]), torch.cat([y for _, y in drawn])
     assert [len(b) for b, _ in drawn] == [10] * 4 + [8]
@@ -74,13 +74,13 @@ def test_batches_are_one_shuffled_epoch_with_the_labels_that_belong_to_the_image
 def test_normalise_equals_torchvision(rng):
     pixels = torch.randint(0, 256, (9, 3, 5, 5), generator=rng, dtype=torch.uint8)
     mean, std = torch.tensor([0.2, 0.5, 0.7]), torch.tensor([0.1, 0.2, 0.3])
-    ours = data.Dataset(None, None, (), mean, std, 0, False, "").normalise(pixels)
+    ours = data.Dataset(None, None, (), mean, std, Views(), "").normalise(pixels)
     expected = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])(pixels)
     torch.testing.assert_close(ours, expected)
 
 
 def test_normalised_training_images_have_zero_mean_and_unit_variance(tmp_path):
-    digits = data.load(DIGITS, tmp_path)
+    digits = sources.load(DIGITS, tmp_path)
     x = digits.normalise(digits.train.pixels)
     assert x.mean().item() == pytest.approx(0, abs=1e-4) and x.std().item() == pytest.approx(1, abs=1e-4)
 
@@ -91,7 +91,7 @@ def test_normalised_training_images_have_zero_mean_and_unit_variance(tmp_path):
 def test_digits_are_all_there_once_in_balanced_classes(tmp_path):
     from sklearn.datasets import load_digits
 
-    digits = data.load(DIGITS, tmp_path)
+    digits = sources.load(DIGITS, tmp_path)
     parts = (digits.train, digits.test)
     assert [tuple(part.pixels.shape[1:]) for part in parts] == [(1, 8, 8)] * 2
     assert [part.pixels.dtype for part in parts] == [torch.uint8] * 2
@@ -107,15 +107,15 @@ def test_digits_are_all_there_once_in_balanced_classes(tmp_path):
 
 
 def test_the_fingerprint_is_stable_and_changes_with_the_images(tmp_path):
-    first = data.load(DIGITS, tmp_path).fingerprint
-    data.load.cache_clear()
-    assert data.load(DIGITS, tmp_path).fingerprint == first
-    assert data.load(data.replace(DIGITS, train_per_class=50), tmp_path).fingerprint != first
+    first = sources.load(DIGITS, tmp_path).fingerprint
+    sources.load.cache_clear()
+    assert sources.load(DIGITS, tmp_path).fingerprint == first
+    assert sources.load(data.replace(DIGITS, train_per_class=50), tmp_path).fingerprint != first
 
 
 def test_validation_images_are_a_fifth_of_each_class_of_the_training_images(tmp_path):
-    whole = data.load(DIGITS, tmp_path).train
-    split = data.load(data.replace(DIGITS, evaluate_on="validation"), tmp_path)
+    whole = sources.load(DIGITS, tmp_path).train
+    split = sources.load(data.replace(DIGITS, evaluate_on="validation"), tmp_path)
     as_list = lambda images: sorted(zip(images.labels.tolist(), images.pixels.flatten(1).tolist()))  # noqa: E731
     assert sorted(as_list(split.train) + as_list(split.test)) == as_list(whole)
     counts = torch.bincount(whole.labels)
@@ -123,17 +123,61 @@ def test_validation_images_are_a_fifth_of_each_class_of_the_training_images(tmp_
 
 
 def test_limits_keep_the_first_images_of_each_class(tmp_path):
-    whole = data.load(DIGITS, tmp_path)
-    few = data.load(data.replace(DIGITS, train_per_class=7, test_per_class=3), tmp_path)
+    whole = sources.load(DIGITS, tmp_path)
+    few = sources.load(data.replace(DIGITS, train_per_class=7, test_per_class=3), tmp_path)
     for part, all_of_it, n in ((few.train, whole.train, 7), (few.test, whole.test, 3)):
         expected = [x for c in range(10) for x in all_of_it.pixels[all_of_it.labels == c][:n]]
         assert torch.equal(part.pixels, torch.stack(expected))
         assert part.labels.tolist() == [c for c in range(10) for _ in range(n)]
 
 
-def test_an_unknown_source_is_refused(tmp_path):
-    with pytest.raises(BadInput, match="digit"):
-        data.load(data.replace(DIGITS, source="digit"), tmp_path)
+# --- images that are enlarged on the device
+
+
+def ramp(side):
+    """Colour images (5, 3, side, side) without symmetry."""
+    return torch.randint(0, 256, (5, 3, side, side), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("side, enlarged, size", [(32, 256, 224), (64, 224, 224), (8, 12, 9)])
+def test_a_window_is_torchvisions_resize_and_crop(side, enlarged, size, rng):
+    pixels = ramp(side)
+    offset = torch.randint(enlarged - size + 1, (5, 2), generator=rng)
+    made = data.window(pixels, offset, enlarged, size)
+    for image, (top, left), ours in zip(pixels, offset.tolist(), made):
+        expected = v2.functional.crop(v2.functional.resize(image.float(), [enlarged]), top, left, size, size)
+        torch.testing.assert_close(ours, expected, atol=0.05, rtol=0)
+
+
+def test_a_resized_box_is_torchvisions_resized_crop():
+    pixels = ramp(64)
+    boxes = torch.tensor([[0, 0, 64, 64], [5, 9, 20, 31], [40, 40, 24, 24], [63, 0, 1, 5], [10, 20, 30, 8]])
+    for image, box, ours in zip(pixels, boxes.tolist(), data.resized_boxes(pixels, boxes, 224)):
+        expected = v2.functional.resized_crop(image.float(), *box, [224, 224])
+        torch.testing.assert_close(ours, expected, atol=0.05, rtol=0)
+
+
+def test_random_boxes_are_distributed_as_torchvisions(rng):
+    images = torch.zeros(4000, 1, 64, 64, dtype=torch.uint8)
+    ours = data.random_boxes(images, rng)
+    torch.manual_seed(0)
+    transform = v2.RandomResizedCrop(224)
+    drawn = [transform.make_params([images[0]]) for _ in range(4000)]
+    theirs = torch.tensor([[d["top"], d["left"], d["height"], d["width"]] for d in drawn])
+    assert (ours >= 0).all() and (ours[:, :2] + ours[:, 2:] <= 64).all() and (ours[:, 2:] >= 1).all()
+    for a, b in zip(ours.T.double(), theirs.T.double()):
+        assert (a.mean() - b.mean()).abs() < 4 * (2 * b.var() / 4000).sqrt()
+        assert abs(a.std() / b.std() - 1) < 0.08
+
+
+def test_a_network_sees_the_centre_in_testing_and_a_window_of_its_own_in_training(rng):
+    views = Views(enlarge_to=256, crop_to=224, flip=True)
+    seen = data.Dataset(None, None, (), torch.zeros(3), torch.ones(3), views, "")
+    pixels = ramp(32)
+    expected = v2.functional.center_crop(v2.functional.resize(pixels.float(), [256]), [224]) / 255
+    torch.testing.assert_close(seen.test_view(pixels), expected, atol=2e-4, rtol=0)
+    first, second = (seen.training_view(pixels, rng) for _ in range(2))
+    assert first.shape == (5, 3, 224, 224) and not torch.equal(first, second)
 
 
 # --- a folder of images
@@ -164,9 +208,9 @@ def load(folder, tmp_path):
     """load(**wishes) -> the folder's data set, read as a new process would."""
 
     def read(**wishes):
-        data.load.cache_clear()
+        sources.load.cache_clear()
         wishes = {"image_size": 8, "channels": 3, **wishes}
-        return data.load(Data(source="folder", folder=str(folder), **wishes), tmp_path / "cache")
+        return sources.load(Data(source="folder", folder=str(folder), **wishes), tmp_path / "cache")
 
     return read
 
@@ -201,7 +245,7 @@ def test_an_image_that_is_not_square_is_resized_and_cut_as_by_torchvision(size, 
 
 def test_the_cache_gives_equal_images_without_decoding_them_again(load, monkeypatch):
     first = load()
-    monkeypatch.setattr(data, "_decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(sources, "_decode", lambda *_: pytest.fail("decoded again"))
     second = load()
     assert torch.equal(first.train.pixels, second.train.pixels) and torch.equal(first.test.pixels, second.test.pixels)
     assert torch.equal(first.train.labels, second.train.labels) and first.fingerprint == second.fingerprint
@@ -261,7 +305,7 @@ def test_fewer_than_three_classes_are_refused(tmp_path):
         for name in "ab":
             write(tmp_path / part / name / "0.png")
     with pytest.raises(BadInput, match="at least 3"):
-        data.load(Data(source="folder", image_size=8, channels=3, folder=str(tmp_path)), tmp_path / "cache")
+        sources.load(Data(source="folder", image_size=8, channels=3, folder=str(tmp_path)), tmp_path / "cache")
 
 
 def saved_as(kind):

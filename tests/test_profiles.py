@@ -1,14 +1,18 @@
 """Profiles: every shipped one loads, and what is misspelled or of the wrong type is refused by name."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from PIL import Image
 
 from unlearn_utils import methods, profiles, tune
+from unlearn_utils.cells import Cell, Trained, dataset_of
 from unlearn_utils.profiles import BadInput, Recipe
-from unlearn_utils.study import Study
+from unlearn_utils.study import Study, numbered
 from unlearn_utils.training import learning_rate
 
 
@@ -22,19 +26,21 @@ def test_every_profile_loads_and_its_methods_take_its_constants(name):
     assert len(profile.pairs()) >= 3 and all(len(forget) > 1 for _, forget in profile.multi_pairs)
 
 
-SEARCHED = [name for name in profiles.names() if profiles.load(name).tuning]  # the others have the authors' values
-FROM_THE_PAPER = sorted(set(profiles.names()) - set(SEARCHED))
+TUNED = [name for name in profiles.names() if profiles.load(name).tuning]
+SEARCHED = sorted(set(TUNED) - {"image_folder"})  # which has no images of its own to search with
+FROM_THE_PAPER = sorted(set(profiles.names()) - set(TUNED))
 
 
 @pytest.mark.parametrize("name", FROM_THE_PAPER)
 def test_one_word_switches_to_the_papers_table_and_to_the_scripts_and_both_name_the_same_settings(name):
-    own, table, scripts = (profiles.load(name, hyperparameters=which) for which in ("", "table4", "scripts"))
+    printed = "table5" if name.endswith("_vit") else "table4"
+    own, table, scripts = (profiles.load(name, hyperparameters=which) for which in ("", printed, "scripts"))
     changed = [
         {(m, v) for m in own.recipes for v in own.recipes[m] if table.recipes[m][v] != other.recipes[m][v]}
         for other in (own, scripts)
     ]
-    assert changed[0] and changed[0] <= changed[1]
-    with pytest.raises(BadInput, match="no hyper-parameters 'tabel4'; choose one of table4, scripts"):
+    assert changed[1] and changed[0] <= changed[1]
+    with pytest.raises(BadInput, match=f"no hyper-parameters 'tabel4'; choose one of {printed}, scripts"):
         profiles.load(name, hyperparameters="tabel4")
 
 
@@ -44,6 +50,24 @@ def test_the_papers_numbers_are_read_as_they_stand_there():
     assert (table.recipe("random_label", "cmf").lr, scripts.recipe("random_label", "cmf").lr) == (2e-3, 1e-4)
     assert scripts.recipe("random_label", "cmf", several=True).lr == 2e-3
     assert scripts.recipe("random_label", "linear", several=True) == scripts.recipe("random_label", "linear")
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_the_first_cell_of_every_profile_runs_on_miniature_data(name, home, tmp_path):
+    small = {"recipes.original.linear.epochs": 1}
+    if name != "digits":
+        data, network = profiles.load(name).data, profiles.load(name).network
+        for part in ("train", "test"):
+            for value, kind in enumerate("abc"):
+                (tmp_path / part / kind).mkdir(parents=True)
+                for i in range(2):
+                    image = Image.new("RGB", (data.image_size,) * 2, (80 * value, 10 * i, 0))
+                    image.save(tmp_path / part / kind / f"{i}.png")
+        small |= {"data.folder": str(tmp_path), "network.width": min(4, network.width), "network.weights": "none"}
+    task = Trained(Cell(profiles.load(name, small), 0, (), "original"))
+    result, tensors = task.compute("cpu")
+    assert [reading["epoch"] for reading in result["history"]] == [0, 1]
+    assert all(torch.isfinite(features).all() for features in tensors["features"].values())
 
 
 def test_a_profile_without_alternatives_says_so():
@@ -89,6 +113,13 @@ def test_the_digits_have_ten_forget_sets_and_three_of_several_classes():
     ({"probe.epochs": 0}, "at least 1"),
     ({"recipes.scrub.cmf.lr": -0.1}, "at least 0"),
     ({"data.image_size": 16}, "image_size 8"),
+    ({"data.crop_to": 16, "data.enlarge_to": 12}, "must not fall"),
+    ({"data.random_resized_crop": True}, "needs 'crop_to'"),
+    ({"data.normalisation": "imagenet"}, "3 for ImageNet"),
+    ({"network.architecture": "vit_small_patch16_224"}, "takes 224 pixels and 3 channels, not 8 and 1"),
+    ({"network.weights": "imagenet"}, "for a ViT only"),
+    ({"network.images_per_pass": -1}, "at least 0"),
+    ({"data.source": "digit"}, "one of digits, folder, fashion_mnist"),
     ({"recipes": 3}, "table"),
     ({"runs": 3}, "table"),
     ({1: 2}, "dotted key"),
@@ -140,3 +171,28 @@ def test_the_cosine_rate_warms_up_and_ends_at_the_minimum():
 def test_a_wrong_notebook_parameter_is_refused_by_name(home, parameters, named):
     with pytest.raises(BadInput, match=named):
         Study.of("digits", **parameters)
+
+
+@pytest.mark.parametrize("given, expected", [
+    ([["0", 3]], [(0, 3)]),  # on digits the names are the digits
+    (["single"], [(c,) for c in range(10)]),
+    (["multi", [9]], [(0, 1, 2), (3, 4, 5), (6, 7, 8), (9,)]),
+])
+def test_forget_sets_may_be_named(given, expected):
+    assert numbered("forget_sets", given, profiles.load("digits")) == expected
+
+
+def test_a_coarse_class_stands_for_its_classes(monkeypatch):
+    few = replace(dataset_of(profiles.load("digits")), groups={"round": (0, 6, 8, 9)})
+    monkeypatch.setattr("unlearn_utils.study.dataset_of", lambda profile: few)
+    assert numbered("forget_sets", [["round", 3]], profiles.load("digits")) == [(0, 6, 8, 9, 3)]
+
+
+@pytest.mark.parametrize("given, named", [
+    ([["zero"]], "there is no class 'zero' in profile 'digits'; its classes are 0, 1, 2"),
+    (["multy"], "the names \"single\" and \"multi\""),
+    ([["3", 3]], r"forget set \[3, 3\] must list different classes"),
+])
+def test_a_forget_set_that_names_no_class_or_one_twice_is_refused(home, given, named):
+    with pytest.raises(BadInput, match=named):
+        Study.of("digits", forget_sets=given)

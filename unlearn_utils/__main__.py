@@ -39,7 +39,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
                       help="set a notebook parameter (repeatable), e.g. --set 'forget_sets=[[3]]'")
     made.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
-    made.add_argument("--data-dir", default="", metavar="DIR", help="folder with train/<class>/ and test/<class>/")
+    made.add_argument("--data-dir", default="", metavar="DIR",
+                      help="where a data set lies or is downloaded to, or a folder with train/<class>/ and test/<class>/")
+    made.add_argument("--batch-size", type=int, default=0, metavar="N",
+                      help="images that go through a network at once, for less memory; the recipe's batches stay")
     made.add_argument("--jobs", type=int, default=0, metavar="N", help="processes (default: one per core or GPU)")
     made.add_argument("--force", action="store_true", help="compute everything again")
     made.add_argument("--list", action="store_true", help="show what would run, what is stored, and the time")
@@ -105,6 +108,8 @@ def parameters(options: argparse.Namespace, notebooks: list[Path]) -> dict[Path,
         "data_dir": str(Path(options.data_dir).expanduser().resolve()) if options.data_dir else "",
     }
     changed = common | settings_of(options.settings, notebooks)
+    if options.batch_size:
+        changed["overrides"] = {"network.images_per_pass": options.batch_size} | changed.get("overrides", {})
     own = {path: parameters_of(path) for path in notebooks}
     return {
         path: {key: value for key, value in changed.items() if key in own[path] and own[path][key] != value}

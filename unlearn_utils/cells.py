@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import data, heads, metrics, models
+from . import data, heads, metrics, models, sources
 from .methods import METHODS, Method, build, check
 from .profiles import BadInput, Profile, Recipe
 from .representation import Features, extract, features_of, output_predictions
 from .store import Record, Store, code_version, digest
-from .training import Run, train
+from .training import Checkpoint, Run, train
 
 Result = tuple[dict[str, Any], dict[str, dict[str, Tensor]]]
 
@@ -85,7 +87,7 @@ class Cell:
 
 
 def dataset_of(profile: Profile) -> data.Dataset:
-    return data.load(profile.data, Store().root / "images")
+    return sources.load(profile.data, Store().root / "images")
 
 
 def generator(device: str, *purpose: Any) -> torch.Generator:
@@ -143,8 +145,8 @@ class Trained(Task):
             "code": code_version(
                 "data", "models", "heads", "training", "representation", "metrics", "cells", *_sources(cell.method)
             ),
-            "data": [dataset.fingerprint, dataset.crop_padding, dataset.flip],
-            "network": asdict(cell.profile.network),
+            "data": [dataset.fingerprint, asdict(dataset.views)],
+            "network": asdict(cell.profile.network) | {"weights": _weights(cell.profile.network.weights)},
             "geometry": cell.geometry,
             "seed": cell.seed, "forget": list(cell.forget), "method": cell.method, "variant": cell.variant,
             "recipe": asdict(cell.recipe),
@@ -157,12 +159,14 @@ class Trained(Task):
 
     def compute(self, device: str) -> Result:
         run, method = prepare(self.cell, device)
-        phases, history, final = method.phases(run.recipe), [], []
+        phases, history, final, checkpoint = method.phases(run.recipe), [], [], None
         epochs = sum(phase.epochs for phase in phases)
         # Ten readings of the networks trained from scratch; an unlearning method has its curve instead.
         read_at = {epochs}
         if method.start == "initialisation":
             read_at |= set(range(0, epochs + 1, max(1, epochs // 10)))
+            if self.cell.head == "linear":  # the long trainings
+                checkpoint = Checkpoint(Store().root / "unfinished" / f"{self.key}.pt", run.generator, history)
 
         def on_epoch(epoch: int, loss: float) -> None:
             refit_head(run)
@@ -171,8 +175,21 @@ class Trained(Task):
                 history.append({"epoch": epoch, "loss": loss, **_progress(run, features)})
                 final[:] = [features]
 
-        train(run.model, lambda epoch: method.losses(run, epoch), phases, on_epoch=on_epoch)
+        train(run.model, lambda epoch: method.losses(run, epoch), phases, on_epoch=on_epoch, checkpoint=checkpoint)
+        if checkpoint:
+            checkpoint.path.unlink(missing_ok=True)
         return {"history": history}, {"weights": run.model.state_dict(), "features": vars(final[0])}
+
+
+def _weights(named: str) -> str:
+    """What stands for the encoder's first weights in a key: their name, or the hash of their file."""
+    if named in ("none", "imagenet"):
+        return named
+    file = Path(named).expanduser()
+    if not file.is_file():
+        raise BadInput(f"there is no file {file}; network.weights must be 'none', 'imagenet' or a file of weights.")
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _sources(method: str) -> list[str]:
@@ -226,7 +243,10 @@ def _progress(run: Run, features: Features) -> dict[str, Any]:
 def _initialised(cell: Cell) -> models.Model:
     profile = cell.profile
     classes = len(dataset_of(profile).classes)
-    return models.build(profile.network, profile.data.channels, classes, cell.seed)
+    network = profile.network
+    if cell.method == "random" or cell.start:  # a network without any training, or weights that come from the store
+        network = dataclasses.replace(network, weights="none")
+    return models.build(network, profile.data.channels, classes, cell.seed)
 
 
 def stored(task: Task) -> Record:

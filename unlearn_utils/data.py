@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Iterator
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from . import profiles
 from .profiles import BadInput
-
-REPOSITORY = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True)
@@ -44,25 +37,44 @@ class Images:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training and test images, class names, and the augmentation and normalisation that go with them."""
+    """Training and test images, class names, and how a network sees the images."""
 
     train: Images
     test: Images
     classes: tuple[str, ...]
-    mean: Tensor  # (C,), of the training pixels scaled to [0, 1]
+    mean: Tensor  # (C,), of pixels scaled to [0, 1]
     std: Tensor
-    crop_padding: int
-    flip: bool
+    views: profiles.Views
     fingerprint: str  # of pixels and labels
+    groups: dict[str, tuple[int, ...]] = field(default_factory=dict)  # coarse classes, where there are any
 
     def to(self, device: str) -> Dataset:
         moved = {key: getattr(self, key).to(device) for key in ("train", "test", "mean", "std")}
         return replace(self, **moved)
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """uint8 (N, C, H, W) to float32 with zero mean and unit variance per channel."""
+        """Values 0 to 255, (N, C, H, W), to float32 with zero mean and unit variance per channel."""
         shape = (1, -1, 1, 1)
         return (pixels.float() / 255 - self.mean.view(shape)) / self.std.view(shape)
+
+    def test_view(self, pixels: Tensor) -> Tensor:
+        """What a network sees of uint8 (N, C, H, W) in testing: float32, without chance."""
+        if self.views.crop_to:
+            offset = torch.full((len(pixels), 2), (self.views.enlarge_to - self.views.crop_to) // 2)
+            pixels = window(pixels, offset.to(pixels.device), self.views.enlarge_to, self.views.crop_to)
+        return self.normalise(pixels)
+
+    def training_view(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        """What a network sees of uint8 (N, C, H, W) in training: float32, augmented, each image by itself."""
+        views = self.views
+        if views.random_resized_crop:
+            pixels = resized_boxes(pixels, random_boxes(pixels, generator), views.crop_to)
+        elif views.crop_to:
+            offset = torch.randint(
+                views.enlarge_to - views.crop_to + 1, (len(pixels), 2), generator=generator, device=pixels.device
+            )
+            pixels = window(pixels, offset, views.enlarge_to, views.crop_to)
+        return self.normalise(augment(pixels, views.crop_padding, views.flip, generator))
 
     def batches(
         self, images: Images, batch_size: int, generator: torch.Generator
@@ -70,12 +82,11 @@ class Dataset:
         """One shuffled, augmented epoch of (x, y)."""
         order = torch.randperm(len(images), generator=generator, device=generator.device)
         for index in order.split(batch_size):
-            pixels = augment(images.pixels[index], self.crop_padding, self.flip, generator)
-            yield self.normalise(pixels), images.labels[index]
+            yield self.training_view(images.pixels[index], generator), images.labels[index]
 
 
 def augment(pixels: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Random crop after zero padding and random horizontal flip, each image its own. (N, C, H, W) uint8.
+    """Random crop after zero padding and random horizontal flip, each image its own. (N, C, H, W).
 
     The same distribution as torchvision's RandomCrop(size, padding) and RandomHorizontalFlip.
     """
@@ -95,6 +106,54 @@ def augment(pixels: Tensor, padding: int, flip: bool, generator: torch.Generator
     return pixels
 
 
+def window(pixels: Tensor, offset: Tensor, enlarged: int, size: int) -> Tensor:
+    """The square of ``size`` at ``offset`` (N, 2; rows, columns) of images enlarged to ``enlarged`` pixels.
+
+    float32 (N, C, size, size), equal to torchvision's Resize(enlarged) and crop up to its rounding.
+    """
+    side = pixels.shape[2]
+    places = (offset[..., None] + torch.arange(size, device=pixels.device) + 0.5) * side / enlarged - 0.5
+    return bilinear(pixels, *places.clamp(0, side - 1).unbind(1))
+
+
+def random_boxes(pixels: Tensor, generator: torch.Generator, attempts: int = 10) -> Tensor:
+    """Boxes (N, 4) of (top, left, height, width), drawn as by torchvision's RandomResizedCrop on square images.
+
+    8 % to all of the area, shape 3:4 to 4:3; the whole image where no attempt fits.
+    """
+    n, side = len(pixels), pixels.shape[2]
+    draw = dict(generator=generator, device=pixels.device)
+    area = side**2 * (0.08 + 0.92 * torch.rand(n, attempts, **draw))
+    shape = ((2 * torch.rand(n, attempts, **draw) - 1) * torch.log(torch.tensor(4 / 3))).exp()
+    sizes = torch.stack([(area / shape).sqrt(), (area * shape).sqrt()], 2).round().long()
+    fits = ((sizes > 0) & (sizes <= side)).all(2)
+    first = fits.int().argmax(1)  # of equal values the first
+    chosen = sizes[torch.arange(n, device=pixels.device), first]
+    chosen = torch.where(fits.any(1)[:, None], chosen, side)
+    corner = (torch.rand(n, 2, **draw) * (side - chosen + 1)).long()
+    return torch.cat([corner, chosen], 1)
+
+
+def resized_boxes(pixels: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Boxes (N, 4) of images brought to (size, size): float32, as torchvision's resized_crop up to its rounding."""
+    corner, sides = boxes[:, :2, None].float(), boxes[:, 2:, None].float()
+    places = (torch.arange(size, device=pixels.device) + 0.5) * sides / size - 0.5
+    return bilinear(pixels, *(corner + places.clamp_min(0).minimum(sides - 1)).unbind(1))
+
+
+def bilinear(pixels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Images read at fractional ``rows`` and ``columns`` (N, S), each image at its own: float32 (N, C, S, S)."""
+    image = torch.arange(len(pixels), device=pixels.device)[:, None]
+
+    def along_height(values: Tensor, at: Tensor) -> Tensor:
+        below = at.floor().long()
+        above = (below + 1).clamp_max(values.shape[2] - 1)
+        low, high = (values[image, :, index].float().transpose(1, 2) for index in (below, above))
+        return low.lerp(high, (at - below)[:, None, :, None])
+
+    return along_height(along_height(pixels, rows).transpose(2, 3), columns).transpose(2, 3)
+
+
 def is_in(labels: Tensor, classes: tuple[int, ...]) -> Tensor:
     """Boolean mask of the labels that belong to ``classes``."""
     return torch.isin(labels, torch.tensor(classes, dtype=labels.dtype, device=labels.device))
@@ -108,132 +167,3 @@ def check_forget_set(forget: tuple[int, ...], classes: int) -> None:
         raise BadInput("an empty forget set leaves nothing to forget; name at least one class.")
     if len(forget) > classes - 2:
         raise BadInput(f"forget set {list(forget)} must leave at least two of the {classes} classes to retain.")
-
-
-@lru_cache(maxsize=4)
-def load(data: profiles.Data, cache: Path) -> Dataset:
-    """Load the data set of a profile; decoded images of a folder are kept in the folder ``cache``.
-
-    Raises BadInput when a folder or an image cannot be used.
-    """
-    sources = {"digits": _digits, "folder": _folder}
-    if data.source not in sources:
-        raise BadInput(f"data source '{data.source}' is not known; choose one of {', '.join(sources)}.")
-    train, test, classes = sources[data.source](data, cache)
-    if data.evaluate_on == "validation":
-        train, test = _hold_out(train)
-    if data.train_per_class:
-        train = train.first_per_class(data.train_per_class)
-    if data.test_per_class:
-        test = test.first_per_class(data.test_per_class)
-    digest = hashlib.sha256()
-    for part in (train.pixels, train.labels, test.pixels, test.labels):
-        digest.update(str(tuple(part.shape)).encode())
-        digest.update(part.contiguous().numpy().tobytes())
-    scaled = train.pixels.double() / 255
-    return Dataset(
-        train, test, classes, scaled.mean((0, 2, 3)).float(), scaled.std((0, 2, 3)).clamp_min(1 / 255).float(),
-        data.crop_padding, data.flip, digest.hexdigest()[:16],
-    )
-
-
-def _hold_out(train: Images, every: int = 5) -> tuple[Images, Images]:
-    """Every fifth image of each class becomes validation data."""
-    rank = torch.zeros_like(train.labels)
-    for c in train.labels.unique():
-        of_class = train.labels == c
-        rank[of_class] = torch.arange(int(of_class.sum()))
-    held_out = rank % every == 0
-    return train.select(~held_out), train.select(held_out)
-
-
-def _digits(data: profiles.Data, cache: Path) -> tuple[Images, Images, tuple[str, ...]]:
-    """scikit-learn's 1,797 handwritten digits, 8x8, grey values 0 to 16; two fifths are the test set."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    bunch = load_digits()
-    pixels = torch.tensor(bunch.images / 16 * 255).round().to(torch.uint8)[:, None]
-    labels = torch.tensor(bunch.target, dtype=torch.int64)
-    fit, held_out = train_test_split(range(len(labels)), test_size=0.4, random_state=0, stratify=labels)
-    parts = [Images(pixels[index], labels[index]) for index in (sorted(fit), sorted(held_out))]
-    return parts[0], parts[1], tuple(str(name) for name in bunch.target_names)
-
-
-def _folder(data: profiles.Data, cache: Path) -> tuple[Images, Images, tuple[str, ...]]:
-    """Any folder of the form train/<class>/<image>, test/<class>/<image>.
-
-    Only the images that the profile asks for are decoded: the first of each class in name order.
-    """
-    root = REPOSITORY / Path(data.folder).expanduser()  # an absolute folder stays what it is
-    files = {part: _listing(root, part) for part in ("train", "test")}
-    if list(files["train"]) != list(files["test"]):
-        odd = sorted(set(files["train"]) ^ set(files["test"]))
-        raise BadInput(
-            f"{root}: train/ and test/ must hold the same classes, but {', '.join(odd)} is in only one of them."
-        )
-    if len(files["train"]) < 3:
-        raise BadInput(f"{root}/train holds {len(files['train'])} class folders, but at least 3 are needed.")
-    # A validation split takes its images from train/, so the test limit must not cut there.
-    limit = {"train": data.train_per_class, "test": data.test_per_class}
-    if data.evaluate_on == "validation":
-        limit["train"] = 0 if not data.train_per_class else -(-data.train_per_class * 5 // 4)
-    chosen = {part: {c: fs[: limit[part] or None] for c, fs in files[part].items()} for part in files}
-    stamp = [(part, str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns)
-             for part in chosen for fs in chosen[part].values() for f in fs]
-    key = hashlib.sha256(repr((stamp, data.image_size, data.channels)).encode()).hexdigest()[:16]
-    packed = _packed(cache / f"{key}.safetensors", chosen, data)
-    train, test = (Images(packed[f"{part}_pixels"], packed[f"{part}_labels"]) for part in ("train", "test"))
-    return train, test, tuple(files["train"])
-
-
-def _listing(root: Path, part: str) -> dict[str, list[Path]]:
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    folder = root / part
-    if not folder.is_dir():
-        raise BadInput(
-            f"there is no folder {folder}; --data-dir must name a folder with train/<class>/ and test/<class>/."
-        )
-    listing = {}
-    for entry in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        listing[entry.name] = sorted(f for f in entry.iterdir() if f.suffix.lower() in IMG_EXTENSIONS)
-        if not listing[entry.name]:
-            raise BadInput(f"{entry} holds no images; allowed endings are {', '.join(IMG_EXTENSIONS)}.")
-    return listing
-
-
-def _packed(path: Path, chosen: dict, data: profiles.Data) -> dict[str, Tensor]:
-    """The decoded images of every part, from the cache where an intact copy lies there."""
-    if path.exists():
-        try:
-            return load_file(path)
-        except Exception:  # safetensors has no public base class for a damaged file
-            path.unlink()
-    packed = {}
-    for part, classes in chosen.items():
-        images = [_decode(f, data) for files in classes.values() for f in files]
-        packed[f"{part}_pixels"] = torch.stack(images)
-        sizes = torch.tensor([len(files) for files in classes.values()])
-        packed[f"{part}_labels"] = torch.arange(len(sizes)).repeat_interleave(sizes)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    save_file(packed, partial)
-    partial.replace(path)
-    return packed
-
-
-def _decode(file: Path, data: profiles.Data) -> Tensor:
-    """One image as uint8 (C, H, W), its shorter side brought to ``image_size``, the centre cut out."""
-    from PIL import Image
-    from torchvision.transforms import v2
-
-    try:
-        with Image.open(file) as image:
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"its pixels have mode {image.mode}, but 8 bits per channel are needed")
-            image = image.convert("L" if data.channels == 1 else "RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as reason:
-        raise BadInput(f"{file} cannot be read as an image ({reason}); replace it or take it out.") from None
-    image = v2.functional.center_crop(v2.functional.resize(image, data.image_size, antialias=True), data.image_size)
-    return v2.functional.pil_to_tensor(image)

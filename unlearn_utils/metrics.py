@@ -30,17 +30,17 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, recipe: Probe, 
     epoch with the best held-out accuracy are kept. Null value of the accuracy 1/K; higher means that the
     features separate the class. Compare with Retrain and a random network, not with 0.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)  # on the CPU: the same order on every device
     order = torch.randperm(len(labels), generator=generator)
     held = max(1, int(recipe.validation * len(labels)))
     validation, fit = order[:held], order[held:]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        probe = nn.Linear(features.shape[1], classes)
+        probe = nn.Linear(features.shape[1], classes).to(features.device)
     optimiser = torch.optim.SGD(probe.parameters(), lr=recipe.lr, momentum=recipe.momentum)
     best, best_hits = None, -1
     for _ in range(recipe.epochs):
-        shuffled = fit[torch.randperm(len(fit), generator=generator)]
+        shuffled = fit[torch.randperm(len(fit), generator=generator)].to(features.device)
         for index in shuffled.split(recipe.batch_size):
             optimiser.zero_grad()
             cross_entropy(probe(features[index]), labels[index]).backward()
@@ -85,7 +85,7 @@ def nc1(features: Tensor, labels: Tensor, classes: int) -> float:
 
 def _distance_to_etf(gram: Tensor) -> float:
     classes = len(gram)
-    etf = torch.eye(classes, dtype=gram.dtype) - 1 / classes
+    etf = torch.eye(classes, dtype=gram.dtype, device=gram.device) - 1 / classes
     return torch.linalg.norm(gram / torch.linalg.norm(gram) - etf / torch.linalg.norm(etf)).item()
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
+from torch.utils.checkpoint import checkpoint
 
 from .heads import ClassMeanHead, LinearHead
-from .profiles import Network
+from .profiles import BadInput, Network
 
 
 class BasicBlock(nn.Module):
@@ -29,23 +35,46 @@ class BasicBlock(nn.Module):
         return relu(y + self.shortcut(x))
 
 
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolution with a shortcut; the last has four times the width (He et al. 2016)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        width = outputs // 4
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = relu(self.bn2(self.conv2(relu(self.bn1(self.conv1(x))))))
+        return relu(self.bn3(self.conv3(y)) + self.shortcut(x))
+
+
 class ResNet(nn.Module):
     """Residual encoder with the CIFAR stem (3x3, stride 1, no pooling) and global average pooling.
 
-    ``blocks`` [2, 2, 2, 2] at width 64 is the paper's ResNet-18.
+    At width 64 ``blocks`` [2, 2, 2, 2] is the paper's ResNet-18, [3, 4, 6, 3] of bottlenecks its ResNet-50.
     """
 
     def __init__(self, channels: int, network: Network):
         super().__init__()
-        width = network.width
+        width, bottleneck = network.width, network.architecture == "bottleneck_resnet"
         self.stem = nn.Sequential(
             nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
         )
         stages, inputs = [], width
         for stage, count in enumerate(network.blocks):
-            outputs = width * 2**stage
+            outputs = width * 2**stage * (4 if bottleneck else 1)
             for block in range(count):
-                stages.append(BasicBlock(inputs, outputs, stride=2 if stage and not block else 1))
+                kind = Bottleneck if bottleneck else BasicBlock
+                stages.append(kind(inputs, outputs, stride=2 if stage and not block else 1))
                 inputs = outputs
         self.stages = nn.Sequential(*stages)
         self.out_features = inputs
@@ -60,10 +89,11 @@ class ResNet(nn.Module):
 class Model(nn.Module):
     """An encoder (N, C, H, W) -> (N, d) and a head (N, d) -> (N, K)."""
 
-    def __init__(self, encoder: nn.Module, head: nn.Module, precision: str):
+    def __init__(self, encoder: nn.Module, head: nn.Module, precision: str, images_per_pass: int = 0):
         super().__init__()
         self.encoder, self.head = encoder, head
         self.autocast_to = torch.bfloat16 if precision == "bfloat16" else None
+        self.images_per_pass = images_per_pass
         self.encoder_frozen = False
         self.register_buffer("projection", None)  # (d, d), where a method has set one
 
@@ -71,8 +101,19 @@ class Model(nn.Module):
         """Penultimate features, float32 (N, d)."""
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, dtype=self.autocast_to, enabled=self.autocast_to is not None):
-            features = self.encoder(x).float()
+            parts = x.split(self.images_per_pass or len(x))
+            features = self.encoder(x) if len(parts) == 1 else torch.cat([self._pass(part) for part in parts])
+        features = features.float()
         return features if self.projection is None else features @ self.projection.T
+
+    def _pass(self, x: Tensor) -> Tensor:
+        """A part of a batch: its activations are not kept for the gradient but computed again.
+
+        The loss still sees the whole batch, so the recipe stays what it is; only batch norm, in training,
+        takes its statistics of each part.
+        """
+        again = lambda: (nullcontext(), statistics_kept(self.encoder))  # noqa: E731
+        return checkpoint(self.encoder, x, use_reentrant=False, context_fn=again)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
@@ -89,13 +130,67 @@ class Model(nn.Module):
         return self
 
 
+@contextmanager
+def statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Within it a pass in training mode leaves the running statistics of batch norm as they are."""
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, before):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(batches)
+
+
 def build(network: Network, channels: int, classes: int, seed: int) -> Model:
-    """A freshly initialised network with a linear head; the same seed gives the same weights."""
+    """A freshly initialised network with a linear head; the same seed gives the same weights.
+
+    The encoder starts from ``network.weights`` where they are named. Raises BadInput where they do not fit.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = ResNet(channels, network)
-        model = Model(encoder, LinearHead(encoder.out_features, classes), network.precision)
+        encoder, features = _encoder(network, channels)
+        head = LinearHead(features, classes)
+    if network.weights not in ("none", "imagenet"):
+        _load_weights(encoder, Path(network.weights).expanduser(), network.architecture)
+    model = Model(encoder, head, network.precision, network.images_per_pass)
     return model.to(memory_format=torch.channels_last)
+
+
+def _encoder(network: Network, channels: int) -> tuple[nn.Module, int]:
+    """An encoder and the number of its features."""
+    if "vit" not in network.architecture:
+        encoder = ResNet(channels, network)
+        return encoder, encoder.out_features
+    import timm
+
+    try:  # without a classifier a ViT returns its class token after the last norm
+        encoder = timm.create_model(network.architecture, pretrained=network.weights == "imagenet", num_classes=0)
+    except Exception as reason:  # the model hub's errors have no base class of their own
+        raise BadInput(
+            f"the ImageNet weights of {network.architecture} could not be downloaded "
+            f"({str(reason).splitlines()[0] if str(reason) else type(reason).__name__}); "
+            "set network.weights to a file that holds them, or to 'none' to train from scratch."
+        ) from None
+    return encoder, encoder.num_features
+
+
+def _load_weights(encoder: nn.Module, file: Path, architecture: str) -> None:
+    """Fill the encoder from a .safetensors or PyTorch file; no code in the file is executed, a head is ignored."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        is_safe = file.suffix == ".safetensors"
+        weights = load_file(file) if is_safe else torch.load(file, map_location="cpu", weights_only=True)
+        weights = {key: value for key, value in weights.items() if not key.startswith("head.")}
+        encoder.load_state_dict(weights)
+    except (OSError, RuntimeError, EOFError, AttributeError, SafetensorError, pickle.UnpicklingError) as reason:
+        first = str(reason).replace("\n\t", " ").splitlines()[0][:200]
+        raise BadInput(f"{file} does not hold the weights of a {architecture} encoder ({first}).") from None
 
 
 def use_class_mean_head(model: Model, geometry: str) -> None:

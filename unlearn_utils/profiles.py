@@ -17,7 +17,9 @@ FOLDER = Path(__file__).parent / "profiles"
 
 CHOICES = {
     "optimiser": ("sgd", "adam"), "schedule": ("constant", "cosine", "step"), "precision": ("float32", "bfloat16"),
-    "evaluate_on": ("test", "validation"),
+    "evaluate_on": ("test", "validation"), "normalisation": ("own", "imagenet"),
+    "source": ("digits", "folder", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet"),
+    "architecture": ("resnet", "bottleneck_resnet", "vit_small_patch16_224"),
     "cmf_geometry": ("centred", "raw", "log_softmax"),
 }
 
@@ -35,24 +37,41 @@ class BadInput(ValueError):
         return [f"BadInput: {self}"]
 
 
-@dataclass(frozen=True)
-class Data:
-    source: str  # "digits" (bundled with scikit-learn) or "folder" (train/<class>/*, test/<class>/*)
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """How a network sees the images that lie on the device; 0 leaves a step out."""
+
+    crop_padding: int = 0  # pixels: random crop after zero padding
+    flip: bool = False
+    enlarge_to: int = 0  # images are enlarged to this size ...
+    crop_to: int = 0  # ... and this is cut out of them: at random in training, from the centre in testing
+    random_resized_crop: bool = False  # in training a random part of the image is brought to ``crop_to`` instead
+    normalisation: str = "own"  # mean and deviation of the training images, or "imagenet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(Views):
+    source: str  # "folder" holds train/<class>/* and test/<class>/*; "digits" come with scikit-learn
     image_size: int
     channels: int
-    folder: str = ""
+    folder: str = ""  # where images lie or are downloaded to
     train_per_class: int = 0  # 0: all
     test_per_class: int = 0
-    crop_padding: int = 0  # pixels; 0: no random crop
-    flip: bool = False
     evaluate_on: str = "test"  # "validation": a fifth of the training images takes the test set's place
+
+    @property
+    def views(self) -> Views:
+        return Views(**{spec.name: getattr(self, spec.name) for spec in dataclasses.fields(Views)})
 
 
 @dataclass(frozen=True)
 class Network:
-    width: int  # channels of the first stage; every further stage doubles them
-    blocks: list  # residual blocks per stage
+    architecture: str = "resnet"  # or "bottleneck_resnet", both with the CIFAR stem, or a ViT of timm's
+    width: int = 64  # channels of a ResNet's first stage; every further stage doubles them
+    blocks: list = field(default_factory=lambda: [2, 2, 2, 2])  # residual blocks per stage
     precision: str = "float32"  # "bfloat16": autocast in the encoder
+    weights: str = "none"  # what an encoder starts from: "none", "imagenet" (a ViT's), or a file of weights
+    images_per_pass: int = 0  # more images go through the encoder in parts, with less memory; 0: all at once
 
 
 @dataclass(frozen=True)
@@ -196,7 +215,7 @@ def load(
                 raise BadInput(f"override '{key}' does not name a key of profile '{name}'.")
         node[last] = value
     if data_dir:
-        if table.get("data", {}).get("source") != "folder":
+        if table.get("data", {}).get("source") == "digits":
             raise BadInput(f"--data-dir {data_dir} has no use here: profile '{name}' reads no image folder.")
         table["data"]["folder"] = data_dir
     return _profile(name, table)
@@ -211,12 +230,11 @@ def _profile(name: str, table: dict) -> Profile:
             for key in ("runs", "multi_runs")
         }
         recipes = {key: _recipes(table.get(key, {}), f"{name}: {key}") for key in ("recipes", "multi_recipes")}
-        if table["data"]["source"] == "digits" and (table["data"]["image_size"], table["data"]["channels"]) != (8, 1):
-            raise BadInput(f"{name}: the digits have image_size 8 and channels 1, and no others.")
         rooms = {
             key: _build(cls, table[key], f"{name}: {key}")
             for key, cls in {"data": Data, "network": Network, "probe": Probe, "attack": Attack}.items()
         }
+        _check_images(rooms["data"], rooms["network"], name)
         return Profile(
             name=name, title=table["title"], tuning=table.get("tuning", {}),
             cmf_geometry=table.get("cmf_geometry", "centred"), **runs, **recipes, **rooms,
@@ -225,6 +243,29 @@ def _profile(name: str, table: dict) -> Profile:
         raise BadInput(f"profile '{name}' lacks the key {missing}.") from None
     except (AttributeError, TypeError) as problem:
         raise BadInput(f"profile '{name}' has a value where a table is needed, or the reverse ({problem}).") from None
+
+
+def _check_images(data: Data, network: Network, name: str) -> None:
+    """Raise BadInput where the images of the source, their views and the network do not fit."""
+    if data.source == "digits" and (data.image_size, data.channels) != (8, 1):
+        raise BadInput(f"{name}: the digits have image_size 8 and channels 1, and no others.")
+    colours = {"fashion_mnist": 1, "cifar10": 3, "cifar100": 3}.get(data.source, data.channels)
+    if data.channels != colours:
+        raise BadInput(f"{name}: 'channels' is {data.channels}, but the images of {data.source} have {colours}.")
+    if data.channels not in (1, 3) or data.normalisation == "imagenet" and data.channels != 3:
+        raise BadInput(f"{name}: 'channels' is {data.channels}, but it must be 1 or 3, and 3 for ImageNet's normalisation.")
+    if not (data.enlarge_to == data.crop_to == 0 or data.image_size <= data.crop_to <= data.enlarge_to):
+        raise BadInput(
+            f"{name}: image_size {data.image_size}, crop_to {data.crop_to} and enlarge_to {data.enlarge_to} must not "
+            "fall; leave out the last two for images as they are."
+        )
+    if data.random_resized_crop and not data.crop_to:
+        raise BadInput(f"{name}: random_resized_crop needs 'crop_to'.")
+    seen = data.crop_to or data.image_size
+    if network.architecture.endswith("_224") and (seen, data.channels) != (224, 3):
+        raise BadInput(f"{name}: {network.architecture} takes 224 pixels and 3 channels, not {seen} and {data.channels}.")
+    if network.weights == "imagenet" and "vit" not in network.architecture:
+        raise BadInput(f"{name}: ImageNet weights are there for a ViT only; set network.weights to 'none' or a file.")
 
 
 def _recipes(table: dict, where: str) -> dict[str, dict[str, Recipe]]:

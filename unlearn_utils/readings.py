@@ -21,7 +21,7 @@ from .training import train, worth_reading
 
 def read_features(features: Features, dataset: Dataset, cell: Cell) -> dict[str, Tensor]:
     """Test accuracy per class of the linear probe and of the nearest class centre."""
-    train_labels, test_labels = dataset.train.labels.cpu(), dataset.test.labels.cpu()
+    train_labels, test_labels = (part.labels.to(features.train.device) for part in (dataset.train, dataset.test))
     classes = len(dataset.classes)
     probe = metrics.linear_probe(features.train, train_labels, classes, cell.profile.probe, cell.seed)
     with torch.no_grad():
@@ -49,14 +49,14 @@ class Measured(Task):
         }
 
     def compute(self, device: str) -> Result:
-        dataset, features = dataset_of(self.cell.profile), load_features(self.cell)
-        model = load_model(self.cell, "cpu")
-        labels, classes = dataset.train.labels, len(dataset.classes)
+        dataset, features = dataset_of(self.cell.profile), load_features(self.cell).to(device)
+        model = load_model(self.cell, device)
+        labels, classes = dataset.train.labels.to(device), len(dataset.classes)
         means = metrics.centred_means(model.head.transform(features.train), labels, classes)
         weight = model.head.weight.detach()
         output = output_predictions(model, features.test)
         accuracies = {
-            "output": metrics.accuracy_per_class(output, dataset.test.labels, classes),
+            "output": metrics.accuracy_per_class(output, dataset.test.labels.to(device), classes),
             **read_features(features, dataset, self.cell),
         }
         if self.cell.head == "cmf":  # the official code probes these in the head's geometry
@@ -97,11 +97,11 @@ class Curve(Task):
 
     def compute(self, device: str) -> Result:
         run, method = prepare(self.cell, device)
-        labels, classes = run.dataset.test.labels.cpu(), len(run.dataset.classes)
+        labels, classes = run.dataset.test.labels, len(run.dataset.classes)
         readings, epoch_ends, done = [], [], 0
 
         def read() -> None:
-            features = extract(run.model, run.dataset)
+            features = extract(run.model, run.dataset).to(device)
             accuracies = read_features(features, run.dataset, self.cell)
             output = output_predictions(run.model, features.test)
             accuracies["output"] = metrics.accuracy_per_class(output, labels, classes)

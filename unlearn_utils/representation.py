@@ -13,22 +13,26 @@ from .models import Model
 
 @dataclass(frozen=True)
 class Features:
-    """Penultimate features (N, d) of the training and the test images, float32, on the CPU."""
+    """Penultimate features (N, d) of the training and the test images, float32."""
 
     train: Tensor
     test: Tensor
+
+    def to(self, device: str) -> Features:
+        return Features(self.train.to(device), self.test.to(device))
 
 
 @torch.no_grad()
 def features_of(model: Model, dataset: Dataset, images: Images, batch_size: int = 500) -> Tensor:
     """Features (N, d) of images under the test-time transform, in eval mode; the model is left in eval mode."""
     model.eval()
-    parts = [model.features(dataset.normalise(pixels)) for pixels in images.pixels.split(batch_size)]
+    batch_size = min(batch_size, model.images_per_pass or batch_size)
+    parts = [model.features(dataset.test_view(pixels)) for pixels in images.pixels.split(batch_size)]
     return torch.cat(parts)
 
 
 def extract(model: Model, dataset: Dataset) -> Features:
-    """One forward pass over all images."""
+    """One forward pass over all images; the features lie on the CPU."""
     return Features(
         features_of(model, dataset, dataset.train).cpu(), features_of(model, dataset, dataset.test).cpu()
     )
@@ -36,6 +40,6 @@ def extract(model: Model, dataset: Dataset) -> Features:
 
 @torch.no_grad()
 def output_predictions(model: Model, features: Tensor) -> Tensor:
-    """Classes (N,) that the model's own head reads from features (N, d)."""
+    """Classes (N,) that the model's own head reads from features (N, d), on the device of the features."""
     device = next(model.encoder.parameters()).device
-    return model.head(features.to(device)).argmax(1).cpu()
+    return model.head(features.to(device)).argmax(1).to(features.device)

@@ -43,13 +43,16 @@ class Study:
 
     @staticmethod
     def of(
-        profile: str, seeds: list[int] = (), forget_sets: list[list[int]] = (), device: str = "auto",
+        profile: str, seeds: list[int] = (), forget_sets: list = (), device: str = "auto",
         data_dir: str = "", jobs: int = 0, overrides: dict[str, Any] | None = None, hyperparameters: str = "",
     ) -> Study:
-        """The study that the parameters of a notebook describe. Raises BadInput with one clear sentence."""
+        """The study that the parameters of a notebook describe. Raises BadInput with one clear sentence.
+
+        A forget set lists classes by number or name, or coarse classes; "single" and "multi" stand for all the
+        profile's sets of one class and of several.
+        """
         if not all(type(seed) is int for seed in seeds):
             raise BadInput(f"seeds is {list(seeds)!r}, but it must be a list of whole numbers, e.g. [0, 1].")
-        _check_lists("forget_sets", forget_sets)
         loaded = profiles.load(profile, overrides, data_dir, hyperparameters)
         for method, recipes in loaded.recipes.items():
             if method not in METHODS or not set(recipes) <= set(VARIANTS):
@@ -58,16 +61,16 @@ class Study:
                     f"{', '.join(METHODS)}; the variants {', '.join(VARIANTS)}."
                 )
         machine = sweep.Machine.choose(device, jobs)
-        pairs = tuple(loaded.pairs(seeds, forget_sets))
+        pairs = tuple(loaded.pairs(seeds, numbered("forget_sets", forget_sets, loaded)))
         classes = len(dataset_of(loaded).classes)
         for _, forget in pairs:
             check_forget_set(forget, classes)
         return Study(loaded, pairs, machine)
 
-    def several(self, forget_sets: list[list[int]] = ()) -> Study:
+    def several(self, forget_sets: list = ()) -> Study:
         """The same study with several classes forgotten at once: these sets, or those of the profile."""
-        _check_lists("multi_forget_sets", forget_sets)
-        pairs = [(self.pairs[0][0], tuple(f)) for f in forget_sets] or self.profile.multi_pairs
+        given = numbered("multi_forget_sets", forget_sets, self.profile)
+        pairs = [(self.pairs[0][0], forget) for forget in given] or self.profile.multi_pairs
         for _, forget in pairs:
             check_forget_set(forget, len(self.classes))
         return replace(self, pairs=tuple(pairs))
@@ -206,9 +209,35 @@ class Study:
         return tuple((values[m] * weight[m]).sum().item() / weight[m].sum().item() for m in (~of_forget, of_forget))
 
 
-def _check_lists(name: str, forget_sets: list) -> None:
-    if not all(type(f) is list and all(type(c) is int for c in f) for f in forget_sets):
-        raise BadInput(f"{name} is {list(forget_sets)!r}, but it must hold lists of classes, e.g. [[0], [3]].")
+def numbered(parameter: str, forget_sets: list, profile: Profile) -> list[tuple[int, ...]]:
+    """Forget sets as class numbers. Raises BadInput where an entry is no list, no class and no coarse class."""
+    lists = {"single": profile.runs, "multi": profile.multi_runs}
+    listed = []
+    for entry in forget_sets:
+        if type(entry) is str and entry in lists:
+            listed += [tuple(forget) for block in lists[entry] for forget in block.forget_sets]
+        elif type(entry) in (list, tuple) and all(type(c) in (int, str) for c in entry):
+            listed.append(tuple(number for c in entry for number in _numbers(c, profile)))
+        else:
+            raise BadInput(
+                f"{parameter} is {list(forget_sets)!r}, but it must hold lists of classes, e.g. [[0], [3]], "
+                'or the names "single" and "multi".'
+            )
+    return listed
+
+
+def _numbers(named: int | str, profile: Profile) -> tuple[int, ...]:
+    """The classes that a number, a class name or the name of a coarse class stands for."""
+    if type(named) is int:
+        return (named,)
+    dataset = dataset_of(profile)
+    if named in dataset.classes:
+        return (dataset.classes.index(named),)
+    if named not in dataset.groups:
+        known = [*dataset.classes, *dataset.groups]
+        shown = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+        raise BadInput(f"there is no class '{named}' in profile '{profile.name}'; its classes are {shown}.")
+    return dataset.groups[named]
 
 
 def _identity(cell: Cell, seed: int, forget: tuple[int, ...]) -> dict[str, Any]:

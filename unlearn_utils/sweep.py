@@ -162,6 +162,8 @@ class _Schedule:
 def _reason(error: BaseException) -> str:
     if isinstance(error, BrokenProcessPool):
         return "a process was killed (out of memory?); fewer --jobs need less"
+    if isinstance(error, torch.OutOfMemoryError):
+        return "the GPU's memory does not suffice; a --batch-size below that of the recipe, like 32, needs less"
     return f"{type(error).__name__}: {error}"
 
 

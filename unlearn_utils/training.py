@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator
 
 import torch
@@ -71,8 +73,49 @@ def optimiser_of(parameters: list[Tensor], recipe: Recipe) -> torch.optim.Optimi
         return torch.optim.Adam(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(
         parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
-        nesterov=recipe.nesterov and recipe.momentum > 0,
+        nesterov=recipe.nesterov and recipe.momentum > 0, fused=parameters[0].is_cuda or None,
     )
+
+
+@dataclass
+class Checkpoint:
+    """Where a training of one phase goes on after an interruption, with the numbers of one that was not cut.
+
+    Written after an epoch, at most every ``seconds``; ``history`` is what the run has noted so far.
+    """
+
+    path: Path
+    generator: torch.Generator
+    history: list
+    seconds: float = 60.0
+    last: float = 0.0
+
+    def save(self, model: Model, optimiser: torch.optim.Optimizer, epoch: int, step: int) -> None:
+        now = time.monotonic()
+        if now - self.last < self.seconds:
+            return
+        self.last = now
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        torch.save({
+            "model": model.state_dict(), "optimiser": optimiser.state_dict(), "epoch": epoch, "step": step,
+            "generator": self.generator.get_state(), "history": self.history,
+        }, partial)
+        partial.replace(self.path)
+
+    def restore(self, model: Model, optimiser: torch.optim.Optimizer) -> tuple[int, int]:
+        """(epochs, steps) done. A missing or damaged file means that nothing is."""
+        self.last = time.monotonic()
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception:  # torch has no base class for a damaged file, and the training can start anew
+            self.path.unlink(missing_ok=True)
+            return 0, 0
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["generator"])
+        self.history[:] = state["history"]
+        return state["epoch"], state["step"]
 
 
 def train(
@@ -81,13 +124,15 @@ def train(
     phases: list[Recipe],
     on_step: Callable[[int], None] = lambda step: None,
     on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Minimise the losses that ``epoch_losses(epoch)`` yields, one optimiser step for each.
 
     Every phase has its own optimiser; epochs are counted through. Gradients are cleared after a step, before
     the next loss is asked for: what a method leaves in ``.grad`` before it yields a loss is added to that
     loss's gradient. ``on_step(steps done)`` is called before the first step (0) and after each;
-    ``on_epoch(epochs done, mean loss)`` before the first epoch and after each.
+    ``on_epoch(epochs done, mean loss)`` before the first epoch and after each. With a ``checkpoint``, for one
+    phase, an interrupted training goes on behind its last saved epoch.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     step = epoch = 0
@@ -95,7 +140,9 @@ def train(
     on_step(0)
     for recipe in phases:
         optimiser = optimiser_of(parameters, recipe)
-        for epoch_of_phase in range(recipe.epochs):
+        if checkpoint:
+            epoch, step = checkpoint.restore(model, optimiser)
+        for epoch_of_phase in range(epoch if checkpoint else 0, recipe.epochs):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(recipe, epoch_of_phase)
             losses = []
@@ -113,6 +160,8 @@ def train(
             model.eval()
             epoch += 1
             on_epoch(epoch, torch.stack(losses).mean().item())
+            if checkpoint and epoch < recipe.epochs:
+                checkpoint.save(model, optimiser, epoch, step)
     model.eval()
 
 

@@ -1,0 +1,136 @@
+"""Networks have the sizes of the literature, batches may pass in parts, and weights are loaded only where they fit."""
+
+import copy
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn.functional import cross_entropy
+
+from unlearn_utils import models
+from unlearn_utils.profiles import BadInput, Network
+
+VIT = "vit_small_patch16_224"
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_resnet18_and_resnet50_have_the_sizes_of_torchvisions_with_another_stem():
+    from torchvision.models import resnet18, resnet50
+
+    stem = 64 * 3 * (7 * 7 - 3 * 3)
+    eighteen = models.build(Network(), 3, 10, 0)
+    fifty = models.build(Network(architecture="bottleneck_resnet", blocks=[3, 4, 6, 3]), 3, 200, 0)
+    assert count(eighteen) == count(resnet18(num_classes=10)) - stem
+    assert count(fifty) == count(resnet50(num_classes=200)) - stem
+    assert fifty.eval().features(torch.zeros(2, 3, 16, 16)).shape == (2, 2048)
+
+
+def test_the_vit_has_384_features_and_the_size_of_timms():
+    import timm
+
+    model = models.build(Network(architecture=VIT), 3, 10, 0)
+    assert count(model) == count(timm.create_model(VIT, num_classes=10))
+    assert model.eval().features(torch.zeros(1, 3, 224, 224)).shape == (1, 384)
+
+
+def test_the_same_seed_gives_the_same_vit():
+    first, again, other = (models.build(Network(architecture=VIT), 3, 3, seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first["head.weight"], other["head.weight"])
+
+
+# --- a batch in parts
+
+
+@pytest.fixture
+def whole_and_parts(dataset, resnet):
+    resnet.double()
+    parts = copy.deepcopy(resnet)
+    parts.images_per_pass = 5
+    x, y = dataset.normalise(dataset.train.pixels[::4]).double(), dataset.train.labels[::4]
+    return resnet, parts, x, y
+
+
+def gradients(model, x, y):
+    cross_entropy(model.head(model.features(x).double()), y).backward()
+    return {name: p.grad for name, p in model.named_parameters()}
+
+
+def test_a_batch_in_parts_has_the_gradient_of_the_whole_batch(whole_and_parts):
+    whole, parts, x, y = whole_and_parts
+    whole.eval(), parts.eval()  # in training batch norm takes its statistics of each part
+    expected, found = gradients(whole, x, y), gradients(parts, x, y)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-7)
+
+
+def test_in_training_running_statistics_move_once_for_each_part(whole_and_parts):
+    whole, parts, x, y = whole_and_parts
+    whole.train(), parts.train()
+    gradients(parts, x, y)
+    with torch.no_grad():
+        for part in x.split(5):
+            whole.features(part)
+    for name, expected in whole.encoder.named_buffers():
+        torch.testing.assert_close(dict(parts.encoder.named_buffers())[name], expected)
+
+
+def test_a_batch_in_parts_holds_fewer_activations(resnet):
+    x = torch.randn(64, 1, 8, 8)
+
+    def held():
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+            resnet.features(x)
+        return sum(sizes)
+
+    whole = held()
+    resnet.images_per_pass = 8
+    assert held() < whole / 4
+
+
+# --- weights
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_an_encoder_starts_from_a_file_of_weights(suffix, tmp_path):
+    source, file = models.build(Network(width=4, blocks=[1, 1]), 3, 10, seed=7), tmp_path / f"weights{suffix}"
+    weights = {key: value.contiguous() for key, value in source.encoder.state_dict().items()}
+    weights["head.weight"] = torch.zeros(1000, 8)
+    save_file(weights, file) if suffix == ".safetensors" else torch.save(weights, file)
+    model = models.build(Network(width=4, blocks=[1, 1], weights=str(file)), 3, 10, seed=0)
+    assert all(torch.equal(value, weights[key]) for key, value in model.encoder.state_dict().items())
+    assert not torch.equal(model.head.weight, source.head.weight)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path):
+    file = tmp_path / "weights.safetensors"
+    save_file({"conv.weight": torch.zeros(3)}, file)
+    with pytest.raises(BadInput, match="weights.safetensors does not hold the weights of a resnet encoder"):
+        models.build(Network(width=4, blocks=[1, 1], weights=str(file)), 3, 10, 0)
+
+
+def test_code_in_a_file_of_weights_is_not_executed(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return open, (str(tmp_path / "executed"), "w")
+
+    torch.save({"stem": Evil()}, tmp_path / "weights.pth")
+    with pytest.raises(BadInput, match="does not hold the weights"):
+        models.build(Network(width=4, blocks=[1, 1], weights=str(tmp_path / "weights.pth")), 3, 10, 0)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_imagenet_weights_that_cannot_be_downloaded_end_with_one_sentence(monkeypatch):
+    import timm
+
+    def refuse(*_, pretrained, **__):
+        assert pretrained
+        raise ConnectionError("no route to the hub")
+
+    monkeypatch.setattr(timm, "create_model", refuse)
+    with pytest.raises(BadInput, match="could not be downloaded .no route to the hub.; set network.weights to a file"):
+        models.build(Network(architecture=VIT, weights="imagenet"), 3, 10, 0)

@@ -1,0 +1,259 @@
+"""Where images come from: bundled, downloaded by torchvision, or any folder of class folders.
+
+What is loaded counts by the fingerprint of its pixels and labels, wherever it came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Callable
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from . import profiles
+from .data import Dataset, Images
+from .profiles import BadInput
+
+REPOSITORY = Path(__file__).parent.parent
+TORCHVISION = {"fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+TINY_IMAGENET = ("http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de")
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+Files = dict[str, dict[str, list[Path]]]  # files[part][class]
+Groups = dict[str, tuple[int, ...]]
+Loaded = tuple[Images, Images, tuple[str, ...], Groups]  # training and test images, classes, coarse classes
+
+
+@lru_cache(maxsize=4)
+def load(data: profiles.Data, cache: Path) -> Dataset:
+    """Load the data set of a profile; decoded image files are kept in the folder ``cache``.
+
+    Raises BadInput when the data cannot be downloaded, read or kept.
+    """
+    sources = {"digits": _digits, **dict.fromkeys(TORCHVISION, _torchvision), "tiny_imagenet": _tiny_imagenet}
+    if data.source == "folder" and not data.folder:
+        raise BadInput("this profile has no images of its own: name your folder with --data-dir.")
+    in_class_folders = data.source == "folder" or data.folder and (folder_of(data) / "test").is_dir()
+    train, test, classes, groups = (_folder if in_class_folders else sources[data.source])(data, cache)
+    if data.evaluate_on == "validation":
+        train, test = _hold_out(train)
+    if data.train_per_class:
+        train = train.first_per_class(data.train_per_class)
+    if data.test_per_class:
+        test = test.first_per_class(data.test_per_class)
+    digest = hashlib.sha256()
+    for part in (train.pixels, train.labels, test.pixels, test.labels):
+        digest.update(str(tuple(part.shape)).encode())
+        digest.update(part.contiguous().numpy().tobytes())
+    mean, std = _normalisation(train.pixels, data.views.normalisation)
+    return Dataset(train, test, classes, mean, std, data.views, digest.hexdigest()[:16], groups)
+
+
+def folder_of(data: profiles.Data) -> Path:
+    """The data folder; a relative one counts from the repository."""
+    return REPOSITORY / Path(data.folder).expanduser()
+
+
+def _normalisation(pixels: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation per channel of pixels scaled to [0, 1]: ImageNet's, or those of the images."""
+    if kind == "imagenet":
+        return tuple(torch.tensor(values) for values in IMAGENET)
+    parts = [(part.double() / 255) for part in pixels.unbind(1)]  # by channel: a copy in float64 is large
+    mean, std = (torch.stack([getattr(part, name)() for part in parts]) for name in ("mean", "std"))
+    return mean.float(), std.float().clamp_min(1 / 255)
+
+
+def _hold_out(train: Images, every: int = 5) -> tuple[Images, Images]:
+    """Every fifth image of each class becomes validation data."""
+    rank = torch.zeros_like(train.labels)
+    for c in train.labels.unique():
+        of_class = train.labels == c
+        rank[of_class] = torch.arange(int(of_class.sum()))
+    held_out = rank % every == 0
+    return train.select(~held_out), train.select(held_out)
+
+
+def _digits(data: profiles.Data, cache: Path) -> Loaded:
+    """scikit-learn's 1,797 handwritten digits, 8x8, grey values 0 to 16; two fifths are the test set."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    bunch = load_digits()
+    pixels = torch.tensor(bunch.images / 16 * 255).round().to(torch.uint8)[:, None]
+    labels = torch.tensor(bunch.target, dtype=torch.int64)
+    fit, held_out = train_test_split(range(len(labels)), test_size=0.4, random_state=0, stratify=labels)
+    parts = [Images(pixels[index], labels[index]) for index in (sorted(fit), sorted(held_out))]
+    return parts[0], parts[1], tuple(str(name) for name in bunch.target_names), {}
+
+
+def _torchvision(data: profiles.Data, cache: Path) -> Loaded:
+    """A data set of torchvision, downloaded on first use and checked by torchvision's checksums."""
+    from torchvision import datasets
+    from torchvision.transforms import v2
+
+    kind, root = getattr(datasets, TORCHVISION[data.source]), folder_of(data)
+    parts, pictures = _fetched(data, lambda: [kind(root, train=train, download=True) for train in (True, False)]), []
+    for part in parts:
+        pixels = torch.as_tensor(part.data)
+        pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
+        labels = torch.as_tensor(part.targets, dtype=torch.int64)
+        if len(labels) != len(pixels) or not 0 <= int(labels.min()) <= int(labels.max()) < len(part.classes):
+            raise BadInput(f"the files of {data.source} in {root} do not belong together; delete them and run again.")
+        pictures.append(Images(v2.functional.resize(pixels, data.image_size, antialias=True).contiguous(), labels))
+    groups = _coarse_classes(root / datasets.CIFAR100.base_folder) if data.source == "cifar100" else {}
+    return pictures[0], pictures[1], tuple(parts[0].classes), groups
+
+
+def _fetched(data: profiles.Data, get: Callable):
+    """What ``get`` returns, or one sentence on why the data set cannot be had."""
+    try:
+        folder_of(data).mkdir(parents=True, exist_ok=True)
+        return get()
+    except (OSError, RuntimeError, ValueError, AssertionError, EOFError, pickle.UnpicklingError) as reason:
+        raise BadInput(
+            f"{data.source} is not complete and intact in {folder_of(data)}, and could not be downloaded there "
+            f"({str(reason).splitlines()[0] if str(reason) else type(reason).__name__}); run again with a network, "
+            "or name a folder that holds it with --data-dir."
+        ) from None
+
+
+def _coarse_classes(folder: Path) -> Groups:
+    """CIFAR-100's twenty coarse classes: the fine classes of each. torchvision has checked the files."""
+    meta, train = (pickle.loads((folder / name).read_bytes(), encoding="latin1") for name in ("meta", "train"))
+    pairs = sorted(set(zip(train["coarse_labels"], train["fine_labels"])))
+    return {name: tuple(fine for c, fine in pairs if c == coarse) for coarse, name in enumerate(meta["coarse_label_names"])}
+
+
+def _tiny_imagenet(data: profiles.Data, cache: Path) -> Loaded:
+    """Tiny-ImageNet: its validation images serve as the test set, and their classes stand in a list.
+
+    Images are read where the archive puts them; no file is moved, so nothing can be left half laid out.
+    """
+    root = folder_of(data)
+    home = root if (root / "wnids.txt").exists() else root / "tiny-imagenet-200"
+    if not home.is_dir():
+        _fetched(data, lambda: _unpack(*TINY_IMAGENET, root, home.name))
+    try:
+        names = sorted((home / "wnids.txt").read_text().split())
+        words = dict(line.split("\t") for line in (home / "words.txt").read_text().splitlines())
+        files = {
+            "train": {name: sorted((home / "train" / name / "images").glob("*.JPEG")) for name in names},
+            "test": {name: [] for name in names},
+        }
+        for line in sorted((home / "val" / "val_annotations.txt").read_text().splitlines()):
+            file, name, *_ = line.split("\t")
+            files["test"][name].append(home / "val" / "images" / file)
+    except (OSError, ValueError, KeyError) as reason:
+        raise BadInput(f"{home} is not a complete Tiny-ImageNet ({reason}); delete it and run again.") from None
+    for part, classes in files.items():
+        for name, listed in classes.items():
+            if not listed:
+                raise BadInput(f"{home} holds no {part} images of class {name}; delete it and run again.")
+    first = [words.get(name, name).split(",")[0] for name in names]
+    shown = tuple(word if first.count(word) == 1 else f"{word} ({name})" for name, word in zip(names, first))
+    return *_decoded(home, files, data, cache), shown, {}
+
+
+def _unpack(url: str, md5: str, root: Path, name: str) -> None:
+    """Download an archive with its checksum, and put its folder ``name`` into ``root`` in one step."""
+    from torchvision.datasets.utils import download_url, extract_archive
+
+    download_url(url, root, md5=md5)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".unpacking-") as scratch:
+        extract_archive(root / Path(url).name, scratch)
+        (Path(scratch) / name).rename(root / name)
+
+
+def _folder(data: profiles.Data, cache: Path) -> Loaded:
+    """Any folder of the form train/<class>/<image>, test/<class>/<image>."""
+    root = folder_of(data)
+    files = {part: _listing(root, part) for part in ("train", "test")}
+    if list(files["train"]) != list(files["test"]):
+        odd = sorted(set(files["train"]) ^ set(files["test"]))
+        raise BadInput(
+            f"{root}: train/ and test/ must hold the same classes, but {', '.join(odd)} is in only one of them."
+        )
+    if len(files["train"]) < 3:
+        raise BadInput(f"{root}/train holds {len(files['train'])} class folders, but at least 3 are needed.")
+    return *_decoded(root, files, data, cache), tuple(files["train"]), {}
+
+
+def _listing(root: Path, part: str) -> dict[str, list[Path]]:
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    folder = root / part
+    if not folder.is_dir():
+        raise BadInput(
+            f"there is no folder {folder}; --data-dir must name a folder with train/<class>/ and test/<class>/."
+        )
+    listing = {}
+    for entry in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        listing[entry.name] = sorted(f for f in entry.iterdir() if f.suffix.lower() in IMG_EXTENSIONS)
+        if not listing[entry.name]:
+            raise BadInput(f"{entry} holds no images; allowed endings are {', '.join(IMG_EXTENSIONS)}.")
+    return listing
+
+
+def _decoded(root: Path, files: Files, data: profiles.Data, cache: Path) -> tuple[Images, Images]:
+    """Training and test images. Only those that the profile asks for are decoded: the first of each class."""
+    # A validation split takes its images from train/, so the test limit must not cut there.
+    limit = {"train": data.train_per_class, "test": data.test_per_class}
+    if data.evaluate_on == "validation":
+        limit["train"] = 0 if not data.train_per_class else -(-data.train_per_class * 5 // 4)
+    chosen = {part: {c: fs[: limit[part] or None] for c, fs in files[part].items()} for part in files}
+    try:
+        stamp = [(part, str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns)
+                 for part in chosen for fs in chosen[part].values() for f in fs]
+    except OSError as reason:
+        raise BadInput(f"{reason.filename} cannot be read ({reason.strerror}).") from None
+    key = hashlib.sha256(repr((stamp, data.image_size, data.channels)).encode()).hexdigest()[:16]
+    packed = _packed(cache / f"{key}.safetensors", chosen, data)
+    return tuple(Images(packed[f"{part}_pixels"], packed[f"{part}_labels"]) for part in ("train", "test"))
+
+
+def _packed(path: Path, chosen: Files, data: profiles.Data) -> dict[str, Tensor]:
+    """The decoded images of every part, from the cache where an intact copy lies there."""
+    if path.exists():
+        try:
+            return load_file(path)
+        except Exception:  # safetensors has no public base class for a damaged file
+            path.unlink()
+    packed = {}
+    for part, classes in chosen.items():
+        images = [_decode(f, data) for files in classes.values() for f in files]
+        packed[f"{part}_pixels"] = torch.stack(images)
+        sizes = torch.tensor([len(files) for files in classes.values()])
+        packed[f"{part}_labels"] = torch.arange(len(sizes)).repeat_interleave(sizes)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(b"")  # safetensors reports a folder or disk that refuses as an error of its own kind
+        save_file(packed, partial)
+        partial.replace(path)
+    except Exception as reason:
+        partial.unlink(missing_ok=True)
+        raise BadInput(f"the images cannot be kept in {path.parent} ({reason}); make room or make it writable.") from None
+    return packed
+
+
+def _decode(file: Path, data: profiles.Data) -> Tensor:
+    """One image as uint8 (C, H, W), its shorter side brought to ``image_size``, the centre cut out."""
+    from PIL import Image
+    from torchvision.transforms import v2
+
+    try:
+        with Image.open(file) as image:
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"its pixels have mode {image.mode}, but 8 bits per channel are needed")
+            image = image.convert("L" if data.channels == 1 else "RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as reason:
+        raise BadInput(f"{file} cannot be read as an image ({reason}); replace it or take it out.") from None
+    image = v2.functional.center_crop(v2.functional.resize(image, data.image_size, antialias=True), data.image_size)
+    return v2.functional.pil_to_tensor(image)
