@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +181,7 @@ class Trained(Task):
         return {"history": history}, {"weights": run.model.state_dict(), "features": vars(final[0])}
 
 
+@lru_cache(maxsize=None)  # every key of a run asks for it
 def _weights(named: str) -> str:
     """What stands for the encoder's first weights in a key: their name, or the hash of their file."""
     if named in ("none", "imagenet"):
@@ -204,7 +205,7 @@ def prepare(cell: Cell, device: str) -> tuple[Run, Method]:
     if cell.start:
         model = load_model(cell.start, device)
     else:
-        model = _initialised(cell).to(device)
+        model = _built(cell, "none" if cell.method == "random" else cell.profile.network.weights).to(device)
     if variant.head == "cmf" and not isinstance(model.head, heads.ClassMeanHead):
         models.use_class_mean_head(model, cell.geometry)
     teacher = copy.deepcopy(model).eval().requires_grad_(False)
@@ -240,13 +241,11 @@ def _progress(run: Run, features: Features) -> dict[str, Any]:
     }
 
 
-def _initialised(cell: Cell) -> models.Model:
+def _built(cell: Cell, weights: str) -> models.Model:
+    """A network of the cell's seed, whose encoder starts from ``weights``."""
     profile = cell.profile
-    classes = len(dataset_of(profile).classes)
-    network = profile.network
-    if cell.method == "random" or cell.start:  # a network without any training, or weights that come from the store
-        network = dataclasses.replace(network, weights="none")
-    return models.build(network, profile.data.channels, classes, cell.seed)
+    network = dataclasses.replace(profile.network, weights=weights)
+    return models.build(network, profile.data.channels, len(dataset_of(profile).classes), cell.seed)
 
 
 def stored(task: Task) -> Record:
@@ -259,7 +258,7 @@ def stored(task: Task) -> Record:
 
 def load_model(cell: Cell, device: str) -> models.Model:
     """The trained model of a cell, in eval mode."""
-    model = _initialised(cell)
+    model = _built(cell, "none")  # its weights come from the store
     if cell.head == "cmf":
         models.use_class_mean_head(model, cell.geometry)
     weights = stored(Trained(cell)).tensors("weights")
