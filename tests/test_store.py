@@ -1,6 +1,8 @@
 """Results are found again under what determines them, and a damaged one is never believed."""
 
 import json
+import os
+import time
 
 import pytest
 import torch
@@ -59,11 +61,24 @@ def test_an_interrupted_write_leaves_nothing(home, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store, "save_file", killed)
+    monkeypatch.setattr(store, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         Store().put(SPEC, {}, {"weights": {"w": torch.zeros(1)}}, 0.0, "cpu")
     assert Store().get(SPEC) is None
     assert list((home / ".store" / "model").iterdir()) == []
+
+
+def test_what_killed_runs_left_is_removed_when_nobody_can_want_it(filled):
+    day, half_written = 86400, filled.root / "model" / ".partial-1"
+    half_written.mkdir()
+    trainings = [filled.root / "unfinished" / name for name in ("recent.pt", "old.pt")]
+    trainings[0].parent.mkdir()
+    for file, age in [(half_written, 2 * day), (trainings[0], 2 * day), (trainings[1], 31 * day)]:
+        file.is_dir() or file.write_bytes(b"")
+        os.utime(file, (time.time() - age,) * 2)
+    filled.tidy()
+    assert not half_written.exists() and [file.exists() for file in trainings] == [True, False]
+    assert filled.get(SPEC)
 
 
 def test_the_second_writer_of_the_same_result_keeps_the_first(filled):

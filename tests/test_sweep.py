@@ -1,5 +1,6 @@
 """Cells give the same numbers however they are run, interrupted or combined; failures stay where they happen."""
 
+import errno
 import hashlib
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -98,6 +100,19 @@ class NeedsBroken(Broken):
     @property
     def requires(self):
         return [Broken(self.cell)]
+
+
+def test_a_full_disk_ends_with_advice_and_leaves_nothing_half_written(study, monkeypatch, home):
+    write = Path.write_bytes
+
+    def full(path, content):
+        write(path, b"as much as there was room for")
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(Failure, match=f"the disk of {home} is full; make room and run again"):
+        sweep.run([Trained(study.cell(0, (0,), "random"))], ONE)
+    assert list((home / ".store" / "model").iterdir()) == []
 
 
 def test_a_failure_is_reported_and_stops_only_what_needs_it(study):

@@ -1,5 +1,7 @@
 """An interrupted training goes on with the numbers of one that was not cut."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -45,6 +47,19 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(training, re
     history = training(resnet)
     assert same(state_of(resnet), expected)
     assert history[1:] == expected_history[1:] and [epoch for epoch, _ in history] == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_checkpoint_that_finds_no_room_is_not_left_half_written(training, resnet, tmp_path, monkeypatch):
+    write = Path.write_bytes
+
+    def full(path, content):
+        write(path, content[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        training(resnet)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_checkpoint_means_that_the_training_starts_anew(training, resnet, tmp_path, state_of, same):

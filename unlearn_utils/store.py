@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 ROOT = Path(__file__).parent.parent
@@ -100,11 +100,12 @@ class Store:
     def __init__(self) -> None:
         self.root = home() / ".store"
 
-    def tidy(self, hours: float = 24) -> None:
-        """Remove what runs that were killed left half-written, once no run can still be writing it."""
-        for partial in self.root.glob("*/.partial-*"):
-            if time.time() - partial.stat().st_mtime > 3600 * hours:
-                shutil.rmtree(partial, ignore_errors=True)
+    def tidy(self) -> None:
+        """Remove what killed runs left: half-written results after a day, unfinished trainings after a month."""
+        for pattern, days in (("*/.partial-*", 1), ("unfinished/*", 30)):
+            for left in self.root.glob(pattern):
+                if time.time() - left.stat().st_mtime > 86400 * days:
+                    shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
     def folder(self, spec: dict[str, Any]) -> Path:
         return self.root / spec["kind"] / digest(spec)
@@ -142,7 +143,7 @@ class Store:
             partial.mkdir()
             for name, named in tensors.items():
                 contiguous = {key: t.detach().cpu().contiguous() for key, t in named.items()}
-                save_file(contiguous, partial / f"{name}.safetensors")
+                (partial / f"{name}.safetensors").write_bytes(save(contiguous))  # a full disk is an OSError this way
             files = {path.name: _sha256(path) for path in partial.iterdir()}
             body = {
                 "spec": spec, "result": result, "files": files, "seconds": seconds, "made_with": _made_with(device),

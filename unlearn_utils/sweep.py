@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import sys
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from .cells import Task
 from .profiles import BadInput
-from .store import Store
+from .store import Store, home
 
 
 class Failure(RuntimeError):
@@ -164,6 +165,8 @@ def _reason(error: BaseException) -> str:
         return "a process was killed (out of memory?); fewer --jobs need less"
     if isinstance(error, torch.OutOfMemoryError):
         return "the GPU's memory does not suffice; a --batch-size below that of the recipe, like 32, needs less"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk of {home()} is full; make room and run again, what is stored stays"
     return f"{type(error).__name__}: {error}"
 
 

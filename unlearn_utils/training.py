@@ -6,6 +6,7 @@ import math
 import time
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator
 
@@ -96,11 +97,16 @@ class Checkpoint:
             return
         self.last = now
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
+        partial, state = self.path.with_suffix(".partial"), BytesIO()
         torch.save({
             "model": model.state_dict(), "optimiser": optimiser.state_dict(), "epoch": epoch, "step": step,
             "generator": self.generator.get_state(), "history": self.history,
-        }, partial)
+        }, state)
+        try:
+            partial.write_bytes(state.getbuffer())
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
         partial.replace(self.path)
 
     def restore(self, model: Model, optimiser: torch.optim.Optimizer) -> tuple[int, int]:
