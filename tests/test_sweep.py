@@ -115,6 +115,19 @@ def test_a_full_disk_ends_with_advice_and_leaves_nothing_half_written(study, mon
     assert list((home / ".store" / "model").iterdir()) == []
 
 
+@dataclass(frozen=True)
+class Greedy(Broken):
+    kind = "greedy"
+
+    def compute(self, device):
+        return torch.empty(2**58)
+
+
+def test_too_little_memory_ends_with_the_options_that_help(study):
+    with pytest.raises(Failure, match="the memory does not suffice; fewer --jobs, or a --batch-size"):
+        sweep.run([Greedy(study.cell(0, (0,), "random"))], ONE)
+
+
 def test_a_failure_is_reported_and_stops_only_what_needs_it(study):
     cell = study.cell(0, (0,), "random")
     measured = Measured(cell)

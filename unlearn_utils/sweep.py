@@ -80,6 +80,7 @@ def missing(tasks: list[Task]) -> list[Task]:
 def compute(task: Task, device: str) -> float:
     """Compute one task and store it; seconds it took. The pure function that a worker process runs."""
     torch.set_num_threads(1)  # one thread each: fastest for small models, and the same sums whatever the jobs
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it a GPU's matrix products may differ
     torch.use_deterministic_algorithms(True, warn_only=True)
     begin = time.perf_counter()
     with threadpool_limits(1):
@@ -165,6 +166,8 @@ def _reason(error: BaseException) -> str:
         return "a process was killed (out of memory?); fewer --jobs need less"
     if isinstance(error, torch.OutOfMemoryError):
         return "the GPU's memory does not suffice; a --batch-size below that of the recipe, like 32, needs less"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        return "the memory does not suffice; fewer --jobs, or a --batch-size below that of the recipe, need less"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk of {home()} is full; make room and run again, what is stored stays"
     return f"{type(error).__name__}: {error}"
