@@ -119,7 +119,7 @@ def _fetched(data: profiles.Data, get: Callable):
     except (OSError, RuntimeError, ValueError, AssertionError, EOFError, pickle.UnpicklingError) as reason:
         raise BadInput(
             f"{data.source} is not complete and intact in {folder_of(data)}, and could not be downloaded there "
-            f"({str(reason).splitlines()[0] if str(reason) else type(reason).__name__}); run again with a network, "
+            f"({' '.join(str(reason).split())[:300] or type(reason).__name__}); run again with a network, "
             "or name a folder that holds it with --data-dir."
         ) from None
 

@@ -8,7 +8,10 @@ from torch.nn.functional import cross_entropy
 from . import Method, method
 
 
-@method("prune", "Pruned head", role="reference", variants=("linear",), why="only a linear head has a row of its own for each class")
+@method(
+    "prune", "Pruned head", role="reference", variants=("linear",),
+    why="only a linear head has a row of its own for each class",
+)
 @dataclass(frozen=True)
 class Prune(Method):
     """w_k <- 0 and b_k <- 0 for every forget class k, as in the official code.
