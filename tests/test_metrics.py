@@ -8,7 +8,8 @@ import torch
 
 from unlearn_utils.heads import class_means
 from unlearn_utils.metrics import (
-    accuracy_per_class, alignment, centred_means, linear_probe, nc1, nc2, nc3, nearest_class_centre, recovery,
+    accuracy_per_class, alignment, centre_distance, centred_means, linear_probe, nc1, nc2, nc3, nearest_class_centre,
+    recovery,
 )
 from unlearn_utils.profiles import Probe
 from unlearn_utils.theory import simplex_etf
@@ -302,6 +303,24 @@ def test_alignment_is_the_cosine_of_the_angle_a_row_was_turned_by(etf):
     for angle in (0.3, 1.2, 2.5):
         weight = math.cos(angle) * etf + math.sin(angle) * directions[-1]
         assert alignment(weight, etf).tolist() == pytest.approx([math.cos(angle)] * K, abs=1e-10)
+
+
+# --- centre distance
+
+
+def test_centre_distance_is_each_norm_over_the_mean_norm(unbalanced):
+    means = centred_means(*unbalanced, K)
+    norms = [math.sqrt(np.dot(m, m)) for m in means.numpy()]
+    assert centre_distance(means).tolist() == pytest.approx([n / (sum(norms) / K) for n in norms], abs=1e-12)
+
+
+def test_centre_distance_is_1_for_an_etf_of_any_size_and_falls_to_0_as_a_class_moves_to_the_centre(etf):
+    assert centre_distance(3 * etf).tolist() == pytest.approx([1] * K, abs=1e-12)
+    for moved in (0.5, 0.1, 0.0):
+        means = etf.clone()
+        means[2] *= moved
+        mean_norm = (K - 1 + moved) / K
+        assert centre_distance(means)[2].item() == pytest.approx(moved / mean_norm, abs=1e-12)
 
 
 # --- recovery

@@ -25,7 +25,7 @@ FIGURES = {
 TABLES = [
     "neural_collapse", "references", "alignment_means", "learning_curve_by_epoch", "table1_misalignment", "gaps_misalignment", "table2_classifier_only",
     "table3_cmf", "cmf_effect", "table1_several_classes", "gaps_several_classes", "gaps_classifier_only",
-    "cmf_geometries", "table3_several_classes", "cmf_own_geometry", "attack_one_shot", "attack_scores", "attack_gaps", "scorecard",
+    "cmf_geometries", "table3_several_classes", "cmf_own_geometry", "cmf_centre_distance", "attack_one_shot", "attack_scores", "attack_gaps", "scorecard",
     "beside_the_paper", "verdicts_by_profile",
 ]
 

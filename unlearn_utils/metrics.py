@@ -115,6 +115,16 @@ def alignment(weight: Tensor, means: Tensor) -> Tensor:
     return cosine_similarity(weight.double(), means, dim=1)
 
 
+def centre_distance(means: Tensor) -> Tensor:
+    """||mu_k - mu|| over its mean across classes, (K,). Our extension.
+
+    1 for every class of a simplex ETF, which is the null value. 0: the class lies at the centre of the features,
+    where a head that reads directions only (CMF) is blind and one that reads distances (NCC) is not.
+    """
+    norms = means.norm(dim=1)
+    return norms / norms.mean()
+
+
 def recovery(value: float, retrain: float, original: float, smallest: float = 0.02) -> float:
     """(value - retrain) / (original - retrain): 0 like Retrain, 1 like the Original, negative below Retrain.
 

@@ -36,7 +36,7 @@ def read_features(features: Features, dataset: Dataset, cell: Cell) -> dict[str,
 
 @dataclass(frozen=True)
 class Measured(Task):
-    """Every readout of the cell's features: accuracies per class, neural collapse, alignment."""
+    """Every readout of the cell's features: accuracies per class, neural collapse, alignment, distances."""
 
     cell: Cell
     kind = "measurement"
@@ -67,6 +67,7 @@ class Measured(Task):
         return {
             **{name: values.tolist() for name, values in accuracies.items()},
             "alignment": metrics.alignment(weight, means).tolist(),
+            "centre_distance": metrics.centre_distance(means).tolist(),
             "nc1": metrics.nc1(features.train, labels, classes),
             "nc2": metrics.nc2(means),
             "nc3": metrics.nc3(weight, means),

@@ -129,11 +129,12 @@ class Study:
         for readout in ("output", "probe", "ncc", "probe_in_head", "ncc_in_head"):
             if readout in result:
                 row[f"{readout}_retain"], row[f"{readout}_forget"] = self._pool(result[readout], forget, "test")
-        aligned = torch.tensor(result["alignment"])
-        of_forget = torch.zeros(len(aligned), dtype=torch.bool)
+        of_forget = torch.zeros(len(self.classes), dtype=torch.bool)
         of_forget[list(forget)] = True
-        row |= {"alignment_retain": aligned[~of_forget].mean().item(),
-                "alignment_forget": aligned[of_forget].mean().item()}
+        for per_class in ("alignment", "centre_distance"):
+            values = torch.tensor(result[per_class])
+            row |= {f"{per_class}_retain": values[~of_forget].mean().item(),
+                    f"{per_class}_forget": values[of_forget].mean().item()}
         return row | {key: result[key] for key in ("nc1", "nc2", "nc3", "alignment")}
 
     def curve_tasks(self, method: str) -> list[tuple]:
