@@ -8,8 +8,8 @@ import torch
 
 from unlearn_utils import models
 from unlearn_utils.data import Dataset, Images
-from unlearn_utils.profiles import Network, Views
-from unlearn_utils.study import Study
+from unlearn_utils.settings import Network, Views
+from unlearn_utils.study.rows import Study
 
 torch.set_num_threads(1)
 

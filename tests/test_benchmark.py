@@ -5,9 +5,9 @@ import sys
 import pytest
 import torch
 
-from unlearn_utils import benchmark
+import benchmark
 from unlearn_utils.data import replace
-from unlearn_utils.profiles import Views
+from unlearn_utils.settings import Views
 
 
 def test_the_plain_loops_images_are_ours_where_there_is_no_chance(dataset):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from unlearn_utils import claims, tables
+from unlearn_utils.views import claims, tables
 
 SETS = ("0", "1", "2")
 

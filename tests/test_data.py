@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 
 from unlearn_utils import data, sources
 from unlearn_utils.data import augment, check_forget_set, is_in
-from unlearn_utils.profiles import BadInput, Data, Views
+from unlearn_utils.settings import BadInput, Data, Views
 
 DIGITS = Data(source="digits", image_size=8, channels=1)
 

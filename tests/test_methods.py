@@ -11,7 +11,7 @@ from torch import nn
 from unlearn_utils import methods, models
 from unlearn_utils.data import Images
 from unlearn_utils.heads import ClassMeanHead, LinearHead
-from unlearn_utils.profiles import BadInput, Recipe
+from unlearn_utils.settings import BadInput, Recipe
 from unlearn_utils.representation import features_of
 from unlearn_utils.training import Run, train
 

@@ -11,7 +11,7 @@ from unlearn_utils.metrics import (
     accuracy_per_class, alignment, centre_distance, centred_means, linear_probe, nc1, nc2, nc3, nearest_class_centre,
     recovery,
 )
-from unlearn_utils.profiles import Probe
+from unlearn_utils.settings import Probe
 from unlearn_utils.theory import simplex_etf
 
 K = 5

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 
 from unlearn_utils import models
-from unlearn_utils.profiles import BadInput, Network
+from unlearn_utils.settings import BadInput, Network
 
 VIT = "vit_small_patch16_224"
 

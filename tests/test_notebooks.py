@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from unlearn_utils.__main__ import chosen_notebooks
-from unlearn_utils.running import code_of, without_data_dir
+from unlearn_utils.study.running import code_of, without_data_dir
 
 ROOT = Path(__file__).parent.parent
 FIGURES = {
@@ -112,7 +112,7 @@ def test_an_unusable_parameter_in_a_notebook_shows_one_sentence(ran, tiny):
         papermill.execute_notebook(chosen_notebooks(["00"])[0], ran[0] / "refused.ipynb", {"profile": "cifar11"},
                                    progress_bar=False)
     assert shown.value.traceback == ["BadInput: there is no profile 'cifar11'; choose one of "
-                                     + ", ".join(p.stem for p in sorted((ROOT / "unlearn_utils/profiles").glob("*.toml"))) + "."]
+                                     + ", ".join(p.stem for p in sorted((ROOT / "unlearn_utils/study/profiles").glob("*.toml"))) + "."]
 
 
 @pytest.mark.parametrize("notebook", chosen_notebooks([]), ids=lambda path: path.stem)

@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from unlearn_utils import methods, profiles, tune
-from unlearn_utils.cells import Cell, Trained, dataset_of
-from unlearn_utils.profiles import BadInput, Recipe
-from unlearn_utils.study import Study, numbered
+from unlearn_utils import methods
+from unlearn_utils.study import profiles, tune
+from unlearn_utils.study.cells import Cell, Trained, dataset_of
+from unlearn_utils.settings import BadInput, Recipe
+from unlearn_utils.study.rows import Study, numbered
 from unlearn_utils.training import learning_rate
 
 
@@ -184,7 +185,7 @@ def test_forget_sets_may_be_named(given, expected):
 
 def test_a_coarse_class_stands_for_its_classes(monkeypatch):
     few = replace(dataset_of(profiles.load("digits")), groups={"round": (0, 6, 8, 9)})
-    monkeypatch.setattr("unlearn_utils.study.dataset_of", lambda profile: few)
+    monkeypatch.setattr("unlearn_utils.study.rows.dataset_of", lambda profile: few)
     assert numbered("forget_sets", [["round", 3]], profiles.load("digits")) == [(0, 6, 8, 9, 3)]
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision import datasets
 
 from unlearn_utils import sources
-from unlearn_utils.profiles import BadInput, Data
+from unlearn_utils.settings import BadInput, Data
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ import time
 import pytest
 import torch
 
-from unlearn_utils import store
-from unlearn_utils.store import Store, code_version, digest
+from unlearn_utils.study import store
+from unlearn_utils.study.store import Store, code_version, digest
 
 SPEC = {"kind": "model", "seed": 0, "rate": 0.1}
 
@@ -87,7 +87,7 @@ def test_the_second_writer_of_the_same_result_keeps_the_first(filled):
 
 
 def test_the_code_version_sees_code_and_not_prose(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "__file__", str(tmp_path / "store.py"))
+    monkeypatch.setattr(store, "__file__", str(tmp_path / "study" / "store.py"))
 
     def version(source: str) -> str:
         (tmp_path / "room.py").write_text(source)

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from unlearn_utils import sweep
-from unlearn_utils.cells import Cell, Task, Trained, dataset_of, load_features, load_model, stored
-from unlearn_utils.profiles import BadInput
-from unlearn_utils.readings import Curve, Measured
+from unlearn_utils.study import sweep
+from unlearn_utils.study.cells import Cell, Task, Trained, dataset_of, load_features, load_model, stored
+from unlearn_utils.settings import BadInput
+from unlearn_utils.study.readings import Curve, Measured
 from unlearn_utils.representation import features_of
-from unlearn_utils.store import Store, home as home_folder
-from unlearn_utils.sweep import Failure, Machine
+from unlearn_utils.paths import home as home_folder
+from unlearn_utils.study.store import Store
+from unlearn_utils.study.sweep import Failure, Machine
 
 ONE = Machine(("cpu",), 1)
 MODELS = [("original", "linear"), ("retrain", "linear"), ("random_label", "linear"), ("scrub", "cmf")]
@@ -56,7 +57,7 @@ def test_a_killed_run_is_taken_up_again_to_the_same_numbers(study, tiny, tmp_pat
     monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / "killed"))
     script = (
         "import sys; sys.path[:0] = [sys.argv[1]]\n"
-        "from test_sweep import tasks_of; from unlearn_utils import sweep; from unlearn_utils.study import Study\n"
+        "from test_sweep import tasks_of; from unlearn_utils.study import sweep; from unlearn_utils.study.rows import Study\n"
         f"sweep.run(tasks_of(Study.of('digits', [0], {tiny['forget_sets']}, 'cpu', jobs=1, "
         f"overrides={tiny['overrides']})), sweep.Machine(('cpu',), 1))"
     )
@@ -200,7 +201,7 @@ def test_a_cmf_cell_starts_from_the_cmf_original_and_ends_with_the_means_of_its_
 
 
 def test_changing_the_probe_does_not_retrain_a_model(study, tiny):
-    from unlearn_utils import profiles
+    from unlearn_utils.study import profiles
 
     cell = study.cell(0, (0,), "random")
     other = Cell(profiles.load("digits", tiny["overrides"] | {"probe.epochs": 3}), 0, (), "random")

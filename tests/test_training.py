@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from unlearn_utils.profiles import Recipe
+from unlearn_utils.settings import Recipe
 from unlearn_utils.training import Checkpoint, train
 
 RECIPE = Recipe(epochs=5, lr=0.05, batch_size=16, schedule="cosine", warmup_epochs=1)

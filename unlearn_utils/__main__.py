@@ -14,10 +14,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import profiles
-from .profiles import BadInput
+from .study import profiles
+from .paths import ROOT
+from .settings import BadInput
 
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = ROOT / "notebooks"
 
 
 class Parser(argparse.ArgumentParser):
@@ -135,7 +136,7 @@ def checked(argv: list[str]) -> tuple[argparse.Namespace, dict[Path, dict[str, A
 def main() -> int:
     started = time.time()
     options, given = checked(sys.argv[1:])
-    from . import running  # needs torch
+    from .study import running  # needs torch
 
     try:
         plan = running.Plan.of({path: parameters_of(path) | values for path, values in given.items()})

@@ -19,7 +19,7 @@ from .data import Dataset, Images, is_in
 from .heads import LinearHead, class_means
 from .metrics import accuracy_per_class
 from .models import Model
-from .profiles import Attack, Recipe
+from .settings import Attack, Recipe
 from .representation import Features, features_of, output_predictions
 from .training import train, worth_reading
 

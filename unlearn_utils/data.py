@@ -8,8 +8,8 @@ from typing import Iterator
 import torch
 from torch import Tensor
 
-from . import profiles
-from .profiles import BadInput
+from . import settings
+from .settings import BadInput
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Dataset:
     classes: tuple[str, ...]
     mean: Tensor  # (C,), of pixels scaled to [0, 1]
     std: Tensor
-    views: profiles.Views
+    views: settings.Views
     fingerprint: str  # of pixels and labels
     groups: dict[str, tuple[int, ...]] = field(default_factory=dict)  # coarse classes, where there are any
 

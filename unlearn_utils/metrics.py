@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from .heads import class_means
-from .profiles import Probe
+from .settings import Probe
 
 
 def accuracy_per_class(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn.functional import relu
 from torch.utils.checkpoint import checkpoint
 
 from .heads import ClassMeanHead, LinearHead
-from .profiles import BadInput, Network
+from .settings import BadInput, Network
 
 
 class BasicBlock(nn.Module):

@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from . import profiles
+from . import settings
 from .data import Dataset, Images
-from .profiles import BadInput
+from .paths import ROOT
+from .settings import BadInput
 
-REPOSITORY = Path(__file__).parent.parent
 TORCHVISION = {"fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 TINY_IMAGENET = ("http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -32,7 +32,7 @@ Loaded = tuple[Images, Images, tuple[str, ...], Groups]  # training and test ima
 
 
 @lru_cache(maxsize=4)
-def load(data: profiles.Data, cache: Path) -> Dataset:
+def load(data: settings.Data, cache: Path) -> Dataset:
     """Load the data set of a profile; decoded image files are kept in the folder ``cache``.
 
     Raises BadInput when the data cannot be downloaded, read or kept.
@@ -56,9 +56,9 @@ def load(data: profiles.Data, cache: Path) -> Dataset:
     return Dataset(train, test, classes, mean, std, data.views, digest.hexdigest()[:16], groups)
 
 
-def folder_of(data: profiles.Data) -> Path:
+def folder_of(data: settings.Data) -> Path:
     """The data folder; a relative one counts from the repository."""
-    return REPOSITORY / Path(data.folder).expanduser()
+    return ROOT / Path(data.folder).expanduser()
 
 
 def _normalisation(pixels: Tensor, kind: str) -> tuple[Tensor, Tensor]:
@@ -80,7 +80,7 @@ def _hold_out(train: Images, every: int = 5) -> tuple[Images, Images]:
     return train.select(~held_out), train.select(held_out)
 
 
-def _digits(data: profiles.Data, cache: Path) -> Loaded:
+def _digits(data: settings.Data, cache: Path) -> Loaded:
     """scikit-learn's 1,797 handwritten digits, 8x8, grey values 0 to 16; two fifths are the test set."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -93,7 +93,7 @@ def _digits(data: profiles.Data, cache: Path) -> Loaded:
     return parts[0], parts[1], tuple(str(name) for name in bunch.target_names), {}
 
 
-def _torchvision(data: profiles.Data, cache: Path) -> Loaded:
+def _torchvision(data: settings.Data, cache: Path) -> Loaded:
     """A data set of torchvision, downloaded on first use and checked by torchvision's checksums."""
     from torchvision import datasets
     from torchvision.transforms import v2
@@ -111,7 +111,7 @@ def _torchvision(data: profiles.Data, cache: Path) -> Loaded:
     return pictures[0], pictures[1], tuple(parts[0].classes), groups
 
 
-def _fetched(data: profiles.Data, get: Callable):
+def _fetched(data: settings.Data, get: Callable):
     """What ``get`` returns, or one sentence on why the data set cannot be had."""
     try:
         folder_of(data).mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def _coarse_classes(folder: Path) -> Groups:
     return {name: tuple(fine for c, fine in pairs if c == coarse) for coarse, name in enumerate(meta["coarse_label_names"])}
 
 
-def _tiny_imagenet(data: profiles.Data, cache: Path) -> Loaded:
+def _tiny_imagenet(data: settings.Data, cache: Path) -> Loaded:
     """Tiny-ImageNet: its validation images serve as the test set, and their classes stand in a list.
 
     Images are read where the archive puts them; no file is moved, so nothing can be left half laid out.
@@ -171,7 +171,7 @@ def _unpack(url: str, md5: str, root: Path, name: str) -> None:
         (Path(scratch) / name).rename(root / name)
 
 
-def _folder(data: profiles.Data, cache: Path) -> Loaded:
+def _folder(data: settings.Data, cache: Path) -> Loaded:
     """Any folder of the form train/<class>/<image>, test/<class>/<image>."""
     root = folder_of(data)
     files = {part: _listing(root, part) for part in ("train", "test")}
@@ -201,7 +201,7 @@ def _listing(root: Path, part: str) -> dict[str, list[Path]]:
     return listing
 
 
-def _decoded(root: Path, files: Files, data: profiles.Data, cache: Path) -> tuple[Images, Images]:
+def _decoded(root: Path, files: Files, data: settings.Data, cache: Path) -> tuple[Images, Images]:
     """Training and test images. Only those that the profile asks for are decoded: the first of each class."""
     # A validation split takes its images from train/, so the test limit must not cut there.
     limit = {"train": data.train_per_class, "test": data.test_per_class}
@@ -218,7 +218,7 @@ def _decoded(root: Path, files: Files, data: profiles.Data, cache: Path) -> tupl
     return tuple(Images(packed[f"{part}_pixels"], packed[f"{part}_labels"]) for part in ("train", "test"))
 
 
-def _packed(path: Path, chosen: Files, data: profiles.Data) -> dict[str, Tensor]:
+def _packed(path: Path, chosen: Files, data: settings.Data) -> dict[str, Tensor]:
     """The decoded images of every part, from the cache where an intact copy lies there."""
     if path.exists():
         try:
@@ -243,7 +243,7 @@ def _packed(path: Path, chosen: Files, data: profiles.Data) -> dict[str, Tensor]
     return packed
 
 
-def _decode(file: Path, data: profiles.Data) -> Tensor:
+def _decode(file: Path, data: settings.Data) -> Tensor:
     """One image as uint8 (C, H, W), its shorter side brought to ``image_size``, the centre cut out."""
     from PIL import Image
     from torchvision.transforms import v2

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .data import Dataset, Images, is_in
 from .models import Model
-from .profiles import Recipe
+from .settings import Recipe
 
 
 @dataclass

@@ -11,7 +11,7 @@ import importlib
 import pkgutil
 from typing import Any, Iterable
 
-from ..profiles import BadInput, Recipe
+from ..settings import BadInput, Recipe
 
 METHODS: dict[str, type] = {}
 

@@ -9,11 +9,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from . import attacks, profiles, sweep
+from .. import attacks
+from . import profiles, sweep
 from .cells import VARIANTS, Cell, Task, Trained, dataset_of
-from .data import check_forget_set
-from .methods import METHODS
-from .profiles import BadInput, Profile
+from ..data import check_forget_set
+from ..methods import METHODS
+from ..settings import BadInput
+from .profiles import Profile
 from .readings import Attacked, Curve, Embedded, Measured
 from .store import Record, Store
 
@@ -21,7 +23,6 @@ Models = list[tuple[str, str]]  # (method, variant)
 
 REFERENCES: Models = [("original", "linear"), ("retrain", "linear"), ("random", "linear")]
 ALL_ATTACKS = attacks.ON_FEATURES + attacks.FINE_TUNING
-READOUTS = {"output": "Output", "probe": "Linear probe", "ncc": "NCC"}
 
 
 def unlearned(profile: Profile, variant: str) -> Models:

@@ -19,8 +19,9 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from .cells import Task
-from .profiles import BadInput
-from .store import Store, home
+from ..settings import BadInput
+from ..paths import home
+from .store import Store
 
 
 class Failure(RuntimeError):

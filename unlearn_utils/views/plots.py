@@ -11,9 +11,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from .methods import METHODS
-from .study import READOUTS
-from .tables import folder, per_forget_set
+from ..methods import METHODS
+from ..settings import READOUTS
+from ..paths import folder
+from .tables import per_forget_set
 
 sns.set_theme(context="paper", style="ticks", palette="colorblind", rc={
     "figure.dpi": 110, "savefig.dpi": 200, "savefig.bbox": "tight", "axes.spines.top": False,

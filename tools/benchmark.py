@@ -1,4 +1,4 @@
-"""How fast a profile runs on this machine, as ratios: ``python -m unlearn_utils.benchmark PROFILE``.
+"""How fast a profile runs on this machine, as ratios: ``python tools/benchmark.py PROFILE``.
 
 Three loops train the same network on the same images: ours; ours on one resident batch without any loading (the
 ceiling); and a plain PyTorch loop (DataLoader, one image at a time through torchvision's transforms, float32), which
@@ -19,16 +19,18 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset as TorchDataset
 
-from . import metrics, models, profiles
-from .cells import dataset_of
-from .data import Dataset
-from .heads import class_means
-from .methods import METHODS, build
-from .profiles import BadInput, Profile, Recipe
-from .representation import extract
-from .study import unlearned
-from .sweep import Machine
-from .training import Run, optimiser_of, train
+from unlearn_utils import metrics, models
+from unlearn_utils.study import profiles
+from unlearn_utils.study.cells import dataset_of
+from unlearn_utils.data import Dataset
+from unlearn_utils.heads import class_means
+from unlearn_utils.methods import METHODS, build
+from unlearn_utils.settings import BadInput, Recipe
+from unlearn_utils.study.profiles import Profile
+from unlearn_utils.representation import extract
+from unlearn_utils.study.rows import unlearned
+from unlearn_utils.study.sweep import Machine
+from unlearn_utils.training import Run, optimiser_of, train
 
 BATCH = 128
 
@@ -151,7 +153,7 @@ def peak_memory(device: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m unlearn_utils.benchmark", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python tools/benchmark.py", description=__doc__.splitlines()[0])
     parser.add_argument("profile")
     parser.add_argument("--data-dir", default="")
     parser.add_argument("--device", default="auto")

@@ -23,12 +23,13 @@ from joblib import Parallel, delayed
 
 from .cells import Task
 from .experiments import PLANS
-from .profiles import BadInput
-from .store import ROOT, Store, hardware
-from .study import Study
+from ..settings import BadInput
+from ..paths import ROOT
+from .store import Store, hardware
+from .rows import Study
 from .sweep import Failure, missing, with_requirements
 from .sweep import run as run_tasks
-from .tables import folder, write
+from ..paths import folder, write
 
 Given = dict[Path, dict[str, Any]]
 STUDY_PARAMETERS = ("profile", "seeds", "forget_sets", "device", "data_dir", "jobs", "overrides", "hyperparameters")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Callable
 
 from .cells import Task, Trained
-from .heads import GEOMETRIES
+from ..heads import GEOMETRIES
 from .readings import Measured
-from .study import REFERENCES, Models, Study, unlearned
+from .rows import REFERENCES, Models, Study, unlearned
 
 
 def misaligned_models(study: Study) -> Models:

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .metrics import recovery
-from .store import home
-from .study import READOUTS
+from ..metrics import recovery
+from ..paths import folder, home, write
+from ..settings import READOUTS
 
 SIDES = ("retain", "forget")
 ACCURACIES = [f"{readout}_{side}" for readout in READOUTS for side in SIDES]
@@ -152,20 +152,6 @@ def disagreements(gaps: pd.DataFrame, points: float = 2.0) -> dict[str, str]:
         if len(above) and len(below):
             listed[model] = f"above Retrain by {', '.join(above)}; below by {', '.join(below)}"
     return listed
-
-
-def folder(profile: str) -> Path:
-    """``figures/<profile>``, made on first use."""
-    path = home() / "figures" / profile
-    path.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file in one step: a run that is cut off leaves the old one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def save(table: pd.DataFrame, name: str, profile: str) -> pd.DataFrame:

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import data, heads, metrics, models, sources
-from .methods import METHODS, Method, build, check
-from .profiles import BadInput, Profile, Recipe
-from .representation import Features, extract, features_of, output_predictions
+from .. import data, heads, metrics, models, sources
+from ..methods import METHODS, Method, build, check
+from ..settings import BadInput, Recipe
+from .profiles import Profile
+from ..representation import Features, extract, features_of, output_predictions
 from .store import Record, Store, code_version, digest
-from .training import Checkpoint, Run, train
+from ..training import Checkpoint, Run, train
 
 Result = tuple[dict[str, Any], dict[str, dict[str, Tensor]]]
 
@@ -143,7 +144,7 @@ class Trained(Task):
             data.check_forget_set(cell.forget, len(dataset.classes))
         return {
             "code": code_version(
-                "data", "models", "heads", "training", "representation", "metrics", "cells", *_sources(cell.method)
+                "data", "models", "heads", "training", "representation", "metrics", "study/cells", *_sources(cell.method)
             ),
             "data": [dataset.fingerprint, asdict(dataset.views)],
             "network": asdict(cell.profile.network) | {"weights": _weights(cell.profile.network.weights)},
@@ -195,8 +196,8 @@ def _weights(named: str) -> str:
 
 def _sources(method: str) -> list[str]:
     """The modules of a method's class and of those that it derives from."""
-    modules = [cls.__module__ for cls in METHODS[method].__mro__ if cls.__module__.startswith(f"{__package__}.methods.")]
-    return list(dict.fromkeys(module.removeprefix(f"{__package__}.").replace(".", "/") for module in modules))
+    modules = [cls.__module__ for cls in METHODS[method].__mro__ if cls.__module__.startswith("unlearn_utils.methods.")]
+    return list(dict.fromkeys(module.removeprefix("unlearn_utils.").replace(".", "/") for module in modules))
 
 
 def prepare(cell: Cell, device: str) -> tuple[Run, Method]:

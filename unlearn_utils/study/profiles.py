@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterable, get_type_hints
 
+from ..settings import Attack, BadInput, Data, Network, Probe, Recipe
+
 FOLDER = Path(__file__).parent / "profiles"
 
 
@@ -27,91 +29,6 @@ CHOICES = {
 POSITIVE = (
     "epochs", "batch_size", "width", "image_size", "channels", "shots", "steps",
 )  # and no key of a profile may be negative
-
-
-class BadInput(ValueError):
-    """Something the user wrote cannot be used; the message is one sentence that says what is allowed."""
-
-    def _render_traceback_(self) -> list[str]:
-        """What a notebook shows in place of a traceback."""
-        return [f"BadInput: {self}"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Views:
-    """How a network sees the images that lie on the device; 0 leaves a step out."""
-
-    crop_padding: int = 0  # pixels: random crop after zero padding
-    flip: bool = False
-    enlarge_to: int = 0  # images are enlarged to this size ...
-    crop_to: int = 0  # ... and this is cut out of them: at random in training, from the centre in testing
-    random_resized_crop: bool = False  # in training a random part of the image is brought to ``crop_to`` instead
-    normalisation: str = "own"  # mean and deviation of the training images, or "imagenet"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data(Views):
-    source: str  # "folder" holds train/<class>/* and test/<class>/*; "digits" come with scikit-learn
-    image_size: int
-    channels: int
-    folder: str = ""  # where images lie or are downloaded to
-    train_per_class: int = 0  # 0: all
-    test_per_class: int = 0
-    evaluate_on: str = "test"  # "validation": a fifth of the training images takes the test set's place
-
-    @property
-    def views(self) -> Views:
-        return Views(**{spec.name: getattr(self, spec.name) for spec in dataclasses.fields(Views)})
-
-
-@dataclass(frozen=True)
-class Network:
-    architecture: str = "resnet"  # or "bottleneck_resnet", both with the CIFAR stem, or a ViT of timm's
-    width: int = 64  # channels of a ResNet's first stage; every further stage doubles them
-    blocks: list = field(default_factory=lambda: [2, 2, 2, 2])  # residual blocks per stage
-    precision: str = "float32"  # "bfloat16": autocast in the encoder
-    weights: str = "none"  # what an encoder starts from: "none", "imagenet" (a ViT's), or a file of weights
-    images_per_pass: int = 0  # more images go through the encoder in parts, with less memory; 0: all at once
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How one model is optimised. Defaults are those of the official code for the ResNets."""
-
-    epochs: int
-    lr: float
-    optimiser: str = "sgd"  # "adam" takes neither momentum nor nesterov
-    batch_size: int = 128
-    momentum: float = 0.9
-    nesterov: bool = True
-    weight_decay: float = 5e-4
-    schedule: str = "constant"  # or "cosine", or "step": a fifth of the rate every three epochs; all per epoch
-    warmup_epochs: int = 0
-    min_lr: float = 0.0
-    clip: float = 0.0  # largest gradient norm; 0: no clipping
-    constants: dict = field(default_factory=dict)  # the method's own, checked by the method
-
-
-@dataclass(frozen=True)
-class Probe:
-    """The linear probe of the official code: SGD on cached features, best of the validation split."""
-
-    epochs: int
-    lr: float = 0.01
-    momentum: float = 0.9
-    batch_size: int = 128
-    validation: float = 0.1
-
-
-@dataclass(frozen=True)
-class Attack:
-    """Budget of the attacks that fine-tune a network."""
-
-    shots: int  # images per class
-    steps: int
-    lr: float
-    batch_size: int = 128
-    clip: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import ast
 import hashlib
 import io
 import json
-import os
 import platform
 import shutil
 import tempfile
@@ -21,13 +20,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-ROOT = Path(__file__).parent.parent
-
-
-def home() -> Path:
-    """The folder of ``.store`` and ``figures``: the repository, or $UNLEARN_HOME."""
-    return Path(os.environ.get("UNLEARN_HOME", ROOT))
-
+from ..paths import home
 
 def digest(value: Any) -> str:
     """Hash of a JSON value, independent of key order."""
@@ -40,7 +33,7 @@ def code_version(*modules: str) -> str:
 
     It is part of what determines a result: whoever edits a method gets new numbers, not stored ones.
     """
-    folder = Path(__file__).parent
+    folder = Path(__file__).parent.parent
     return digest([_code_only((folder / f"{module}.py").read_text()) for module in modules])
 
 

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import attacks, heads, metrics
+from .. import attacks, heads, metrics
 from .cells import (
     Cell, Result, Task, Trained, dataset_of, generator, load_features, load_model, prepare, refit_head,
 )
-from .data import Dataset
-from .profiles import BadInput
-from .representation import Features, extract, output_predictions
+from ..data import Dataset
+from ..settings import BadInput
+from ..representation import Features, extract, output_predictions
 from .store import code_version
-from .training import train, worth_reading
+from ..training import train, worth_reading
 
 
 def read_features(features: Features, dataset: Dataset, cell: Cell) -> dict[str, Tensor]:
@@ -44,7 +44,7 @@ class Measured(Task):
     @property
     def inputs(self) -> dict[str, Any]:
         return {
-            "code": code_version("metrics", "readings"), "model": Trained(self.cell).key,
+            "code": code_version("metrics", "study/readings"), "model": Trained(self.cell).key,
             "probe": asdict(self.cell.profile.probe),
         }
 
@@ -88,7 +88,7 @@ class Curve(Task):
     @property
     def inputs(self) -> dict[str, Any]:
         return {
-            "code": code_version("metrics", "readings"), "model": Trained(self.cell).key,
+            "code": code_version("metrics", "study/readings"), "model": Trained(self.cell).key,
             "probe": asdict(self.cell.profile.probe),
         }
 
@@ -146,7 +146,7 @@ class Attacked(Task):
             )
         on_features = self.attack in attacks.ON_FEATURES
         return {
-            "code": code_version("attacks", "metrics", "readings"), "model": Trained(self.cell).key, "attack": self.attack,
+            "code": code_version("attacks", "metrics", "study/readings"), "model": Trained(self.cell).key, "attack": self.attack,
             "target": list(self.target) if self.attack in attacks.NEEDS_FORGET_SET else [],
             "budget": [list(self.shots), self.draws] if on_features else asdict(self.cell.profile.attack),
         }
@@ -184,7 +184,7 @@ class Embedded(Task):
 
     @property
     def inputs(self) -> dict[str, Any]:
-        return {"code": code_version("readings"), "model": Trained(self.cell).key, "points": self.points}
+        return {"code": code_version("study/readings"), "model": Trained(self.cell).key, "points": self.points}
 
     def compute(self, device: str) -> Result:
         from sklearn.decomposition import PCA

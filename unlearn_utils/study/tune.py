@@ -13,10 +13,11 @@ import pandas as pd
 
 from . import profiles
 from .cells import Cell, Trained, stored
-from .methods import METHODS
-from .profiles import BadInput, Profile
+from ..methods import METHODS
+from ..settings import BadInput
+from .profiles import Profile
 from .sweep import Machine, run
-from .tables import folder, write
+from ..paths import folder, write
 
 
 def searched(profile: Profile, method: str, variant: str) -> tuple[str, list[float]]:

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 
 import pandas as pd
 
-from .methods import METHODS
-from .metrics import recovery
+from ..methods import METHODS
+from ..metrics import recovery
 from .tables import Interval, difference, paper_number, per_forget_set
 
 FORGOTTEN = 0.05  # largest output accuracy on the forget class that "looks unlearned"
