@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity, cross_entropy
+from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
 from .heads import class_means
 from .settings import Probe
@@ -21,6 +21,11 @@ def accuracy_per_class(predicted: Tensor, labels: Tensor, classes: int) -> Tenso
     """
     hits = torch.bincount(labels[predicted == labels], minlength=classes).double()
     return hits / torch.bincount(labels, minlength=classes)
+
+
+def confusion(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """n_ck = |{i : y_i = c, yhat_i = k}|, (K, K): what every accuracy is a view of."""
+    return torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes)
 
 
 def linear_probe(features: Tensor, labels: Tensor, classes: int, recipe: Probe, seed: int) -> nn.Linear:
@@ -52,6 +57,18 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, recipe: Probe, 
             best = {key: value.clone() for key, value in probe.state_dict().items()}
     probe.load_state_dict(best)
     return probe
+
+
+def probed(train: Tensor, labels: Tensor, test: Tensor, classes: int, recipe: Probe, seed: int) -> Tensor:
+    """Classes (N,) that a linear probe fitted on training features (M, d) reads from test features (N, d)."""
+    probe = linear_probe(train, labels, classes, recipe, seed)
+    with torch.no_grad():
+        return probe(test).argmax(1)
+
+
+def nearest(train: Tensor, labels: Tensor, test: Tensor, classes: int) -> Tensor:
+    """Classes (N,) whose centre, of the training features (M, d), is nearest to test features (N, d)."""
+    return nearest_class_centre(test, class_means(train, labels, classes))
 
 
 def nearest_class_centre(features: Tensor, means: Tensor) -> Tensor:
@@ -133,3 +150,18 @@ def recovery(value: float, retrain: float, original: float, smallest: float = 0.
     """
     room = original - retrain
     return (value - retrain) / room if room >= smallest else float("nan")
+
+
+def tsne(features: Tensor) -> Tensor:
+    """Two-dimensional layout (N, 2) of features (N, d), with the official code's settings: t-SNE of unit vectors.
+
+    PCA to 50 dimensions, perplexity 30, started from PCA, seed 0. A picture, not a measurement.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    unit = normalize(features, dim=1).numpy()
+    reduced = PCA(min(50, *unit.shape), random_state=0).fit_transform(unit)
+    perplexity = min(30, (len(features) - 1) / 3)
+    layout = TSNE(perplexity=perplexity, init="pca", learning_rate="auto", random_state=0).fit_transform(reduced)
+    return torch.from_numpy(layout).float()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -13,15 +16,46 @@ def home() -> Path:
     return Path(os.environ.get("UNLEARN_HOME", ROOT))
 
 
-def folder(profile: str) -> Path:
-    """``figures/<profile>``, made on first use."""
-    path = home() / "figures" / profile
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+@dataclass(frozen=True)
+class Outputs:
+    """A folder of figures and tables: ``figures/<profile>/``, or one beside it where parameters are not the profile's.
+
+    ``differs`` says in what, as JSON; such a folder is named by it, holds it as ``parameters.json``, and never
+    touches the reference.
+    """
+
+    profile: str
+    differs: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.profile}+{hashlib.sha256(self.differs.encode()).hexdigest()[:6]}" if self.differs else self.profile
+
+    def file(self, name: str) -> Path:
+        """The path of a file of this folder, which is made on first use."""
+        folder = home() / "figures" / self.name
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.differs and not (folder / "parameters.json").exists():
+            write(folder / "parameters.json", self.differs + "\n")
+        return folder / name
+
+    @property
+    def caption(self) -> str:
+        """What a table's caption says of its parameters."""
+        return f"profile {self.profile}" + (f", with other parameters: {self.differs}" if self.differs else "")
 
 
 def write(path: Path, text: str) -> None:
     """Write a file in one step: a run that is cut off leaves the old one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def git(*arguments: str) -> str:
+    """What git says of the repository, or "unknown" outside of one."""
+    try:
+        answer = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return answer.stdout.strip()

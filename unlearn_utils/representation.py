@@ -43,3 +43,13 @@ def output_predictions(model: Model, features: Tensor) -> Tensor:
     """Classes (N,) that the model's own head reads from features (N, d), on the device of the features."""
     device = next(model.encoder.parameters()).device
     return model.head(features.to(device)).argmax(1).to(features.device)
+
+
+def hits(model: Model, features: Features, dataset: Dataset) -> dict[str, list[int]]:
+    """``train_hits`` and ``test_hits``: how many images of each class the model's own head reads right."""
+    found = {}
+    for part in ("train", "test"):
+        labels = getattr(dataset, part).labels.cpu()
+        right = output_predictions(model, getattr(features, part)).cpu() == labels
+        found[f"{part}_hits"] = torch.bincount(labels[right], minlength=len(dataset.classes)).tolist()
+    return found

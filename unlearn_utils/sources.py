@@ -56,6 +56,19 @@ def load(data: settings.Data, cache: Path) -> Dataset:
     return Dataset(train, test, classes, mean, std, data.views, digest.hexdigest()[:16], groups)
 
 
+def stamp(data: settings.Data) -> str:
+    """Changes when a file in the data folder does: a hash of the names, sizes and times of its files."""
+    if not data.folder:
+        return ""
+    found = hashlib.sha256()
+    for root, folders, files in os.walk(folder_of(data)):
+        folders.sort()
+        for name in sorted(files):
+            state = os.stat(os.path.join(root, name))
+            found.update(f"{root}/{name} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return found.hexdigest()
+
+
 def folder_of(data: settings.Data) -> Path:
     """The data folder; a relative one counts from the repository."""
     return ROOT / Path(data.folder).expanduser()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -14,7 +17,9 @@ import torch
 from torch import Tensor
 
 from .data import Dataset, Images, is_in
-from .models import Model
+from .heads import ClassMeanHead
+from .models import Model, use_class_mean_head, zero_head
+from .representation import features_of
 from .settings import Recipe
 
 
@@ -57,6 +62,40 @@ class Run:
             yield from self.batches(images)
 
 
+def generator(device: str, *purpose: Any) -> torch.Generator:
+    """Random numbers that depend on the purpose (JSON values) alone, not on what was computed before or beside it."""
+    seed = hashlib.sha256(json.dumps(list(purpose), sort_keys=True).encode()).hexdigest()[:12]
+    return torch.Generator(device).manual_seed(int(seed, 16))
+
+
+def begin(
+    model: Model, method, dataset: Dataset, forget: tuple[int, ...], recipe: Recipe, random: torch.Generator,
+    geometry: str | None = None, encoder_frozen: bool = False, zeroed: bool = False,
+) -> Run:
+    """Everything that a method needs to change a model, the method begun.
+
+    ``geometry`` gives the model a CMF head if it has none. The teacher is the model before its encoder is frozen
+    or its classifier set to zero.
+    """
+    if geometry and not isinstance(model.head, ClassMeanHead):
+        use_class_mean_head(model, geometry)
+    teacher = copy.deepcopy(model).eval().requires_grad_(False)
+    if zeroed:
+        zero_head(model)
+    if encoder_frozen:
+        model.freeze_encoder()
+    run = Run(model, teacher, dataset, forget, recipe, random)
+    run.begun = method.begin(run)
+    return run
+
+
+def refit_head(run: Run) -> None:
+    """Bring a CMF head up to date with the features of all training images; a linear head stays as it is."""
+    if isinstance(run.model.head, ClassMeanHead):
+        features = features_of(run.model, run.dataset, run.dataset.train)
+        run.model.head.refit(features, run.dataset.train.labels)
+
+
 def learning_rate(recipe: Recipe, epoch: int) -> float:
     """Learning rate of an epoch (0-based): linear warm-up, then constant, in steps, or a cosine to ``min_lr``."""
     if epoch < recipe.warmup_epochs:
@@ -82,12 +121,14 @@ def optimiser_of(parameters: list[Tensor], recipe: Recipe) -> torch.optim.Optimi
 class Checkpoint:
     """Where a training of one phase goes on after an interruption, with the numbers of one that was not cut.
 
-    Written after an epoch, at most every ``seconds``; ``history`` is what the run has noted so far.
+    Written after an epoch, at most every ``seconds``; ``history`` and ``moments`` (tensors) are what the run has
+    noted so far.
     """
 
     path: Path
     generator: torch.Generator
     history: list
+    moments: dict = field(default_factory=dict)
     seconds: float = 60.0
     last: float = 0.0
 
@@ -99,8 +140,9 @@ class Checkpoint:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial, state = self.path.with_suffix(".partial"), BytesIO()
         torch.save({
-            "model": model.state_dict(), "optimiser": optimiser.state_dict(), "epoch": epoch, "step": step,
+            "device": self.generator.device.type, "model": model.state_dict(), "optimiser": optimiser.state_dict(), "epoch": epoch, "step": step,
             "generator": self.generator.get_state(), "history": self.history,
+            "moments": self.moments,
         }, state)
         try:
             partial.write_bytes(state.getbuffer())
@@ -110,17 +152,29 @@ class Checkpoint:
         partial.replace(self.path)
 
     def restore(self, model: Model, optimiser: torch.optim.Optimizer) -> tuple[int, int]:
-        """(epochs, steps) done. A missing or damaged file means that nothing is."""
+        """(epochs, steps) done. Nothing is where the file is missing, damaged, or of another kind of device.
+
+        The random numbers of a GPU are not those of a CPU, so a run that changes between them starts anew.
+        """
         self.last = time.monotonic()
+        if not self.path.exists():
+            return 0, 0
+        device, began_on = self.generator.device.type, "damaged"
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
+            began_on = state["device"]
         except Exception:  # torch has no base class for a damaged file, and the training can start anew
+            pass
+        if began_on != device:
+            why = "is damaged" if began_on == "damaged" else f"began on another device ({began_on}, now {device})"
+            print(f"the unfinished training {self.path.stem} {why}; it starts anew.", flush=True)
             self.path.unlink(missing_ok=True)
             return 0, 0
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"])
         self.history[:] = state["history"]
+        self.moments.update(state["moments"])
         return state["epoch"], state["step"]
 
 

@@ -36,18 +36,20 @@ class Method:
 
 def method(
     name: str, label: str, start: str = "original", sees_all: bool = False, role: str = "", variants: tuple = (),
-    why: str = "",
+    why: str = "", head_only: bool = False,
 ):
     """Register a method under ``name``; ``label`` is what tables show.
 
     ``start`` is the model it changes: "original", or "initialisation" (that of the original, same seed).
     ``sees_all`` marks a model that is the same whatever is to be forgotten. ``role`` is "method" (of the paper),
     "extension", or "reference", as which every network trained from the initialisation counts. ``variants`` are
-    those it can be used with (empty: all), and ``why`` says why it can be no other.
+    those it can be used with (empty: all), and ``why`` says why it can be no other. ``head_only`` marks a method
+    that leaves the encoder as it is, so that its features are those of the model it starts from.
     """
 
     def register(cls: type) -> type:
         cls.name, cls.label, cls.start, cls.sees_all, cls.variants, cls.why = name, label, start, sees_all, variants, why
+        cls.head_only = head_only
         cls.role = role or ("reference" if start == "initialisation" else "method")
         cls.closed_form = cls.losses is Method.losses
         METHODS[name] = cls

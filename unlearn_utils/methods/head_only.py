@@ -9,7 +9,7 @@ from . import Method, method
 
 
 @method(
-    "prune", "Pruned head", role="reference", variants=("linear",),
+    "prune", "Pruned head", role="reference", variants=("linear",), head_only=True,
     why="only a linear head has a row of its own for each class",
 )
 @dataclass(frozen=True)

@@ -9,7 +9,10 @@ from ..representation import features_of
 from . import Method, method
 
 
-@method("svd", "SVD", variants=("linear",), why="it edits the weight of a linear head and leaves the encoder alone")
+@method(
+    "svd", "SVD", variants=("linear",), head_only=True,
+    why="it edits the weight of a linear head and leaves the encoder alone",
+)
 @dataclass(frozen=True)
 class Svd(Method):
     """W <- W P^T with P = I - (M_f - M_f M_r), in closed form.

@@ -1,8 +1,7 @@
-"""Cells and what is computed of them: pure functions of their parameters, found again in the store."""
+"""Cells and the tasks that compute them: pure functions of their parameters, found again in the store."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
@@ -14,36 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import data, heads, metrics, models, sources
+from .. import data, models, representation, sources, training
+from ..heads import class_moments
 from ..methods import METHODS, Method, build, check
+from ..representation import Features, extract, hits
 from ..settings import BadInput, Recipe
-from .profiles import Profile
-from ..representation import Features, extract, features_of, output_predictions
-from .store import Record, Store, code_version, digest
-from ..training import Checkpoint, Run, train
+from ..training import Checkpoint, Run, begin, generator, refit_head, train
+from . import code
+from .profiles import Images, Profile
+from .store import Damaged, Record, Store, digest
+from .variants import VARIANTS, recipe_of
 
 Result = tuple[dict[str, Any], dict[str, dict[str, Tensor]]]
-
-
-@dataclass(frozen=True)
-class Variant:
-    """What is trained of a method's model, and which head it has."""
-
-    label: str  # follows the method's label in tables
-    head: str = "linear"
-    encoder_frozen: bool = False
-    zeroed: bool = False
-    geometry: str = ""  # of a CMF head; empty: that of the profile
-
-
-VARIANTS = {
-    "linear": Variant(""),
-    "cmf": Variant(" + CMF", head="cmf"),
-    **{f"cmf_{name}": Variant(f" + CMF ({name})", head="cmf", geometry=name) for name in heads.GEOMETRIES},
-    "cmf_budget": Variant(" at CMF's budget"),
-    "classifier": Variant(", classifier only", encoder_frozen=True),
-    "zeroed_classifier": Variant(", zeroed classifier only", encoder_frozen=True, zeroed=True),
-}
 
 
 @dataclass(frozen=True)
@@ -68,14 +49,25 @@ class Cell:
         """
         if METHODS[self.method].start == "initialisation" and self.variant == "linear":
             return None
+        if METHODS[self.method].start == "initialisation" and self.method != "original":
+            raise BadInput(
+                f"'{self.method}' has no variant '{self.variant}': it starts from scratch, and a model with another "
+                "head starts from the Original, which has seen the class; take 'linear'."
+            )
         variant = self.variant if self.head == "cmf" and self.method != "original" else "linear"
         return dataclasses.replace(self, forget=(), method="original", variant=variant)
+
+    @property
+    def encoder(self) -> Cell:
+        """The cell whose features this one shares: its start's where only a linear head is changed."""
+        head_only = VARIANTS[self.variant].encoder_frozen or METHODS[self.method].head_only
+        return self.start.encoder if self.start and head_only and self.head == "linear" else self
 
     @property
     def recipe(self) -> Recipe:
         if self.method == "random":
             return Recipe(epochs=0, lr=0.0)
-        return self.profile.recipe(self.method, self.variant, several=len(self.forget) > 1)
+        return recipe_of(self.profile, self.method, self.variant, several=len(self.forget) > 1)
 
     @property
     def head(self) -> str:
@@ -87,37 +79,82 @@ class Cell:
         return VARIANTS[self.variant].geometry or self.profile.cmf_geometry if self.head == "cmf" else None
 
 
+_stamps: dict[Any, str] = {}  # how the files of each loaded data set lay
+
+
 def dataset_of(profile: Profile) -> data.Dataset:
-    return sources.load(profile.data, Store().root / "images")
+    """The images of a profile. Raises BadInput where they are not those that its results were made of."""
+    if profile.data not in _stamps:
+        _stamps[profile.data] = sources.stamp(profile.data)
+    dataset = sources.load(profile.data, Store().root / "images")
+    if profile.images and profile.images.fingerprint != dataset.fingerprint:
+        raise BadInput(
+            f"the images of profile '{profile.name}' here are not those of its result pack, so what the pack lacks "
+            "cannot be computed beside it; leave out --results committed."
+        )
+    return dataset
 
 
-def generator(device: str, *purpose: Any) -> torch.Generator:
-    """Random numbers that depend on the purpose alone, not on what was computed before or beside it."""
-    return torch.Generator(device).manual_seed(int(digest(list(purpose))[:12], 16))
+def images_of(profile: Profile) -> Images:
+    """What is known of a profile's images: from its result pack where results come from there, else from the images."""
+    if profile.images:
+        return profile.images
+    dataset = dataset_of(profile)
+    counts = {
+        part: tuple(torch.bincount(getattr(dataset, part).labels, minlength=len(dataset.classes)).tolist())
+        for part in ("train", "test")
+    }
+    return Images(dataset.fingerprint, dataset.classes, counts["train"], counts["test"], dataset.groups)
+
+
+def look_again() -> None:
+    """Notice what was edited since the last sweep: code, image folders, files of weights."""
+    code.look_again()
+    _weights.cache_clear()
+    if any(sources.stamp(data) != before for data, before in _stamps.items()):
+        _stamps.clear()
+        sources.load.cache_clear()
 
 
 class Task(ABC):
-    """Something to compute once: ``spec`` determines it, ``requires`` must be stored before it."""
+    """Something to compute once: what is ``asked``, by which ``code``, after what it ``requires``."""
 
     kind: str
     cell: Cell
 
     @property
     @abstractmethod
-    def inputs(self) -> dict[str, Any]:
-        """What determines the result, besides the kind, as JSON values."""
+    def asked(self) -> dict[str, Any]:
+        """What is wanted, as JSON values; other tasks by their question."""
+
+    @property
+    @abstractmethod
+    def code(self) -> str:
+        """The version of the code that computes it."""
+
+    @property
+    def requires(self) -> list[Task]:
+        return [Trained(self.cell)]
+
+    @cached_property
+    def question(self) -> str:
+        """Hash of what is wanted, whatever code computes it: how a result pack is asked."""
+        return digest({"kind": self.kind, **self.asked})
 
     @cached_property
     def spec(self) -> dict[str, Any]:
-        return {"kind": self.kind, **self.inputs}
+        """All that determines the result."""
+        needed = [task.key for task in self.requires]
+        return {"kind": self.kind, "asked": self.asked, "code": self.code, "requires": needed}
 
     @cached_property
     def key(self) -> str:
         return digest(self.spec)
 
     @property
-    def requires(self) -> list[Task]:
-        return [Trained(self.cell)]
+    def group(self) -> str:
+        """Tasks of one group are best computed together: all readings of a model load it once."""
+        return self.key
 
     @property
     def label(self) -> str:
@@ -131,28 +168,29 @@ class Task(ABC):
 
 @dataclass(frozen=True)
 class Trained(Task):
-    """The cell's model and its features."""
+    """The cell's model, and how its accuracy went; features go to the store beside it."""
 
     cell: Cell
     kind = "model"
 
     @property
-    def inputs(self) -> dict[str, Any]:
-        cell, dataset = self.cell, dataset_of(self.cell.profile)
+    def asked(self) -> dict[str, Any]:
+        cell, images, network = self.cell, images_of(self.cell.profile), self.cell.profile.network
         check(cell.method, cell.variant, cell.recipe)  # refuses what cannot run before anything runs
         if cell.forget:
-            data.check_forget_set(cell.forget, len(dataset.classes))
+            data.check_forget_set(cell.forget, len(images.classes))
         return {
-            "code": code_version(
-                "data", "models", "heads", "training", "representation", "metrics", "study/cells", *_sources(cell.method)
-            ),
-            "data": [dataset.fingerprint, asdict(dataset.views)],
-            "network": asdict(cell.profile.network) | {"weights": _weights(cell.profile.network.weights)},
-            "geometry": cell.geometry,
-            "seed": cell.seed, "forget": list(cell.forget), "method": cell.method, "variant": cell.variant,
-            "recipe": asdict(cell.recipe),
-            "start": Trained(cell.start).key if cell.start else None,
+            "images": [images.fingerprint, asdict(cell.profile.data.views)],
+            "network": asdict(network) | {"weights": _weights(network.weights)},
+            "geometry": cell.geometry, "seed": cell.seed, "forget": list(cell.forget), "method": cell.method,
+            "variant": cell.variant, "recipe": asdict(cell.recipe),
+            "start": Trained(cell.start).question if cell.start else None,
         }
+
+    @property
+    def code(self) -> str:
+        making = code.version(begin, train, generator, refit_head, models.build, extract, hits)
+        return digest([making, code.version(METHODS[self.cell.method])])
 
     @property
     def requires(self) -> list[Task]:
@@ -160,29 +198,59 @@ class Trained(Task):
 
     def compute(self, device: str) -> Result:
         run, method = prepare(self.cell, device)
-        phases, history, final, checkpoint = method.phases(run.recipe), [], [], None
-        epochs = sum(phase.epochs for phase in phases)
+        phases, history, moments, checkpoint = method.phases(run.recipe), [], {}, None
+        epochs, final = sum(phase.epochs for phase in phases), []
         # Ten readings of the networks trained from scratch; an unlearning method has its curve instead.
-        read_at = {epochs}
-        if method.start == "initialisation":
-            read_at |= set(range(0, epochs + 1, max(1, epochs // 10)))
-            if self.cell.head == "linear":  # the long trainings
-                checkpoint = Checkpoint(Store().root / "unfinished" / f"{self.key}.pt", run.generator, history)
+        from_scratch = method.start == "initialisation"
+        read_at = {epochs} | (set(range(0, epochs + 1, max(1, epochs // 10))) if from_scratch else set())
+        if from_scratch and self.cell.head == "linear":  # the long trainings
+            checkpoint = Checkpoint(Store().unfinished(self.spec), run.generator, history, moments)
 
         def on_epoch(epoch: int, loss: float) -> None:
             refit_head(run)
             if epoch in read_at:
-                features = extract(run.model, run.dataset)
-                history.append({"epoch": epoch, "loss": loss, **_progress(run, features)})
-                final[:] = [features]
+                final[:] = [extract(run.model, run.dataset)]
+                history.append({"epoch": epoch, "loss": loss, **hits(run.model, final[0], run.dataset)})
+                if from_scratch:
+                    moments.update(_moments(run, final[0], epoch))
 
         train(run.model, lambda epoch: method.losses(run, epoch), phases, on_epoch=on_epoch, checkpoint=checkpoint)
         if checkpoint:
             checkpoint.path.unlink(missing_ok=True)
-        return {"history": history}, {"weights": run.model.state_dict(), "features": vars(final[0])}
+        state = {name: tensor.detach().cpu() for name, tensor in run.model.state_dict().items()}
+        own = _changed(self.cell, state)
+        if self.cell.encoder == self.cell:
+            Store().keep_features(features_spec(self.cell), vars(final[0]), device)
+        return {"history": history, "weights": _digest_of(state)}, {"weights": own, "moments": moments}
 
 
-@lru_cache(maxsize=None)  # every key of a run asks for it
+def _changed(cell: Cell, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those tensors that are not the start's bit for bit: only they are stored. Checks that a head-only cell is one."""
+    before = load_state(cell.start) if cell.start else {}
+    own = {name: t for name, t in state.items() if name not in before or not torch.equal(t, before[name])}
+    if cell.encoder != cell and not all(name.startswith("head.") for name in own):
+        raise RuntimeError(f"{cell.label} is to leave the encoder as it is, but changed {next(iter(own))}.")
+    return own
+
+
+def _digest_of(state: dict[str, Tensor]) -> str:
+    """Hash of a model's weights, whatever machine they were made on."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        found.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return found.hexdigest()[:20]
+
+
+def _moments(run: Run, features: Features, epoch: int) -> dict[str, Tensor]:
+    """Means and scatter of the training features and the head's rows: what neural collapse is read off."""
+    labels, classes = run.dataset.train.labels.cpu(), len(run.dataset.classes)
+    means, within = class_moments(run.model.head.transform(features.train), labels, classes)
+    found = {"means": means, "within": within, "weight": run.model.head.weight.detach().cpu().clone()}
+    return {f"{epoch}.{name}": tensor for name, tensor in found.items()}
+
+
+@lru_cache(maxsize=None)  # every key of a sweep asks for it
 def _weights(named: str) -> str:
     """What stands for the encoder's first weights in a key: their name, or the hash of their file."""
     if named in ("none", "imagenet"):
@@ -194,67 +262,36 @@ def _weights(named: str) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _sources(method: str) -> list[str]:
-    """The modules of a method's class and of those that it derives from."""
-    modules = [cls.__module__ for cls in METHODS[method].__mro__ if cls.__module__.startswith("unlearn_utils.methods.")]
-    return list(dict.fromkeys(module.removeprefix("unlearn_utils.").replace(".", "/") for module in modules))
-
-
 def prepare(cell: Cell, device: str) -> tuple[Run, Method]:
-    """Everything that a method needs to change the cell's model, and the method, begun."""
+    """The run of a cell, begun, and its method."""
     variant, dataset = VARIANTS[cell.variant], dataset_of(cell.profile).to(device)
-    if cell.start:
-        model = load_model(cell.start, device)
-    else:
-        model = _built(cell, "none" if cell.method == "random" else cell.profile.network.weights).to(device)
-    if variant.head == "cmf" and not isinstance(model.head, heads.ClassMeanHead):
-        models.use_class_mean_head(model, cell.geometry)
-    teacher = copy.deepcopy(model).eval().requires_grad_(False)
-    if variant.zeroed:
-        models.zero_head(model)
-    if variant.encoder_frozen:
-        model.freeze_encoder()
-    random = generator(device, cell.seed, list(cell.forget), cell.method, cell.variant)
-    run = Run(model, teacher, dataset, cell.forget, cell.recipe, random)
+    first = "none" if cell.method == "random" else cell.profile.network.weights
+    model = load_model(cell.start, device) if cell.start else _built(cell, first).to(device)
     method = build(cell.method, cell.recipe.constants)
-    run.begun = method.begin(run)
-    return run, method
-
-
-def refit_head(run: Run) -> None:
-    """Bring a CMF head up to date with the encoder (paper, Algorithm 2, before and after every epoch)."""
-    if isinstance(run.model.head, heads.ClassMeanHead):
-        features = features_of(run.model, run.dataset, run.dataset.train)
-        run.model.head.refit(features, run.dataset.train.labels)
-
-
-def _progress(run: Run, features: Features) -> dict[str, Any]:
-    train_labels, test_labels = (part.labels.cpu() for part in (run.dataset.train, run.dataset.test))
-    classes = len(run.dataset.classes)
-    means = metrics.centred_means(run.model.head.transform(features.train), train_labels, classes)
-    on_train, on_test = (output_predictions(run.model, part) for part in (features.train, features.test))
-    return {
-        "train_accuracy": metrics.accuracy_per_class(on_train, train_labels, classes).tolist(),
-        "test_accuracy": metrics.accuracy_per_class(on_test, test_labels, classes).tolist(),
-        "nc1": metrics.nc1(features.train, train_labels, classes),
-        "nc2": metrics.nc2(means),
-        "nc3": metrics.nc3(run.model.head.weight.detach().cpu(), means),
-    }
+    random = generator(device, cell.seed, list(cell.forget), cell.method, cell.variant)
+    frozen = {"encoder_frozen": variant.encoder_frozen, "zeroed": variant.zeroed}
+    return begin(model, method, dataset, cell.forget, cell.recipe, random, cell.geometry, **frozen), method
 
 
 def _built(cell: Cell, weights: str) -> models.Model:
     """A network of the cell's seed, whose encoder starts from ``weights``."""
     profile = cell.profile
     network = dataclasses.replace(profile.network, weights=weights)
-    return models.build(network, profile.data.channels, len(dataset_of(profile).classes), cell.seed)
+    return models.build(network, profile.data.channels, len(images_of(profile).classes), cell.seed)
 
 
 def stored(task: Task) -> Record:
-    """The record of a task that has been computed before. Raises LookupError where it has not."""
+    """The record of a task that has been computed before. Raises Damaged where it is not there."""
     record = Store().get(task.spec)
     if record is None:
-        raise LookupError(f"{task.label} is not in the store; run it first.")
+        raise Damaged(f"{task.label} is not in the store; run it first.")
     return record
+
+
+def load_state(cell: Cell) -> dict[str, Tensor]:
+    """Everything that the trained model of a cell holds: what it shares with its start comes from there."""
+    own = stored(Trained(cell)).tensors("weights")
+    return (load_state(cell.start) if cell.start else {}) | own
 
 
 def load_model(cell: Cell, device: str) -> models.Model:
@@ -262,11 +299,25 @@ def load_model(cell: Cell, device: str) -> models.Model:
     model = _built(cell, "none")  # its weights come from the store
     if cell.head == "cmf":
         models.use_class_mean_head(model, cell.geometry)
-    weights = stored(Trained(cell)).tensors("weights")
-    model.projection = weights.get("projection")
-    model.load_state_dict(weights)
+    state = load_state(cell)
+    model.projection = state.get("projection")
+    model.load_state_dict({name: tensor for name, tensor in state.items() if name in model.state_dict()})
     return model.to(device).eval()
 
 
-def load_features(cell: Cell) -> Features:
-    return Features(**stored(Trained(cell)).tensors("features"))
+def features_spec(cell: Cell) -> dict[str, Any]:
+    return {"kind": "features", "model": Trained(cell.encoder).key, "code": code.version(representation.extract)}
+
+
+def load_features(cell: Cell, device: str) -> Features:
+    """Features of the cell's model: kept ones, or by one pass again where they had to make room."""
+    spec = features_spec(cell)
+    record = Store().get(spec)
+    try:
+        if record:
+            return Features(**{part: f.float() for part, f in record.tensors("features").items()}).to(device)
+    except Damaged:
+        pass
+    features = extract(load_model(cell.encoder, device), dataset_of(cell.profile).to(device))
+    Store().keep_features(spec, vars(features), device)
+    return features.to(device)

@@ -1,28 +1,70 @@
-"""What each notebook needs: its models, and the tasks behind its figures and tables."""
+"""What each notebook asks for, written once: the notebook takes its rows from here, and the command its tasks."""
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import dataclass
 from typing import Any, Callable
 
-from .cells import Task, Trained
 from ..heads import GEOMETRIES
-from .readings import Measured
-from .rows import REFERENCES, Models, Study, unlearned
+from ..methods import METHODS
+from ..paths import Outputs
+from . import rows
+from .cells import Task
+from .rows import Asked
+from .studies import REFERENCES, Models, Study, unlearned
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a notebook asks for, by name, and where its figures and tables go."""
+
+    study: Study
+    asked: dict[str, Asked]
+    outputs: Outputs
+
+    def get(self, name: str) -> Any:
+        """Rows (or layouts), computed now where they are not at hand."""
+        return self.asked[name].get()
+
+    @property
+    def tasks(self) -> list[Task]:
+        return [task for asked in self.asked.values() for task in asked.tasks]
+
+
+PLANS: dict[str, Callable[..., Plan]] = {}
+
+
+def plan(notebook: str):
+    """Register what a notebook asks for. The defaults are the notebook's own parameters: others go to another folder."""
+
+    def register(function: Callable[..., dict[str, Asked]]) -> Callable[..., Plan]:
+        own = {name: p.default for name, p in inspect.signature(function).parameters.items() if name != "study"}
+
+        def planned(study: Study, **given: Any) -> Plan:
+            differs = {name: value for name, value in given.items() if value != own[name]}
+            return Plan(study, function(study, **given), study.outputs(differs))
+
+        PLANS[notebook] = planned
+        planned.own = own
+        return planned
+
+    return register
 
 
 def misaligned_models(study: Study) -> Models:
-    """Notebook 01: the methods with their own head, whole network (paper, Table 1), and the distilled head."""
+    """The methods with their own head, whole network (paper, Table 1), and the distilled head."""
     distilled = [model for model in unlearned(study.profile, "classifier") if model[0] == "distilled_head"]
     return REFERENCES + unlearned(study.profile, "linear") + distilled
 
 
 def changed_models(study: Study) -> Models:
-    """Notebook 01's pictures: those of its models whose features are not the Original's."""
-    return REFERENCES + [model for model in unlearned(study.profile, "linear") if model[0] not in ("svd", "prune")]
+    """Those of them whose features are not the Original's."""
+    return REFERENCES + [model for model in unlearned(study.profile, "linear") if not METHODS[model[0]].head_only]
 
 
 def classifier_only_models(study: Study) -> Models:
-    """Notebook 02: whole network against classifier only (paper, Table 2)."""
+    """Whole network against classifier only (paper, Table 2)."""
     frozen = [model for v in ("classifier", "zeroed_classifier") for model in unlearned(study.profile, v)]
     methods = {method for method, _ in frozen}
     whole = [model for model in unlearned(study.profile, "linear") if model[0] in methods]
@@ -30,7 +72,7 @@ def classifier_only_models(study: Study) -> Models:
 
 
 def cmf_models(study: Study) -> Models:
-    """Notebook 03: with CMF, as tuned without it, and without it at CMF's budget (paper, Table 3)."""
+    """With CMF, as tuned without it, and without it at CMF's budget (paper, Table 3)."""
     with_cmf = unlearned(study.profile, "cmf")
     return [
         *REFERENCES, ("original", "cmf"), *((m, "linear") for m, _ in with_cmf),
@@ -38,79 +80,61 @@ def cmf_models(study: Study) -> Models:
     ]
 
 
-def geometry_models(study: Study, methods: list[str]) -> Models:
-    """Notebook 03: the methods with CMF in every geometry, at the same budget."""
-    own = study.profile.cmf_geometry
-    return [(m, "cmf" if g == own else f"cmf_{g}") for m in methods for g in GEOMETRIES]
-
-
-def several_models(study: Study) -> Models:
-    """Notebook 03: CMF where several classes are forgotten at once."""
-    return [*REFERENCES, ("original", "cmf"), *unlearned(study.profile, "cmf")]
-
-
 def attacked_models(study: Study) -> Models:
-    """Notebook 04: whole network and CMF for every method that changes the features, classifier only for one
+    """Whole network and CMF for every method that changes the features, classifier only for one
     (the features of all others are the Original's too), and the CMF models' own start."""
     return [
         *changed_models(study), ("random_label", "classifier"), ("original", "cmf"), *unlearned(study.profile, "cmf")
     ]
 
 
-def all_models(study: Study) -> Models:
-    """Notebook 05: every model of the study."""
-    listed = misaligned_models(study) + classifier_only_models(study) + cmf_models(study)
-    return list(dict.fromkeys(listed + attacked_models(study)))
+@plan("00_original_and_retrain")
+def original_and_retrain(study: Study) -> dict[str, Asked]:
+    return {"histories": rows.histories(study, REFERENCES), "references": rows.measurements(study, REFERENCES)}
 
 
-def _cells(study: Study, models: Models) -> list:
-    return [study.cell(seed, forget, *model) for model in models for seed, forget in study.pairs]
-
-
-def _measured(study: Study, models: Models) -> list[Task]:
-    return [Measured(cell) for cell in _cells(study, models)]
-
-
-def _original_and_retrain(study: Study, given: dict[str, Any]) -> list[Task]:
-    return [Trained(cell) for cell in _cells(study, REFERENCES)] + _measured(study, REFERENCES)
-
-
-def _misalignment(study: Study, given: dict[str, Any]) -> list[Task]:
+@plan("01_misalignment_discovery")
+def misalignment(
+    study: Study, curve_method: str = "random_label", tsne_points: int = 2000, multi_forget_sets: list = []  # noqa: B006
+) -> dict[str, Asked]:
     models = misaligned_models(study)
-    curves = [task for *_, task in study.curve_tasks(given["curve_method"])]
-    several = _measured(study.several(given["multi_forget_sets"]), models)
-    return _measured(study, models) + curves + several + study.embedding_tasks(changed_models(study), given["tsne_points"])
+    return {
+        "measured": rows.measurements(study, models), "curves": rows.curves(study, curve_method),
+        "several": rows.measurements(study.several(multi_forget_sets), models),
+        "layouts": rows.embeddings(study, changed_models(study), tsne_points),
+    }
 
 
-def _classifier_only(study: Study, given: dict[str, Any]) -> list[Task]:
-    return _measured(study, classifier_only_models(study))
+@plan("02_classifier_only")
+def classifier_only(study: Study, etf_classes: int = 10, gamma: float = 0.5) -> dict[str, Asked]:
+    return {"measured": rows.measurements(study, classifier_only_models(study))}
 
 
-def _cmf(study: Study, given: dict[str, Any]) -> list[Task]:
-    pictures = [("retrain", "linear"), ("original", "cmf"), *unlearned(study.profile, "cmf")]
-    geometries = _measured(study.few, geometry_models(study, given["geometry_methods"]))
-    several = _measured(study.several(given["multi_forget_sets"]), several_models(study))
-    return (
-        _measured(study, cmf_models(study)) + geometries + several
-        + study.embedding_tasks(pictures, given["tsne_points"])
-    )
+@plan("03_cmf_unlearning")
+def cmf(
+    study: Study, geometry_methods: list = ["random_label", "neggrad_plus"], tsne_points: int = 2000,  # noqa: B006
+    multi_forget_sets: list = [],  # noqa: B006
+) -> dict[str, Asked]:
+    with_cmf, own = [("original", "cmf"), *unlearned(study.profile, "cmf")], study.profile.cmf_geometry
+    geometries = [(m, "cmf" if g == own else f"cmf_{g}") for m in geometry_methods for g in GEOMETRIES]
+    return {
+        "measured": rows.measurements(study, cmf_models(study)),
+        "geometries": rows.measurements(study.few, geometries),
+        "several": rows.measurements(study.several(multi_forget_sets), REFERENCES + with_cmf),
+        "layouts": rows.embeddings(study, [("retrain", "linear"), *with_cmf], tsne_points),
+    }
 
 
-def _relearning(study: Study, given: dict[str, Any]) -> list[Task]:
-    return [task for *_, task in study.attack_tasks(attacked_models(study), given["shots"], given["draws"])]
+@plan("04_relearning_attacks")
+def relearning(study: Study, shots: list = [1, 2, 5, 10, 50], draws: int = 5) -> dict[str, Asked]:  # noqa: B006
+    return {"attacked": rows.attacked(study, attacked_models(study), shots, draws)}
 
 
-def _scorecard(study: Study, given: dict[str, Any]) -> list[Task]:
-    curves = [task for *_, task in study.curve_tasks("random_label")]
-    listed = study.attack_tasks(attacked_models(study), given["shots"], given["draws"], ("few_shot",))
-    return _measured(study, all_models(study)) + curves + [task for *_, task in listed]
-
-
-PLANS: dict[str, Callable[[Study, dict[str, Any]], list[Task]]] = {
-    "00_original_and_retrain": _original_and_retrain,
-    "01_misalignment_discovery": _misalignment,
-    "02_classifier_only": _classifier_only,
-    "03_cmf_unlearning": _cmf,
-    "04_relearning_attacks": _relearning,
-    "05_scorecard": _scorecard,
-}
+@plan("05_scorecard")
+def scorecard(study: Study, shots: list = [1, 2, 5, 10, 50], draws: int = 5) -> dict[str, Asked]:  # noqa: B006
+    listed = misaligned_models(study) + classifier_only_models(study) + cmf_models(study) + attacked_models(study)
+    return {
+        "measured": rows.measurements(study, list(dict.fromkeys(listed))),
+        "curves": rows.curves(study, "random_label"),
+        "attacked": rows.attacked(study, attacked_models(study), shots, draws, ("few_shot",)),
+    }

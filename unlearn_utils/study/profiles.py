@@ -40,6 +40,17 @@ class Runs:
 
 
 @dataclass(frozen=True)
+class Images:
+    """What a study knows of its images besides the pixels."""
+
+    fingerprint: str  # of pixels and labels
+    classes: tuple[str, ...]
+    train: tuple[int, ...]  # training images of each class
+    test: tuple[int, ...]
+    groups: dict = field(default_factory=dict)  # coarse classes, where there are any
+
+
+@dataclass(frozen=True)
 class Profile:
     name: str
     title: str
@@ -53,18 +64,13 @@ class Profile:
     cmf_geometry: str = "centred"
     multi_runs: tuple[Runs, ...] = ()  # several classes forgotten at once
     multi_recipes: dict = field(default_factory=dict)  # where they differ when several classes are forgotten
+    images: Images | None = None  # set where results come from a pack, which needs no images
 
     def recipe(self, method: str, variant: str, several: bool = False) -> Recipe:
-        """The recipe of a method and variant, for one forget class or several.
+        """The recipe that stands here for a method and variant, for one forget class or several.
 
-        Raises BadInput where the profile has none. ``cmf_budget`` is the linear head with everything that the
-        CMF recipe says of optimisation (rate, schedule, epochs, clipping); the method's constants stay its own.
+        Raises BadInput where the profile has none.
         """
-        if variant == "cmf_budget":
-            linear, cmf = self.recipe(method, "linear", several), self.recipe(method, "cmf", several)
-            return dataclasses.replace(cmf, constants=linear.constants)
-        if variant.startswith("cmf_"):  # another geometry at the same budget
-            variant = "cmf"
         if several and variant in self.multi_recipes.get(method, {}):
             return self.multi_recipes[method][variant]
         try:
@@ -139,7 +145,7 @@ def load(
 
 
 def _profile(name: str, table: dict) -> Profile:
-    _refuse_unknown(table, {f.name for f in dataclasses.fields(Profile)} - {"name"}, name)
+    _refuse_unknown(table, {f.name for f in dataclasses.fields(Profile)} - {"name", "images"}, name)
     _refuse_unlisted("cmf_geometry", table.get("cmf_geometry", "centred"), name)
     try:
         runs = {

@@ -2,149 +2,189 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import io
 import json
 import platform
 import shutil
 import tempfile
 import time
-import tokenize
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ..paths import home
+from ..paths import git, home
+
+FEATURES_KEPT = 2e9  # bytes of features: they follow from a model in one pass, so the least recently used may go
+
 
 def digest(value: Any) -> str:
     """Hash of a JSON value, independent of key order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:20]
 
 
-@lru_cache(maxsize=None)
-def code_version(*modules: str) -> str:
-    """Hash of the code of modules of this package, docstrings and comments left out.
-
-    It is part of what determines a result: whoever edits a method gets new numbers, not stored ones.
-    """
-    folder = Path(__file__).parent.parent
-    return digest([_code_only((folder / f"{module}.py").read_text()) for module in modules])
-
-
-def _code_only(source: str) -> list[str]:
-    """The lines of a module without docstrings, comments and blank lines; the same in every Python version."""
-    lines = source.splitlines()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            row, column = token.start
-            lines[row - 1] = lines[row - 1][:column]
-    for node in ast.walk(ast.parse(source)):
-        body = getattr(node, "body", None)
-        first = body[0] if isinstance(body, list) and body else None
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-            lines[first.lineno - 1 : first.end_lineno] = [""] * (first.end_lineno - first.lineno + 1)
-    return [line.rstrip() for line in lines if line.strip()]
+class Damaged(RuntimeError):
+    """A stored result turned out to be damaged when it was read; it is removed and has to be computed again."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """A stored result: JSON values and the files of tensors beside them."""
+    """A stored result: JSON values and, beside them, files of tensors."""
 
     folder: Path
     result: dict[str, Any]
     seconds: float
     made_with: dict[str, str]
+    files: dict[str, str]  # checksum by name
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        return load_file(self.folder / f"{name}.safetensors")
+        """Raises Damaged where the file is not what was written."""
+        path = self.folder / f"{name}.safetensors"
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            content = b""
+        if hashlib.sha256(content).hexdigest() != self.files[path.name]:
+            remove(self.folder)
+            raise Damaged(f"stored result {self.folder.parent.name}/{self.folder.name} is damaged; run again to compute it anew.")
+        return load_file(path)
 
 
+def remove(path: Path) -> None:
+    """Take away a result, whatever lies in its place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=None)
 def hardware(device: str) -> str:
     """The name of a GPU or of the processor."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     described = Path("/proc/cpuinfo")  # elsewhere than on Linux the architecture has to do
-    lines = described.read_text().splitlines() if described.exists() else []
+    lines = described.read_text(encoding="utf-8").splitlines() if described.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+@lru_cache(maxsize=None)
+def commit() -> str:
+    """The commit of the code that runs, with a + where its package was changed since; "unknown" outside a repository."""
+    changed = git("status", "--porcelain", "--", "unlearn_utils")
+    return git("rev-parse", "--short=10", "HEAD") + ("+" if changed not in ("", "unknown") else "")
 
 
 def _made_with(device: str) -> dict[str, str]:
     return {
         "torch": torch.__version__, "python": platform.python_version(), "device": device,
-        "hardware": hardware(device), "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "hardware": hardware(device), "time": time.strftime("%Y-%m-%d %H:%M:%S"), "commit": commit(),
     }
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class Store:
-    """``<home>/.store/<kind>/<hash>/``: ``record.json`` and tensor files, each folder written atomically."""
+    """``<home>/.store/<kind>/<hash>/``: ``record.json`` and tensor files, each folder written in one step."""
 
     def __init__(self) -> None:
         self.root = home() / ".store"
 
     def tidy(self) -> None:
-        """Remove what killed runs left: half-written results after a day, unfinished trainings after a month."""
-        for pattern, days in (("*/.partial-*", 1), ("unfinished/*", 30)):
+        """Remove what killed runs left: half-written results and locks after a day, unfinished trainings after a month."""
+        for pattern, days in (("*/.partial-*", 1), ("locks/*", 1), ("unfinished/*", 30)):
             for left in self.root.glob(pattern):
-                if time.time() - left.stat().st_mtime > 86400 * days:
-                    shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+                try:
+                    if time.time() - left.stat().st_mtime > 86400 * days:
+                        remove(left)
+                except FileNotFoundError:
+                    pass  # another run moved it to its place
 
     def folder(self, spec: dict[str, Any]) -> Path:
         return self.root / spec["kind"] / digest(spec)
 
+    def unfinished(self, spec: dict[str, Any]) -> Path:
+        """Where a long training notes how far it has come."""
+        return self.root / "unfinished" / f"{digest(spec)}.pt"
+
+    @contextmanager
+    def claimed(self, spec: dict[str, Any]) -> Iterator[None]:
+        """Within it no other process computes the same; the claim ends with the process, however that ends."""
+        locks = self.root / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with FileLock(locks / digest(spec)):
+            yield
+
     def get(self, spec: dict[str, Any]) -> Record | None:
-        """The intact result of ``spec``, or None. A damaged or foreign one is removed and never believed."""
+        """The result of ``spec``, or None. A damaged or foreign record is removed and never believed.
+
+        Only the record is read; its tensors are checked when they are loaded. What cannot be read now (OSError)
+        is no damage.
+        """
         folder = self.folder(spec)
-        if not folder.exists():
-            return None
         try:
-            record = json.loads((folder / "record.json").read_text())
+            record = json.loads((folder / "record.json").read_bytes())
             body = record["body"]
             intact = (
                 record["checksum"] == digest(body)
                 and body["spec"] == json.loads(json.dumps(spec))
-                and all(_sha256(folder / name) == checksum for name, checksum in body["files"].items())
+                and all((folder / name).exists() for name in body["files"])
             )
-        except (OSError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            if not folder.exists() and not folder.is_symlink():
+                return None
+            intact = False
+        except (ValueError, KeyError, TypeError):
             intact = False
         if not intact:
             print(f"stored result {folder.relative_to(self.root)} is damaged; it will be computed again.")
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
             return None
-        return Record(folder, body["result"], body["seconds"], body["made_with"])
+        return Record(folder, body["result"], body["seconds"], body["made_with"], body["files"])
 
     def put(
         self, spec: dict[str, Any], result: dict[str, Any], tensors: dict[str, dict[str, Tensor]],
         seconds: float, device: str,
     ) -> None:
         """Write a result beside its place and move it there in one step."""
+        self._write(spec, result, tensors, {"seconds": seconds, "made_with": _made_with(device)})
+
+    def _write(self, spec: dict, result: dict, tensors: dict[str, dict[str, Tensor]], origin: dict) -> None:
         folder = self.folder(spec)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as scratch:
             partial = Path(scratch) / "result"
             partial.mkdir()
+            files = {}
             for name, named in tensors.items():
-                contiguous = {key: t.detach().cpu().contiguous() for key, t in named.items()}
-                (partial / f"{name}.safetensors").write_bytes(save(contiguous))  # a full disk is an OSError this way
-            files = {path.name: _sha256(path) for path in partial.iterdir()}
-            body = {
-                "spec": spec, "result": result, "files": files, "seconds": seconds, "made_with": _made_with(device),
-            }
-            body = json.loads(json.dumps(body))
-            (partial / "record.json").write_text(json.dumps({"body": body, "checksum": digest(body)}, indent=1))
+                content = save({key: t.detach().cpu().contiguous() for key, t in named.items()})
+                (partial / f"{name}.safetensors").write_bytes(content)  # a full disk is an OSError this way
+                files[f"{name}.safetensors"] = hashlib.sha256(content).hexdigest()
+            body = json.loads(json.dumps({"spec": spec, "result": result, "files": files, **origin}))
+            content = json.dumps({"body": body, "checksum": digest(body)}, indent=1)
+            (partial / "record.json").write_bytes(content.encode())
             try:
                 partial.rename(folder)
             except OSError:
-                if not folder.exists():  # another process was first: its result is as good
-                    raise
+                if self.get(spec) is None:  # else another process was first: its result is as good
+                    partial.rename(folder)
+
+    def keep_features(self, spec: dict[str, Any], features: dict[str, Tensor], device: str) -> None:
+        """Keep features for later readings, in 16 bits where that loses nothing; the oldest make room."""
+        halved = {key: f.bfloat16() if torch.equal(f.bfloat16().float(), f) else f for key, f in features.items()}
+        self.put(spec, {}, {"features": halved}, 0.0, device)
+        kept, used = 0, []
+        for folder in (self.root / spec["kind"]).iterdir():
+            try:
+                used.append((folder.stat().st_mtime, sum(f.stat().st_size for f in folder.iterdir()), folder))
+            except OSError:
+                pass  # another process makes room as well
+        for _, size, folder in sorted(used, reverse=True):
+            kept += size
+            if kept > FEATURES_KEPT and folder.name != digest(spec):
+                remove(folder)

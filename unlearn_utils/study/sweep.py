@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
-import itertools
+import json
 import os
 import sys
 import threading
 import time
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterator
 
+import loky
 import sklearn  # noqa: F401  (its thread pools must be loaded before they can be limited)
 import torch
-from joblib.externals.loky import ProcessPoolExecutor  # unlike the standard one it needs no __main__ guard
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from .cells import Task
-from ..settings import BadInput
+from ..methods import METHODS
 from ..paths import home
-from .store import Store
+from ..settings import BadInput
+from . import code
+from .cells import Task, look_again
+from .store import Damaged, Store
+
+GIVEN_UP = "UNLEARN_GIVEN_UP"  # names a file of the tasks that failed before in this run, which are not tried again
 
 
 class Failure(RuntimeError):
     """Some tasks could not be computed; the message names each with its reason."""
+
+    def __init__(self, reasons: dict[str, str]):
+        super().__init__("\n".join(reasons.values()))
+        self.reasons = reasons  # by key
 
     def _render_traceback_(self) -> list[str]:
         return [f"Failure: {self}"]
@@ -53,125 +65,227 @@ class Machine:
         if jobs < 0:
             raise BadInput(f"jobs is {jobs}, but it must be 0 (one per core or GPU) or a positive number.")
         devices = allowed[device]
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return Machine(devices, jobs or (cores if devices == ("cpu",) else len(devices)))
-
-
-def with_requirements(tasks: list[Task]) -> list[Task]:
-    """The tasks and all that they need, each once, requirements first."""
-    ordered: dict[str, Task] = {}
-
-    def visit(task: Task) -> None:
-        if task.key not in ordered:
-            for needed in task.requires:
-                visit(needed)
-            ordered[task.key] = task
-
-    for task in tasks:
-        visit(task)
-    return list(ordered.values())
+        return Machine(devices, jobs or (loky.cpu_count() if devices == ("cpu",) else len(devices)))
 
 
 def missing(tasks: list[Task]) -> list[Task]:
-    """Those of the tasks, with their requirements, that are not stored yet."""
-    store = Store()
-    return [task for task in with_requirements(tasks) if store.get(task.spec) is None]
+    """What has to be computed for the tasks: those that are not stored, each once, and before it what it requires.
 
-
-def compute(task: Task, device: str) -> float:
-    """Compute one task and store it; seconds it took. The pure function that a worker process runs."""
-    torch.set_num_threads(1)  # one thread each: fastest for small models, and the same sums whatever the jobs
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it a GPU's matrix products may differ
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    begin = time.perf_counter()
-    with threadpool_limits(1):
-        result, tensors = task.compute(device)
-    seconds = time.perf_counter() - begin
-    Store().put(task.spec, result, tensors, seconds, device)
-    return seconds
-
-
-def run(tasks: list[Task], machine: Machine) -> None:
-    """Bring every task into the store.
-
-    A task that fails does not stop those that do not need it. Raises Failure at the end if any failed.
+    A stored result needs nothing any more. Tasks of one model stand together, so that its features are at hand.
     """
-    Store().tidy()
-    if waiting := missing(tasks):
-        failed = _Schedule(waiting, machine).run()
-        if failed:
-            raise Failure("\n".join(failed.values()))
+    store, found = Store(), {}
+
+    def visit(task: Task) -> None:
+        if task.key in found or store.get(task.spec) is not None:
+            return
+        for needed in task.requires:
+            visit(needed)
+        found[task.key] = task
+
+    for task in tasks:
+        visit(task)
+    places = {key: place for place, key in reversed(list(enumerate(task.group for task in found.values())))}
+    return sorted(found.values(), key=lambda task: places[task.group])
 
 
-class _Schedule:
-    """Tasks that wait, run or failed. A task starts as soon as what it needs is stored and a process is free."""
+@dataclass(frozen=True)
+class Outcome:
+    """How a task ended in a worker: its seconds, or why it failed."""
 
-    def __init__(self, tasks: list[Task], machine: Machine):
-        self.machine = machine
-        self.waiting = {task.key: task for task in tasks}
-        self.needs = {task.key: {needed.key for needed in task.requires} & self.waiting.keys() for task in tasks}
-        self.running: dict[Future, tuple[Task, str]] = {}
-        self.free = [machine.devices[i % len(machine.devices)] for i in range(machine.jobs)]
-        self.failed: dict[str, str] = {}
-        self.retried: set[str] = set()
-        self.pool = _executor(machine)
-        self.progress = Progress(len(tasks))
-
-    def run(self) -> dict[str, str]:
-        """What failed, by key, with its reason."""
-        with self.progress:
-            while self.waiting or self.running:
-                self._start()
-                self._finish()
-                self._give_up()
-        self.pool.shutdown()
-        return self.failed
-
-    def _start(self) -> None:
-        unfinished = self.waiting.keys() | self.failed.keys() | {task.key for task, _ in self.running.values()}
-        ready = (task for key, task in self.waiting.items() if not self.needs[key] & unfinished)
-        for task in list(itertools.islice(ready, len(self.free))):
-            device = self.free.pop()
-            self.running[self.pool.submit(compute, task, device)] = (task, device)
-            del self.waiting[task.key]
-
-    def _finish(self) -> None:
-        done, _ = wait(self.running, return_when=FIRST_COMPLETED)
-        if any(isinstance(future.exception(), BrokenProcessPool) for future in done):
-            done, _ = wait(self.running, return_when=ALL_COMPLETED)  # all of them are lost with the pool
-            self.pool = _executor(self.machine)
-        for future in done:
-            task, device = self.running.pop(future)
-            self.free.append(device)
-            error = future.exception()
-            if error is None:
-                self.progress.done(f"{task.label}: {future.result():.1f} s")
-            elif isinstance(error, BrokenProcessPool) and task.key not in self.retried:
-                self.retried.add(task.key)
-                self.waiting[task.key] = task  # perhaps it was not the one to blame
-            else:
-                self._fail(task, _reason(error))
-
-    def _give_up(self) -> None:
-        for task in [task for key, task in self.waiting.items() if self.needs[key] & self.failed.keys()]:
-            del self.waiting[task.key]
-            self._fail(task, "not run, because what it needs failed")
-
-    def _fail(self, task: Task, reason: str) -> None:
-        self.failed[task.key] = f"{task.label}: {reason}"
-        self.progress.done(f"FAILED {self.failed[task.key]}")
+    seconds: float
+    reason: str = ""
+    damaged: bool = False  # something that it needs has to be computed again
 
 
-def _reason(error: BaseException) -> str:
-    if isinstance(error, BrokenProcessPool):
-        return "a process was killed (out of memory?); fewer --jobs need less"
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread each: fastest for small models, and the same sums whatever the jobs. Undone at the end."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it a GPU's matrix products may differ
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+
+
+def compute(tasks: list[Task], keys: list[str], device: str, brought: dict) -> list[Outcome]:
+    """Compute and store tasks, one after the other: what a worker process runs.
+
+    ``brought`` holds the methods that no file defines, with the version of their code. A worker whose own key of a
+    task is another than the one it was asked for has other code or other images, and refuses.
+    """
+    for name, (cls, version) in brought.items():
+        METHODS[name] = cls
+        code.received(cls, version)
+    outcomes = []
+    with one_thread():
+        for task, key in zip(tasks, keys):
+            begin = time.perf_counter()
+            try:
+                if task.key != key:
+                    raise BadInput("this process has other code or images than the one that asked; restart the kernel.")
+                with Store().claimed(task.spec):  # another run may have been first
+                    if Store().get(task.spec) is None:
+                        result, tensors = task.compute(device)
+                        Store().put(task.spec, result, tensors, time.perf_counter() - begin, device)
+                outcomes.append(Outcome(time.perf_counter() - begin))
+            except Exception as error:
+                outcomes.append(Outcome(time.perf_counter() - begin, reason(error), isinstance(error, Damaged)))
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()  # another worker may need it
+    return outcomes
+
+
+def reason(error: BaseException) -> str:
+    """Why a task failed, and what helps."""
     if isinstance(error, torch.OutOfMemoryError):
         return "the GPU's memory does not suffice; a --batch-size below that of the recipe, like 32, needs less"
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
         return "the memory does not suffice; fewer --jobs, or a --batch-size below that of the recipe, need less"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk of {home()} is full; make room and run again, what is stored stays"
-    return f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"{home()} cannot be written ({error.strerror}); make it writable, or set UNLEARN_HOME to a folder that is"
+    return str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
+
+
+def run(tasks: list[Task], machine: Machine) -> int:
+    """Bring every task into the store; how many were computed, with what they require.
+
+    A task that fails does not stop those that do not need it. Raises Failure at the end if any failed.
+    """
+    look_again()
+    Store().tidy()
+    waiting = missing(tasks)
+    if waiting:
+        schedule = _Schedule(waiting, machine)
+        if failed := schedule.run():
+            raise Failure(failed)
+    return len(waiting)
+
+
+class _Schedule:
+    """Tasks that wait, run or failed. A task starts as soon as what it needs is stored and a process is free.
+
+    Tasks of one model that are ready run together. Where a process dies, all that ran beside it is run once more,
+    each alone: only what dies alone is to blame.
+    """
+
+    def __init__(self, tasks: list[Task], machine: Machine):
+        slots = min(machine.jobs, len(tasks))
+        self.free = [machine.devices[i % len(machine.devices)] for i in range(slots)]
+        self.processes = {device: self.free.count(device) for device in self.free}
+        self.here = machine.jobs == 1 and not code.edited()  # else a process of its own reads the files as they are
+        self.waiting = {task.key: task for task in tasks}
+        self.needs = {task.key: {needed.key for needed in task.requires} & self.waiting.keys() for task in tasks}
+        self.pools: dict[str, Executor] = {}  # one for each device, so that a process keeps to one GPU
+        self.running: dict[Future, tuple[list[Task], str]] = {}
+        self.suspects: list[list[Task]] = []
+        self.failed: dict[str, str] = {}
+        self.retried: set[str] = set()
+        self.progress = Progress(len(tasks))
+        self.brought = {
+            name: (cls, code.version(cls)) for name, cls in METHODS.items() if cls.__module__ == "__main__"
+        }
+
+    def run(self) -> dict[str, str]:
+        """What failed, by key, with its reason."""
+        given_up = os.environ.get(GIVEN_UP)
+        for key, why in json.loads(Path(given_up).read_text(encoding="utf-8")).items() if given_up else ():
+            if key in self.waiting:
+                self._fail(self.waiting.pop(key), why)
+        try:
+            with self.progress:
+                self._give_up()
+                while self.waiting or self.running or self.suspects:
+                    self._start()
+                    self._finish()
+                    self._give_up()
+        except BaseException:  # an interrupt: what runs is ended, what is stored stays
+            for pool in self.pools.values():
+                pool.shutdown(wait=False, kill_workers=True)
+            raise
+        for pool in self.pools.values():
+            pool.shutdown()
+        return self.failed
+
+    def _start(self) -> None:
+        if self.suspects:
+            if not self.running:
+                self._submit(self.suspects.pop(), self.free.pop())
+            return
+        unfinished = self.waiting.keys() | self.failed.keys() | {t.key for ts, _ in self.running.values() for t in ts}
+        ready: dict[str, list[Task]] = {}
+        for key, task in self.waiting.items():
+            if not self.needs[key] & unfinished:
+                ready.setdefault(task.group, []).append(task)
+        for together in list(ready.values())[: len(self.free)]:
+            for task in together:
+                del self.waiting[task.key]
+            self._submit(together, self.free.pop())
+
+    def _submit(self, tasks: list[Task], device: str) -> None:
+        if device not in self.pools:
+            self.pools[device] = _Here() if self.here else loky.ProcessPoolExecutor(
+                self.processes[device], initializer=_end_with_parent, initargs=(os.getpid(),))
+        sent = [dataclasses.replace(task) for task in tasks]  # without the keys known here: a worker finds its own
+        try:
+            future = self.pools[device].submit(compute, sent, [task.key for task in tasks], device, self.brought)
+        except BrokenProcessPool as error:  # it broke since it was last looked at
+            future = Future()
+            future.set_exception(error)
+        self.running[future] = tasks, device
+
+    def _finish(self) -> None:
+        done, _ = wait(self.running, return_when=FIRST_COMPLETED)
+        broken = {self.running[f][1] for f in done if isinstance(f.exception(), BrokenProcessPool)}
+        if broken:  # all that ran in these pools is lost
+            lost = [future for future, (_, device) in self.running.items() if device in broken]
+            wait(lost, return_when=ALL_COMPLETED)
+            done = done | set(lost)
+            for device in broken:
+                self.pools.pop(device).shutdown(wait=False)
+        alone = len(self.running) == 1
+        for future in done:
+            tasks, device = self.running.pop(future)
+            self.free.append(device)
+            error = future.exception()
+            if error is None:
+                for task, outcome in zip(tasks, future.result()):
+                    self._end(task, outcome)
+            elif not isinstance(error, BrokenProcessPool):
+                for task in tasks:
+                    self._fail(task, reason(error))
+            elif alone and len(tasks) == 1:
+                self._fail(tasks[0], "its process was killed (out of memory?); fewer --jobs need less")
+            else:
+                self.suspects += [[task] for task in tasks]
+
+    def _end(self, task: Task, outcome: Outcome) -> None:
+        if not outcome.reason:
+            self.progress.done(f"{task.label}: {outcome.seconds:.1f} s")
+        elif outcome.damaged and task.key not in self.retried:
+            self.retried.add(task.key)
+            for again in missing([task]):
+                self.waiting[again.key] = again
+                self.needs[again.key] = {needed.key for needed in again.requires}
+            self.needs = {key: needs & self.waiting.keys() for key, needs in self.needs.items()}
+        else:
+            self._fail(task, outcome.reason)
+
+    def _give_up(self) -> None:
+        while hopeless := [task for key, task in self.waiting.items() if self.needs[key] & self.failed.keys()]:
+            for task in hopeless:
+                del self.waiting[task.key]
+                self._fail(task, "not run, because what it needs failed")
+
+    def _fail(self, task: Task, why: str) -> None:
+        self.failed[task.key] = f"{task.label}: {why}"
+        self.progress.done(f"FAILED {self.failed[task.key]}")
 
 
 class _Here(Executor):
@@ -185,11 +299,8 @@ class _Here(Executor):
             future.set_exception(error)
         return future
 
-
-def _executor(machine: Machine) -> Executor:
-    if machine.jobs == 1:
-        return _Here()
-    return ProcessPoolExecutor(machine.jobs, initializer=_end_with_parent, initargs=(os.getpid(),))
+    def shutdown(self, wait: bool = True, kill_workers: bool = False) -> None:
+        """Nothing runs here any more."""
 
 
 def _end_with_parent(parent: int) -> None:

@@ -1,0 +1,171 @@
+"""Result packs: the records behind a profile's tables and figures in one file that travels, without any tensor.
+
+One JSON object per line, compressed: first what is known of the images, then the records. A pack is asked by what
+was wanted, whatever code computed it, so it outlives an edit of the code; each record names the commit that made it.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+import math
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Iterable, Iterator
+
+from ..methods import METHODS
+from ..paths import ROOT, home
+from ..settings import BadInput
+from .cells import Task, Trained, images_of
+from .code import PACKAGE
+from .profiles import Images, Profile
+from .store import Store
+
+NAME = "results.jsonl.xz"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Pack:
+    """What a file holds: the images, and the records by their question."""
+
+    profile: str
+    images: Images
+    records: dict[str, dict[str, Any]]
+
+    def find(self, task: Task) -> dict[str, Any] | None:
+        """The record of a task, or None. A method of a notebook cell or of another package is never served."""
+        ours = METHODS[task.cell.method].__module__.startswith(f"{PACKAGE}.")
+        return self.records.get(task.question) if ours else None
+
+    def original_of(self, task: Task) -> str:
+        """Digest of the weights of the Original behind a task; empty where none is."""
+        found = self.find(task)
+        return found["original"] if found else ""
+
+
+def reference(profile: str) -> Path:
+    """Where the committed pack of a profile lies."""
+    own = home() / "figures" / profile / NAME
+    return own if own.exists() else ROOT / "figures" / profile / NAME
+
+
+def read(path: Path) -> Pack:
+    """Raises BadInput where the file is no pack."""
+    lines = _lines(path)
+    profile, images = next(lines)
+    return Pack(profile, images, {record["question"]: record for record in lines})
+
+
+def read_images(path: Path) -> Images:
+    """What a pack says of its images, without its records."""
+    return next(_lines(path))[1]
+
+
+def _lines(path: Path) -> Iterator[Any]:
+    """First (profile, images), then the records."""
+    try:
+        with lzma.open(path, "rt", encoding="utf-8") as file:
+            head = json.loads(file.readline())
+            if head["format"] != FORMAT:
+                raise BadInput(f"{path} has format {head['format']}, but format {FORMAT} is read here; update one of them.")
+            yield head["profile"], Images(**{k: tuple(v) if isinstance(v, list) else v for k, v in head["images"].items()})
+            yield from map(json.loads, file)
+    except FileNotFoundError:
+        raise BadInput(f"there is no result pack {path}; run without --results committed to compute its results.") from None
+    except (EOFError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError, lzma.LZMAError) as problem:
+        raise BadInput(f"{path} is no intact result pack ({type(problem).__name__}: {problem}).") from None
+
+
+def write(pack: Pack, path: Path) -> None:
+    """Write a pack in one step; the same records give the same file."""
+    head = {"format": FORMAT, "profile": pack.profile, "images": asdict(pack.images)}
+    lines = [head, *(pack.records[question] for question in sorted(pack.records))]
+    text = "".join(json.dumps(line, sort_keys=True, separators=(",", ":")) + "\n" for line in lines)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
+    partial.replace(path)
+
+
+def collect(profile: Profile, tasks: Iterable[Task]) -> Pack:
+    """A pack of what is stored of the tasks and of the models behind them."""
+    store, records = Store(), {}
+
+    def visit(task: Task) -> None:
+        if task.question in records or (found := store.get(task.spec)) is None:
+            return
+        records[task.question] = {
+            "question": task.question, "kind": task.kind, "asked": task.asked, "code": task.code,
+            "made_with": found.made_with, "seconds": round(found.seconds, 2), "original": _original(task),
+            "result": found.result,
+        }
+        for needed in [*task.requires, Trained(task.cell)]:
+            visit(needed)
+
+    for task in tasks:
+        visit(task)
+    return Pack(profile.name, images_of(profile), records)
+
+
+def _original(task: Task) -> str:
+    """Digest of the weights at the root of a task's model: the Original's, or its own where it is trained from scratch."""
+    cell = task.cell
+    while cell.start:
+        cell = cell.start
+    found = Store().get(Trained(cell).spec)
+    return found.result["weights"] if found else ""
+
+
+def merge(first: Pack, second: Pack) -> tuple[Pack, str]:
+    """Both as one, and one line on it. Where both hold a question, the first stays.
+
+    Raises BadInput for packs of other profiles or images.
+    """
+    if (first.profile, first.images) != (second.profile, second.images):
+        raise BadInput(
+            f"a pack of '{first.profile}' ({first.images.fingerprint}) and one of '{second.profile}' "
+            f"({second.images.fingerprint}) do not belong together; merge packs of one profile on the same images."
+        )
+    both = first.records.keys() & second.records.keys()
+    apart = [_apart(first.records[q]["result"], second.records[q]["result"]) for q in both]
+    other = [difference for difference in apart if difference]
+    said = f"{len(second.records) - len(both)} results added to {len(first.records)}; {len(both)} stand in both"
+    if other:
+        said += f", {len(other)} of them with other numbers (the first stays; they differ by at most {max(other):.4g})"
+    return Pack(first.profile, first.images, second.records | first.records), said + "."
+
+
+def _apart(one: Any, other: Any) -> float:
+    """Largest difference between the numbers of two results; infinite where their shapes or texts differ."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return max((_apart(one[key], other[key]) for key in one), default=0.0)
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return max(map(_apart, one, other), default=0.0)
+    if type(one) in (int, float) and type(other) in (int, float):
+        return 0.0 if one == other or math.isnan(one) and math.isnan(other) else abs(one - other)
+    return 0.0 if one == other else math.inf
+
+
+def carry(tasks: Iterable[Task], into: Path) -> int:
+    """Copy the models from scratch (Originals, Retrains) with their tensors into a folder, for another machine."""
+    store, count = Store(), 0
+    for task in {t.key: t for task in tasks for t in [Trained(task.cell)]}.values():
+        source = store.folder(task.spec)
+        if METHODS[task.cell.method].start == "initialisation" and store.get(task.spec):
+            shutil.copytree(source, into / source.parent.name / source.name, dirs_exist_ok=True)
+            count += 1
+    return count
+
+
+def bring(folder: Path) -> int:
+    """Take the models of such a folder into the store; they are checked when they are loaded."""
+    found = sorted(folder.glob("model/*/record.json"))
+    if not found:
+        raise BadInput(f"{folder} holds no models; name a folder that --carry has written.")
+    for record in found:
+        target = Store().root / "model" / record.parent.name
+        if not target.exists():
+            shutil.copytree(record.parent, target)
+    return len(found)
