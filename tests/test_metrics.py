@@ -363,11 +363,17 @@ def test_centre_distance_is_each_norm_over_the_mean_norm(unbalanced):
 
 def test_centre_distance_is_1_for_an_etf_of_any_size_and_falls_to_0_as_a_class_moves_to_the_centre(etf):
     assert centre_distance(3 * etf).tolist() == pytest.approx([1] * K, abs=1e-12)
-    for moved in (0.5, 0.1, 0.0):
+    for moved in (0.5, 0.1, 0.009):
         means = etf.clone()
         means[2] *= moved
         mean_norm = (K - 1 + moved) / K
         assert centre_distance(means)[2].item() == pytest.approx(moved / mean_norm, abs=1e-12)
+
+
+def test_centre_distance_is_not_a_number_under_1_percent_and_for_no_other_class(etf):
+    etf[2] *= 0.007
+    read = centre_distance(etf)
+    assert math.isnan(read[2]) and (read[[0, 1, 3, 4]] > 1).all()
 
 
 # --- recovery

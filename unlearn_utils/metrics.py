@@ -134,11 +134,12 @@ def alignment(weight: Tensor, means: Tensor) -> Tensor:
 def centre_distance(means: Tensor) -> Tensor:
     """||mu_k - mu|| over its mean across classes, (K,). Our extension.
 
-    1 for every class of a simplex ETF, which is the null value. 0: the class lies at the centre of the features,
-    where a head that reads directions only (CMF) is blind and one that reads distances (NCC) is not.
+    1 for every class of a simplex ETF, which is the null value. Near 0 the class lies at the centre of the
+    features, where a head that reads directions only (CMF) is blind and one that reads distances (NCC) is not;
+    NaN for one ``at_centre``, as for everything else that is read off such a mean.
     """
     norms = means.norm(dim=1)
-    return norms / norms.mean()
+    return (norms / norms.mean()).masked_fill(at_centre(means), float("nan"))
 
 
 def recovery(value: float, retrain: float, original: float, smallest: float = 0.02) -> float:
