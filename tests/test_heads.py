@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from unlearn_utils import models
-from unlearn_utils.heads import GEOMETRIES, ClassMeanHead, LinearHead, class_means
+from unlearn_utils.heads import GEOMETRIES, ClassMeanHead, LinearHead, class_means, class_moments
 
 
 def unit(rows):
@@ -37,6 +37,22 @@ def test_class_means_are_the_means_of_the_samples_of_each_class(sample):
     features, labels, _ = sample
     expected = [np.mean([f for f, y in zip(features.numpy(), labels) if y == c], axis=0) for c in range(4)]
     np.testing.assert_allclose(class_means(features, labels, 4), expected, atol=1e-12)
+
+
+def test_class_moments_of_two_classes_by_hand():
+    """Residuals (-1, 0), (1, 0), (0, -2), (0, 2) about the means (1, 0) and (5, 5)."""
+    features = torch.tensor([[0.0, 0.0], [5.0, 3.0], [2.0, 0.0], [5.0, 7.0]])
+    means, within = class_moments(features, torch.tensor([0, 1, 0, 1]), 2)
+    assert means.tolist() == [[1, 0], [5, 5]] and within.tolist() == [[0.5, 0], [0, 2]]
+    assert means.dtype == within.dtype == torch.float64
+
+
+def test_within_class_scatter_is_0_for_collapsed_classes_and_grows_with_the_square_of_the_noise(clusters):
+    traces = []
+    for noise in (0.0, 1.0, 3.0):
+        features, labels = clusters(4, 6, 2000, noise)
+        traces.append(torch.trace(class_moments(features, labels, 4)[1]).item())
+    assert traces == pytest.approx([0, 6, 54], rel=0.05, abs=1e-12)
 
 
 def test_class_means_refuse_a_class_without_samples_and_name_it(sample):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from unlearn_utils.heads import class_means
+from unlearn_utils.heads import class_means, class_moments
 from unlearn_utils.metrics import (
-    accuracy_per_class, alignment, centre_distance, centred_means, linear_probe, nc1, nc2, nc3, nearest_class_centre,
-    recovery,
+    accuracy_per_class, alignment, centre_distance, centred_means, linear_probe, nc1, nc1_of_moments, nc2, nc3,
+    nearest_class_centre, recovery,
 )
 from unlearn_utils.settings import Probe
 from unlearn_utils.theory import simplex_etf
@@ -222,6 +222,36 @@ def test_nc1_of_features_without_any_class_information_is_large(clusters, rng):
     assert nc1(torch.randn(features.shape, generator=rng), labels, K) > 5 * nc1(features, labels, K)
 
 
+def test_nc1_needs_no_more_than_moments_and_counts(unbalanced):
+    features, labels = unbalanced
+    means, within = class_moments(features, labels, K)
+    counts = torch.bincount(labels).double()
+    assert nc1_of_moments(means, counts / counts.sum() @ means, within) == pytest.approx(nc1(*unbalanced, K), rel=1e-12)
+
+
+def without_direction_of(k, features, labels):
+    """Single-precision features without the direction of class k's centred mean, as POUR-P leaves them."""
+    direction = torch.nn.functional.normalize(centred_means(features, labels, K)[k], dim=0)
+    return (features - torch.outer(features @ direction, direction)).float()
+
+
+def test_nc1_is_not_a_number_where_a_class_mean_was_projected_onto_the_centre(clusters):
+    """Whether the pseudo-inverse drops that direction or inverts its rounding error would be chance."""
+    features, labels = clusters(K, 7, 100, 1.0)
+    assert nc1(features, labels, K) < 1
+    assert math.isnan(nc1(without_direction_of(2, features, labels), labels, K))
+
+
+def test_nc1_is_a_number_up_to_a_centre_distance_of_1_percent(etf):
+    within = torch.eye(8, dtype=torch.float64)
+    read = {}
+    for moved in (0.5, 0.02, 0.005):
+        means = etf.clone()
+        means[2] *= moved
+        read[moved] = nc1_of_moments(means, torch.zeros(8), within)
+    assert read[0.02] > read[0.5] and math.isnan(read[0.005])
+
+
 # --- NC2 and NC3
 
 
@@ -305,6 +335,23 @@ def test_alignment_is_the_cosine_of_the_angle_a_row_was_turned_by(etf):
         assert alignment(weight, etf).tolist() == pytest.approx([math.cos(angle)] * K, abs=1e-10)
 
 
+def test_alignment_is_not_a_number_for_a_class_at_the_centre_and_for_no_other(clusters):
+    """The direction of such a mean is rounding noise, which a cosine would report as anything from -1 to 1."""
+    features, labels = clusters(K, 7, 100, 0.1)
+    means = centred_means(without_direction_of(2, features, labels), labels, K)
+    weight = means.clone()
+    weight[:2] = 0
+    read = alignment(weight, means).tolist()
+    assert math.isnan(read[2]) and read[:2] + read[3:] == pytest.approx([0, 0, 1, 1], abs=1e-12)
+
+
+def test_alignment_is_a_number_from_a_centre_distance_of_1_percent_on(etf):
+    for moved, known in ((0.02, True), (0.009, True), (0.007, False), (0.0, False)):
+        means = etf.clone()
+        means[2] *= moved  # over the mean norm 0.8 this is 2.5, 1.1, 0.9 and 0 percent
+        assert math.isnan(alignment(etf, means)[2]) != known
+
+
 # --- centre distance
 
 
@@ -316,11 +363,17 @@ def test_centre_distance_is_each_norm_over_the_mean_norm(unbalanced):
 
 def test_centre_distance_is_1_for_an_etf_of_any_size_and_falls_to_0_as_a_class_moves_to_the_centre(etf):
     assert centre_distance(3 * etf).tolist() == pytest.approx([1] * K, abs=1e-12)
-    for moved in (0.5, 0.1, 0.0):
+    for moved in (0.5, 0.1, 0.009):
         means = etf.clone()
         means[2] *= moved
         mean_norm = (K - 1 + moved) / K
         assert centre_distance(means)[2].item() == pytest.approx(moved / mean_norm, abs=1e-12)
+
+
+def test_centre_distance_is_not_a_number_under_1_percent_and_for_no_other_class(etf):
+    etf[2] *= 0.007
+    read = centre_distance(etf)
+    assert math.isnan(read[2]) and (read[[0, 1, 3, 4]] > 1).all()
 
 
 # --- recovery

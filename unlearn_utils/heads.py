@@ -24,6 +24,17 @@ def class_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:
     return total / count[:, None]
 
 
+def class_moments(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Class means mu_k (K, d) and within-class scatter S_W = (1/N) sum_i (f_i - mu_{y_i}) (f_i - mu_{y_i})^T (d, d).
+
+    In float64. What neural collapse asks of N features, in a size that does not grow with N.
+    """
+    features = features.double()
+    means = class_means(features, labels, classes)
+    within = features - means[labels]
+    return means, within.T @ within / len(features)
+
+
 class LinearHead(nn.Linear):
     """The ordinary classifier: W f + b."""
 

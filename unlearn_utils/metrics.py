@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
-from .heads import class_means
+from .heads import class_means, class_moments
 from .settings import Probe
 
 
@@ -86,18 +86,34 @@ def centred_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:
     return class_means(features, labels, classes) - features.mean(0)
 
 
-def nc1(features: Tensor, labels: Tensor, classes: int) -> float:
+def at_centre(means: Tensor) -> Tensor:
+    """Classes with ||mu_k - mu|| at most 1 % of its mean across classes, (K,) boolean, of centred means (K, d).
+
+    Such a mean has no direction but that of rounding noise.
+    """
+    norms = means.norm(dim=1)
+    return norms <= 0.01 * norms.mean()
+
+
+def nc1_of_moments(means: Tensor, centre: Tensor, within: Tensor) -> float:
     """NC1 = tr(S_W S_B^+) / K (Papyan et al. 2020): within-class over between-class variation.
 
+    Of ``class_moments`` and the mean of all samples; S_B is the mean over classes of (mu_k - mu) (mu_k - mu)^T.
     0 when every class has collapsed to a point, which is the value the paper's theory assumes; it grows
-    without bound as classes blur. Lower is more collapsed.
+    without bound as classes blur. Lower is more collapsed. NaN where a class lies ``at_centre``: S_B has then
+    lost a direction, and its inverse there is rounding noise.
     """
-    features = features.double()
-    within = features - class_means(features, labels, classes)[labels]
-    between = centred_means(features, labels, classes)
-    s_w = within.T @ within / len(features)
+    between, classes = means - centre, len(means)
+    if at_centre(between).any():
+        return float("nan")
     s_b = between.T @ between / classes
-    return (torch.trace(s_w @ torch.linalg.pinv(s_b, hermitian=True)) / classes).item()
+    return (torch.trace(within @ torch.linalg.pinv(s_b, hermitian=True)) / classes).item()
+
+
+def nc1(features: Tensor, labels: Tensor, classes: int) -> float:
+    """``nc1_of_moments`` of features (N, d)."""
+    means, within = class_moments(features, labels, classes)
+    return nc1_of_moments(means, features.double().mean(0), within)
 
 
 def _distance_to_etf(gram: Tensor) -> float:
@@ -127,19 +143,20 @@ def alignment(weight: Tensor, means: Tensor) -> Tensor:
     """s_k = cos(w_k, mu_k - mu) per class (paper's feature-classifier alignment), (K,).
 
     1 aligned, 0 orthogonal (the null value; also given to a zero row), -1 opposite: the classifier votes
-    against the class. On the forget class lower means more misaligned.
+    against the class. On the forget class lower means more misaligned. NaN for a class that lies ``at_centre``.
     """
-    return cosine_similarity(weight.double(), means, dim=1)
+    return cosine_similarity(weight.double(), means, dim=1).masked_fill(at_centre(means), float("nan"))
 
 
 def centre_distance(means: Tensor) -> Tensor:
     """||mu_k - mu|| over its mean across classes, (K,). Our extension.
 
-    1 for every class of a simplex ETF, which is the null value. 0: the class lies at the centre of the features,
-    where a head that reads directions only (CMF) is blind and one that reads distances (NCC) is not.
+    1 for every class of a simplex ETF, which is the null value. Near 0 the class lies at the centre of the
+    features, where a head that reads directions only (CMF) is blind and one that reads distances (NCC) is not;
+    NaN for one ``at_centre``, as for everything else that is read off such a mean.
     """
     norms = means.norm(dim=1)
-    return norms / norms.mean()
+    return (norms / norms.mean()).masked_fill(at_centre(means), float("nan"))
 
 
 def recovery(value: float, retrain: float, original: float, smallest: float = 0.02) -> float:
