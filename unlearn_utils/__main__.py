@@ -45,10 +45,17 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--batch-size", type=int, default=0, metavar="N",
                       help="images that go through a network at once, for less memory; the recipe's batches stay")
     made.add_argument("--jobs", type=int, default=0, metavar="N", help="processes (default: one per core or GPU)")
+    made.add_argument("--results", default="", metavar="committed",
+                      help="'committed': take results from the profile's result pack; no training, no images needed")
     made.add_argument("--force", action="store_true", help="compute everything again")
-    made.add_argument("--list", action="store_true", help="show what would run, what is stored, and the time")
-    made.add_argument("--refresh-notebooks", action="store_true",
-                      help="for maintainers: write the outputs into notebooks/ too (default parameters only)")
+    made.add_argument("--list", action="store_true", help="show what would run, and the time")
+    made.add_argument("--export", default="", metavar="FILE", help="write what is stored of this study into a result pack")
+    made.add_argument("--merge", action="append", default=[], metavar="FILE",
+                      help="add another machine's result pack to this profile's (repeatable; the first result stays)")
+    made.add_argument("--carry", default="", metavar="DIR", help="copy the Originals and Retrains, for another machine")
+    made.add_argument("--bring", default="", metavar="DIR", help="take over Originals and Retrains that --carry wrote")
+    made.add_argument("--refresh-reference", action="store_true",
+                      help="for maintainers: write the result pack and the outputs in notebooks/ (own parameters only)")
     made.add_argument("--test", action="store_true", help="run the tests instead")
     return made
 
@@ -105,7 +112,7 @@ def settings_of(given: list[str], notebooks: list[Path]) -> dict[str, Any]:
 def parameters(options: argparse.Namespace, notebooks: list[Path]) -> dict[Path, dict[str, Any]]:
     """The parameters that each notebook will get, only where they differ from its own defaults."""
     common = {
-        "profile": options.profile, "device": options.device, "jobs": options.jobs,
+        "results": options.results, "profile": options.profile, "device": options.device, "jobs": options.jobs,
         "data_dir": str(Path(options.data_dir).expanduser().resolve()) if options.data_dir else "",
     }
     changed = common | settings_of(options.settings, notebooks)
@@ -126,8 +133,10 @@ def checked(argv: list[str]) -> tuple[argparse.Namespace, dict[Path, dict[str, A
             raise BadInput("--test takes no other option.")
         profiles.load(options.profile, data_dir=options.data_dir)
         given = parameters(options, chosen_notebooks(options.only))
-        if options.refresh_notebooks and any(given.values()):
-            raise BadInput("--refresh-notebooks takes the notebooks' own defaults; leave out the other options.")
+        if options.results not in ("", "committed"):
+            raise BadInput(f"--results is '{options.results}', but it must be 'committed', or left out.")
+        if options.refresh_reference and any(set(values) - {"profile", "data_dir", "jobs", "device"} for values in given.values()):
+            raise BadInput("--refresh-reference takes a profile's own parameters; leave out --set, --results and --batch-size.")
     except BadInput as problem:
         sys.exit(f"run_all.sh: {problem}")
     return options, given
@@ -136,18 +145,23 @@ def checked(argv: list[str]) -> tuple[argparse.Namespace, dict[Path, dict[str, A
 def main() -> int:
     started = time.time()
     options, given = checked(sys.argv[1:])
-    from .study import running  # needs torch
-
     try:
-        plan = running.Plan.of({path: parameters_of(path) | values for path, values in given.items()})
+        from .study import running  # needs torch
+
+        whole = running.Whole.of({path: parameters_of(path) | values for path, values in given.items()})
+        if options.export or options.merge or options.carry or options.bring:
+            return running.exchange(whole, options)
+        if options.list:
+            whole.show()
+            return 0
+        if options.force:
+            whole.forget()
+        return running.run(whole, given, options, started)
     except BadInput as problem:
         sys.exit(f"run_all.sh: {problem}")
-    if options.list:
-        plan.show()
-        return 0
-    if options.force:
-        plan.forget()
-    return running.run(plan, given, options.refresh_notebooks, started)
+    except KeyboardInterrupt:
+        print("\nrun_all.sh: interrupted; run it again to go on, what is stored stays.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

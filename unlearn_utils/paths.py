@@ -31,13 +31,21 @@ class Outputs:
     def name(self) -> str:
         return f"{self.profile}+{hashlib.sha256(self.differs.encode()).hexdigest()[:6]}" if self.differs else self.profile
 
+    @property
+    def path(self) -> Path:
+        return home() / "figures" / self.name
+
     def file(self, name: str) -> Path:
         """The path of a file of this folder, which is made on first use."""
-        folder = home() / "figures" / self.name
-        folder.mkdir(parents=True, exist_ok=True)
-        if self.differs and not (folder / "parameters.json").exists():
-            write(folder / "parameters.json", self.differs + "\n")
-        return folder / name
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self.differs and not (self.path / "parameters.json").exists():
+            write(self.path / "parameters.json", self.differs + "\n")
+        return self.path / name
+
+    def note(self, name: str, lines: list[str]) -> None:
+        """Print lines and keep them in a file, for the summary of a run."""
+        write(self.file(name), "\n".join(lines) + "\n")
+        print(*lines, sep="\n")
 
     @property
     def caption(self) -> str:

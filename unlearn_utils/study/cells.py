@@ -110,6 +110,7 @@ def images_of(profile: Profile) -> Images:
 def look_again() -> None:
     """Notice what was edited since the last sweep: code, image folders, files of weights."""
     code.look_again()
+    _trained.clear()
     _weights.cache_clear()
     if any(sources.stamp(data) != before for data, before in _stamps.items()):
         _stamps.clear()
@@ -134,7 +135,7 @@ class Task(ABC):
 
     @property
     def requires(self) -> list[Task]:
-        return [Trained(self.cell)]
+        return [trained(self.cell)]
 
     @cached_property
     def question(self) -> str:
@@ -184,7 +185,7 @@ class Trained(Task):
             "network": asdict(network) | {"weights": _weights(network.weights)},
             "geometry": cell.geometry, "seed": cell.seed, "forget": list(cell.forget), "method": cell.method,
             "variant": cell.variant, "recipe": asdict(cell.recipe),
-            "start": Trained(cell.start).question if cell.start else None,
+            "start": trained(cell.start).question if cell.start else None,
         }
 
     @property
@@ -194,7 +195,7 @@ class Trained(Task):
 
     @property
     def requires(self) -> list[Task]:
-        return [Trained(self.cell.start)] if self.cell.start else []
+        return [trained(self.cell.start)] if self.cell.start else []
 
     def compute(self, device: str) -> Result:
         run, method = prepare(self.cell, device)
@@ -250,6 +251,15 @@ def _moments(run: Run, features: Features, epoch: int) -> dict[str, Tensor]:
     return {f"{epoch}.{name}": tensor for name, tensor in found.items()}
 
 
+_trained: dict[tuple, Trained] = {}
+
+
+def trained(cell: Cell) -> Trained:
+    """``Trained(cell)``, whose key is found once in a sweep: every other key asks for it."""
+    place = (id(cell.profile), cell.seed, cell.forget, cell.method, cell.variant)  # the task keeps the profile alive
+    return _trained.setdefault(place, Trained(cell))
+
+
 @lru_cache(maxsize=None)  # every key of a sweep asks for it
 def _weights(named: str) -> str:
     """What stands for the encoder's first weights in a key: their name, or the hash of their file."""
@@ -290,7 +300,7 @@ def stored(task: Task) -> Record:
 
 def load_state(cell: Cell) -> dict[str, Tensor]:
     """Everything that the trained model of a cell holds: what it shares with its start comes from there."""
-    own = stored(Trained(cell)).tensors("weights")
+    own = stored(trained(cell)).tensors("weights")
     return (load_state(cell.start) if cell.start else {}) | own
 
 
@@ -306,7 +316,7 @@ def load_model(cell: Cell, device: str) -> models.Model:
 
 
 def features_spec(cell: Cell) -> dict[str, Any]:
-    return {"kind": "features", "model": Trained(cell.encoder).key, "code": code.version(representation.extract)}
+    return {"kind": "features", "model": trained(cell.encoder).key, "code": code.version(representation.extract)}
 
 
 def load_features(cell: Cell, device: str) -> Features:

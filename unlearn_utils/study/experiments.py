@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Callable
 
 from ..heads import GEOMETRIES
 from ..methods import METHODS
 from ..paths import Outputs
 from . import rows
-from .cells import Task
+from .cells import Task, look_again
 from .rows import Asked
 from .studies import REFERENCES, Models, Study, unlearned
 
@@ -20,16 +21,21 @@ class Plan:
     """What a notebook asks for, by name, and where its figures and tables go."""
 
     study: Study
-    asked: dict[str, Asked]
+    build: Callable[[], dict[str, Asked]]
     outputs: Outputs
 
     def get(self, name: str) -> Any:
-        """Rows (or layouts), computed now where they are not at hand."""
-        return self.asked[name].get()
+        """Rows (or layouts), computed now where they are not at hand; what was edited since the last time counts."""
+        look_again()
+        return self.build()[name].get()
+
+    def packed(self, name: str) -> Any:
+        """The same from the committed result pack alone; None where it lacks any of it."""
+        return self.build()[name].packed()
 
     @property
     def tasks(self) -> list[Task]:
-        return [task for asked in self.asked.values() for task in asked.tasks]
+        return [task for asked in self.build().values() for task in asked.tasks]
 
 
 PLANS: dict[str, Callable[..., Plan]] = {}
@@ -43,7 +49,7 @@ def plan(notebook: str):
 
         def planned(study: Study, **given: Any) -> Plan:
             differs = {name: value for name, value in given.items() if value != own[name]}
-            return Plan(study, function(study, **given), study.outputs(differs))
+            return Plan(study, partial(function, study, **given), study.outputs(differs))
 
         PLANS[notebook] = planned
         planned.own = own

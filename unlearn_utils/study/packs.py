@@ -17,7 +17,7 @@ from typing import Any, Iterable, Iterator
 from ..methods import METHODS
 from ..paths import ROOT, home
 from ..settings import BadInput
-from .cells import Task, Trained, images_of
+from .cells import Task, trained, images_of
 from .code import PACKAGE
 from .profiles import Images, Profile
 from .store import Store
@@ -101,7 +101,7 @@ def collect(profile: Profile, tasks: Iterable[Task]) -> Pack:
             "made_with": found.made_with, "seconds": round(found.seconds, 2), "original": _original(task),
             "result": found.result,
         }
-        for needed in [*task.requires, Trained(task.cell)]:
+        for needed in [*task.requires, trained(task.cell)]:
             visit(needed)
 
     for task in tasks:
@@ -114,7 +114,7 @@ def _original(task: Task) -> str:
     cell = task.cell
     while cell.start:
         cell = cell.start
-    found = Store().get(Trained(cell).spec)
+    found = Store().get(trained(cell).spec)
     return found.result["weights"] if found else ""
 
 
@@ -151,7 +151,7 @@ def _apart(one: Any, other: Any) -> float:
 def carry(tasks: Iterable[Task], into: Path) -> int:
     """Copy the models from scratch (Originals, Retrains) with their tensors into a folder, for another machine."""
     store, count = Store(), 0
-    for task in {t.key: t for task in tasks for t in [Trained(task.cell)]}.values():
+    for task in {t.key: t for task in tasks for t in [trained(task.cell)]}.values():
         source = store.folder(task.spec)
         if METHODS[task.cell.method].start == "initialisation" and store.get(task.spec):
             shutil.copytree(source, into / source.parent.name / source.name, dirs_exist_ok=True)

@@ -14,7 +14,7 @@ from ..representation import Features, extract, output_predictions
 from ..settings import BadInput
 from ..training import begin, generator, refit_head, train, worth_reading
 from . import code
-from .cells import Cell, Result, Task, Trained, dataset_of, load_features, load_model, prepare, stored
+from .cells import Cell, Result, Task, trained, dataset_of, load_features, load_model, prepare, stored
 
 
 class At:
@@ -98,7 +98,7 @@ class OfModel(Task):
 
     @property
     def group(self) -> str:
-        return Trained(self.cell).key
+        return trained(self.cell).key
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Reading(OfModel):
     @property
     def asked(self) -> dict[str, Any]:
         uses = {part: asdict(getattr(self.cell.profile, part)) for part in READOUTS[self.name].uses}
-        return {"readout": self.name, "model": Trained(self.cell).question, **uses}
+        return {"readout": self.name, "model": trained(self.cell).question, **uses}
 
     @property
     def code(self) -> str:
@@ -142,7 +142,7 @@ _last: dict[tuple, At] = {}
 
 def _at(cell: Cell, device: str) -> At:
     """The cell, loaded; kept until another is asked for."""
-    place = (Trained(cell).key, device)
+    place = (trained(cell).key, device)
     if place not in _last:
         _last.clear()
         _last[place] = At(cell, device)
@@ -158,14 +158,14 @@ class Collapse(OfModel):
 
     @property
     def asked(self) -> dict[str, Any]:
-        return {"model": Trained(self.cell).question}
+        return {"model": trained(self.cell).question}
 
     @property
     def code(self) -> str:
         return code.version(metrics.nc1_of_moments, metrics.nc2, metrics.nc3)
 
     def compute(self, device: str) -> Result:
-        record, epochs = stored(Trained(self.cell)), []
+        record, epochs = stored(trained(self.cell)), []
         counts = torch.bincount(dataset_of(self.cell.profile).train.labels)
         moments = record.tensors("moments")
         for at in record.result["history"]:
@@ -192,7 +192,7 @@ class Curve(Task):
 
     @property
     def asked(self) -> dict[str, Any]:
-        return {"model": Trained(self.cell).question, "probe": asdict(self.cell.profile.probe)}
+        return {"model": trained(self.cell).question, "probe": asdict(self.cell.profile.probe)}
 
     @property
     def code(self) -> str:
@@ -201,11 +201,11 @@ class Curve(Task):
 
     @property
     def requires(self) -> list[Task]:
-        return Trained(self.cell).requires
+        return trained(self.cell).requires
 
     @cached_property
     def spec(self) -> dict[str, Any]:
-        return super().spec | {"model": Trained(self.cell).key}  # whose run it is, step by step
+        return super().spec | {"model": trained(self.cell).key}  # whose run it is, step by step
 
     def compute(self, device: str) -> Result:
         run, method = prepare(self.cell, device)
@@ -260,7 +260,7 @@ class Attacked(OfModel):
     def asked(self) -> dict[str, Any]:
         on_features = self.attack in attacks.ON_FEATURES
         return {
-            "model": Trained(self.cell).question, "attack": self.attack, "target": list(self.target),
+            "model": trained(self.cell).question, "attack": self.attack, "target": list(self.target),
             "budget": [list(self.shots), self.draws] if on_features else asdict(self.cell.profile.attack),
         }
 
@@ -304,7 +304,7 @@ class Embedded(OfModel):
 
     @property
     def asked(self) -> dict[str, Any]:
-        return {"model": Trained(self.cell).question, "points": self.points}
+        return {"model": trained(self.cell).question, "points": self.points}
 
     @property
     def code(self) -> str:

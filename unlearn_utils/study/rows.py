@@ -11,7 +11,8 @@ import pandas as pd
 from .. import attacks
 from ..methods import METHODS
 from ..settings import READOUTS, BadInput
-from .cells import Cell, Task, Trained, images_of
+from . import packs
+from .cells import Cell, Task, images_of, trained
 from .readings import Attacked, Collapse, Curve, Embedded, readings_of
 from .studies import Models, Results, Study
 
@@ -28,12 +29,20 @@ class Asked:
     made: Callable[[Results], Any]
 
     def get(self) -> Any:
+        """What is made of the results, which are computed where they are not at hand."""
         return self.made(self.study.run(self.tasks))
+
+    def packed(self) -> Any:
+        """The same from the profile's committed pack alone; None where it lacks any of it."""
+        path = packs.reference(self.study.profile.name)
+        pack = self.study.pack or (packs.read(path) if path.exists() else None)
+        found = {task.key: pack.find(task) for task in self.tasks} if pack else {"": None}
+        return None if None in found.values() else self.made({key: record["result"] for key, record in found.items()})
 
 
 def histories(study: Study, models: Models) -> Asked:
     """One row per reading during training: epoch, loss, accuracies, neural collapse."""
-    listed = [(s, f, Trained(cell), Collapse(cell)) for model in models for s, f in study.pairs
+    listed = [(s, f, trained(cell), Collapse(cell)) for model in models for s, f in study.pairs
               for cell in [study.cell(s, f, *model)]]
 
     def made(results: Results) -> pd.DataFrame:

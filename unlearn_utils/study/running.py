@@ -9,215 +9,298 @@ import json
 import logging
 import os
 import platform
-import shutil
-import subprocess
+import re
 import time
-from dataclasses import dataclass
+from collections import defaultdict
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import nbformat
-import pandas as pd
 import torch
 from joblib import Parallel, delayed
 
-from .cells import Task
-from .experiments import PLANS
+from ..paths import ROOT, Outputs, git, write
 from ..settings import BadInput
-from ..paths import ROOT
-from .store import Store, hardware
-from .rows import Study
-from .sweep import Failure, missing, with_requirements
+from . import packs
+from .cells import Task, trained
+from .code import without_prose
+from .experiments import PLANS, Plan
+from .readings import OfModel
+from .store import Store, digest, hardware, remove
+from .studies import DIFFERS, Study
+from .sweep import GIVEN_UP, Failure, missing
 from .sweep import run as run_tasks
-from ..paths import folder, write
 
 Given = dict[Path, dict[str, Any]]
-STUDY_PARAMETERS = ("profile", "seeds", "forget_sets", "device", "data_dir", "jobs", "overrides", "hyperparameters")
+STUDY_PARAMETERS = ("profile", "seeds", "forget_sets", "device", "data_dir", "jobs", "overrides", "hyperparameters", "results")
+VERSIONS = ("torch", "torchvision", "numpy", "scikit-learn", "pandas", "matplotlib", "seaborn", "papermill")
 
 
-@dataclass
-class Plan:
-    """The study of a run, and the tasks behind each notebook."""
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """All notebooks of a command: the study, and the plan of each."""
 
     study: Study
-    tasks: dict[Path, list[Task]]
+    plans: dict[Path, Plan]
 
     @staticmethod
-    def of(parameters: Given) -> Plan:
+    def of(parameters: Given) -> Whole:
         """Raises BadInput where a parameter cannot be used."""
-        tasks = {}
+        plans = {}
         for path, values in parameters.items():
             if path.stem not in PLANS:
-                raise BadInput(f"{path.name} has no plan; name its tasks in unlearn_utils/experiments.py.")
+                raise BadInput(f"{path.name} has no plan; say in unlearn_utils/study/experiments.py what it asks for.")
             study = Study.of(**{key: values[key] for key in STUDY_PARAMETERS})
-            tasks[path] = with_requirements(PLANS[path.stem](study, values))
-        return Plan(study, tasks)
+            own = {key: value for key, value in values.items() if key not in STUDY_PARAMETERS}
+            plans[path] = PLANS[path.stem](study, **own)
+        differs = {k: v for plan in plans.values() for k, v in json.loads(plan.outputs.differs or "{}").items()}
+        os.environ[DIFFERS] = json.dumps(differs)
+        return Whole(study, {path: dataclasses.replace(plan, outputs=study.outputs(differs)) for path, plan in plans.items()})
 
     @property
-    def everything(self) -> list[Task]:
-        return list({task.key: task for tasks in self.tasks.values() for task in tasks}.values())
+    def tasks(self) -> list[Task]:
+        """What is not in the pack, each once."""
+        pack = self.study.pack
+        listed = [task for plan in self.plans.values() for task in plan.tasks if not (pack and pack.find(task))]
+        return list({task.key: task for task in listed}.values())
 
     def forget(self) -> None:
-        """Take the results of all tasks out of the store."""
-        for task in self.everything:
-            shutil.rmtree(Store().folder(task.spec), ignore_errors=True)
+        """Take the results of all tasks out of the store, with the models behind them and unfinished trainings."""
+        for task in self.tasks:
+            for gone in {t.key: t for t in _behind(task)}.values():
+                remove(Store().folder(gone.spec))
+                remove(Store().unfinished(gone.spec))
 
     def show(self) -> None:
-        """Print every task, whether it is stored, and an estimate of the time."""
-        open_keys = {task.key for task in missing(self.everything)}
-        for task in self.everything:
-            print(f"{'to run' if task.key in open_keys else 'stored':7} {task.label}")
-        seconds = self._estimate(open_keys)
-        total = len(self.everything)
-        estimate = "the time is not known yet" if seconds is None else f"about {seconds / 60:.1f} minutes"
-        print(f"{total} results, {total - len(open_keys)} stored, {len(open_keys)} to run: {estimate} "
+        """Print what would be computed, and an estimate of the time."""
+        tasks, to_run = self.tasks, missing(self.tasks)
+        for task in to_run:
+            print(f"to run  {task.label}")
+        known = seconds_by_kind(tasks)
+        reference = self.outputs.path / "provenance.json"
+        if reference.exists():
+            known = json.loads(reference.read_text(encoding="utf-8"))["seconds"] | known
+        kinds = [_kind(task) for task in to_run]
+        estimate = "the time is not known yet"
+        if all(kind in known for kind in kinds):
+            estimate = f"about {sum(known[kind] for kind in kinds) / self.study.machine.jobs / 60:.1f} minutes"
+        print(f"{len(tasks)} results asked for, {len(to_run)} to run with what they need: {estimate} "
               f"in {self.study.machine.jobs} process(es).")
 
-    def _estimate(self, open_keys: set[str]) -> float | None:
-        """From the times in the store, else from those of the committed reference run."""
-        known = seconds_by_kind(self.everything)
-        reference = folder(self.study.profile.name) / "provenance.json"
-        if reference.exists():
-            known = json.loads(reference.read_text())["seconds"] | known
-        kinds = [_kind(task) for task in self.everything if task.key in open_keys]
-        if not all(kind in known for kind in kinds):
-            return None
-        return sum(known[kind] for kind in kinds) / self.study.machine.jobs
+    @property
+    def outputs(self) -> Outputs:
+        return next(iter(self.plans.values())).outputs
+
+
+def _behind(task: Task) -> list[Task]:
+    return [task] + [t for needed in task.requires for t in _behind(needed)]
 
 
 def _kind(task: Task) -> str:
-    return f"{task.kind} {getattr(task, 'attack', '')} {task.cell.method} {task.cell.variant}"
+    return f"{task.kind} {getattr(task, 'attack', getattr(task, 'name', ''))} {task.cell.method} {task.cell.variant}"
 
 
 def seconds_by_kind(tasks: list[Task]) -> dict[str, float]:
-    """Mean seconds of the stored tasks, by kind of task."""
-    rows = [(_kind(task), record.seconds) for task in tasks if (record := Store().get(task.spec))]
-    return pd.DataFrame(rows, columns=["kind", "seconds"]).groupby("kind").seconds.mean().round(2).to_dict()
+    """Mean seconds of the stored tasks and their models, by kind of task."""
+    found = defaultdict(list)
+    for task in {t.key: t for task in tasks for t in (task, trained(task.cell))}.values():
+        if record := Store().get(task.spec):
+            found[_kind(task)].append(record.seconds)
+    return {kind: round(mean(seconds), 3) for kind, seconds in sorted(found.items())}
 
 
-def run(plan: Plan, given: Given, refresh: bool, started: float) -> int:
+def run(whole: Whole, given: Given, options, started: float) -> int:
     """Compute, execute, write the provenance, print the summary; 0 if nothing failed."""
-    profile, failure = plan.study.profile.name, None
+    failure = None
     try:
-        run_tasks(plan.everything, plan.study.machine)
-    except Failure as problem:
+        run_tasks(whole.tasks, whole.study.machine)
+    except Failure as problem:  # the notebooks do not try again what failed
         failure = problem
+        given_up = Store().root / f"given-up-{os.getpid()}.json"
+        write(given_up, json.dumps(failure.reasons))
+        os.environ[GIVEN_UP] = str(given_up)
     computed = time.time()
-    executed = Parallel(n_jobs=min(plan.study.machine.jobs, len(given)))(
-        delayed(execute)(path, parameters, folder(profile) / "notebooks", refresh) for path, parameters in given.items()
+    stale = {path: stamp for path, plan in whole.plans.items()
+             if (stamp := _stamp(path, plan, given[path])) != _made_of(path, plan) or options.force or options.refresh_reference}
+    executed = Parallel(n_jobs=min(whole.study.machine.jobs, max(1, len(stale))))(
+        delayed(execute)(path, given[path], whole.plans[path].outputs, stamp, options.refresh_reference)
+        for path, stamp in stale.items()
     )
-    notebooks = pd.DataFrame(executed, columns=["notebook", "minutes", "problem"])
-    _write_provenance(plan, given, notebooks, (computed - started) / 60)
-    _summarise(plan, notebooks, failure, started)
-    return 1 if failure or notebooks.problem.any() else 0
+    if failure:
+        remove(Path(os.environ.pop(GIVEN_UP)))
+    problems = {name: problem for name, _, problem in executed if problem}
+    if stale:
+        _write_provenance(whole, given, {name: spent for name, spent, _ in executed}, (computed - started) / 60)
+    if options.refresh_reference and not failure and not problems:
+        packs.write(packs.collect(whole.study.profile, whole.tasks), whole.outputs.file(packs.NAME))
+    _summarise(whole, executed, failure, started)
+    return 1 if failure or problems else 0
 
 
-def execute(path: Path, parameters: dict[str, Any], into: Path, refresh: bool) -> tuple[str, float, str]:
-    """Execute one notebook through papermill: (name, minutes, what went wrong or "")."""
+def exchange(whole: Whole, options) -> int:
+    """Results to and from other machines, instead of a run."""
+    study, reference = whole.study, packs.reference(whole.study.profile.name)
+    if options.bring:
+        print(f"{packs.bring(Path(options.bring))} models taken into the store.")
+    if options.merge:
+        merged = packs.read(reference) if reference.exists() else packs.read(Path(options.merge.pop(0)))
+        for path in options.merge:
+            merged, said = packs.merge(merged, packs.read(Path(path)))
+            print(f"{path}: {said}")
+        packs.write(merged, whole.outputs.file(packs.NAME))
+    if options.export:
+        pack = packs.collect(study.profile, whole.tasks)
+        packs.write(pack, Path(options.export))
+        print(f"{len(pack.records)} results in {options.export}")
+    if options.carry:
+        print(f"{packs.carry(whole.tasks, Path(options.carry))} models in {options.carry}")
+    return 0
+
+
+def _stamp(path: Path, plan: Plan, parameters: dict[str, Any]) -> str:
+    """Hash of all that a notebook's outputs are made of: its code, parameters and results, and the package."""
+    package = {str(f.relative_to(ROOT)): without_prose(f.read_text(encoding="utf-8"))
+               for f in sorted((ROOT / "unlearn_utils").rglob("*.py"))}
+    store, pack = Store(), plan.study.pack
+    records = sorted({
+        "packed" if pack and pack.find(task) else record.checksum if (record := store.get(task.spec)) else "missing"
+        for task in plan.tasks
+    })
+    committed = packs.reference(plan.study.profile.name)
+    reference = hashlib.sha256(committed.read_bytes()).hexdigest() if committed.exists() else ""
+    notebook = nbformat.read(path, as_version=4)
+    return digest([code_of(notebook), parameters, records, reference, package])
+
+
+def _made_of(path: Path, plan: Plan) -> str:
+    """What the outputs that lie there were made of; empty where one of them is missing."""
+    executed = plan.outputs.path / "notebooks" / path.name
+    if not executed.exists():
+        return ""
+    names = re.findall(r'"(\w+)", plan\.outputs\)', executed.read_text(encoding="utf-8").replace('\\"', '"'))
+    there = {file.stem for file in plan.outputs.path.iterdir()}
+    return nbformat.read(executed, as_version=4).metadata.get("made_of", "") if set(names) <= there else ""
+
+
+def execute(path: Path, parameters: dict[str, Any], outputs: Outputs, stamp: str, refresh: bool) -> tuple[str, float, str]:
+    """Execute one notebook through papermill: (name, minutes, what went wrong or "").
+
+    The executed notebook takes its place in one step, and only where it did not fail.
+    """
     import papermill
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of comments that it cannot parse
-    into.mkdir(parents=True, exist_ok=True)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))  # the kernel's
-    begin, output = time.time(), into / path.name
-    problem = ""
+    begin = time.time()
     try:
-        papermill.execute_notebook(
-            path, output, parameters, kernel_name="python3", cwd=path.parent, progress_bar=False, log_output=False,
-            extra_arguments=["--log-level=ERROR"],
-        )
+        target = outputs.file(f"notebooks/{path.name}")
+        target.parent.mkdir(exist_ok=True)
+        partial = target.with_suffix(f".{os.getpid()}.partial.ipynb")
+        try:
+            papermill.execute_notebook(
+                path, partial, parameters, kernel_name="python3", cwd=path.parent, progress_bar=False, log_output=False,
+                extra_arguments=["--log-level=ERROR"], start_timeout=300,
+            )
+            tidy = tidied(nbformat.read(partial, as_version=4), parameters.get("data_dir", ""), stamp)
+            write(target, nbformat.writes(tidy) + "\n")
+            if refresh:
+                write(path, nbformat.writes(tidy) + "\n")
+        finally:
+            partial.unlink(missing_ok=True)
     except papermill.PapermillExecutionError as error:
-        problem = f"{error.ename}: {error.evalue}"
-    except Exception as error:  # the kernel died or is missing: the other notebooks go on
-        problem = f"{type(error).__name__}: {error}"
-    if output.exists():
-        text = without_data_dir(output.read_text(), parameters.get("data_dir", ""))
-        tidy = tidied(nbformat.reads(text, as_version=4))
-        nbformat.write(tidy, output)
-        if refresh and not problem:
-            nbformat.write(tidy, path)
-    return path.stem, (time.time() - begin) / 60, problem
-
-
-def without_data_dir(text: str, data_dir: str) -> str:
-    """What is kept in ``figures`` names no folder of the machine that made it."""
-    return text.replace(data_dir, "path/to/images") if data_dir else text
+        return path.stem, (time.time() - begin) / 60, f"{error.ename}: {error.evalue}"
+    except Exception as error:  # the kernel died or is missing, the disk is full: the other notebooks go on
+        return path.stem, (time.time() - begin) / 60, f"{type(error).__name__}: {error}"
+    return path.stem, (time.time() - begin) / 60, ""
 
 
 def code_of(notebook: nbformat.NotebookNode) -> str:
-    """Hash of a notebook's code, which its outputs carry so that a test can tell when they are stale."""
-    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    """Hash of a notebook's own code, which its outputs carry so that it can be told when they are stale."""
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code" and "injected" not in str(cell.metadata)]
     return hashlib.sha256("\0".join(sources).encode()).hexdigest()
 
 
-def tidied(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Without the paths and times that papermill notes in the file, and with the hash of its code."""
+def tidied(notebook: nbformat.NotebookNode, data_dir: str, stamp: str) -> nbformat.NotebookNode:
+    """Without the paths and times that papermill notes in the file; with what it was made of."""
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.source = without_folder(cell.source, data_dir)
+        for output in cell.get("outputs", ()):
+            for key, value in [*output.items(), *output.get("data", {}).items()]:
+                holder = output.data if key in output.get("data", {}) else output
+                if isinstance(value, str) and not key.startswith("image/"):
+                    holder[key] = without_folder(value, data_dir)
     notebook.metadata["outputs_of"] = code_of(notebook)
+    notebook.metadata["made_of"] = stamp
     return notebook
 
 
-def _write_provenance(plan: Plan, given: Given, notebooks: pd.DataFrame, minutes: float) -> None:
+def without_folder(text: str, data_dir: str) -> str:
+    """What is kept names no folder of the machine that made it; a part of a longer path is not the folder."""
+    return re.sub(rf"{re.escape(data_dir.rstrip('/'))}(?![\w.-])", "path/to/images", text) if data_dir.strip("/") else text
+
+
+def _write_provenance(whole: Whole, given: Given, minutes: dict[str, float], computing: float) -> None:
     """Note how each notebook of this run got its results; the notes on others stay."""
-    study, target = plan.study, folder(plan.study.profile.name) / "provenance.json"
-    packages = ("torch", "torchvision", "numpy", "scikit-learn", "pandas", "matplotlib", "seaborn", "papermill")
+    study, target = whole.study, whole.outputs.file("provenance.json")
     common = {
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted changes": bool(_git("status", "--porcelain", "--", "unlearn_utils")),
-        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
+        "commit": git("rev-parse", "HEAD"),
+        "uncommitted changes": bool(git("status", "--porcelain", "--", "unlearn_utils")),
+        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in VERSIONS}},
         "machine": _machine(), "processes": study.machine.jobs,
         "pairs of seed and forget set": [[seed, list(forget)] for seed, forget in study.pairs],
-        "minutes of computing before the notebooks": round(minutes, 2),
+        "minutes of computing before the notebooks": round(computing, 2),
     }
     notes = {}
     for path, parameters in given.items():
-        records = [record for task in plan.tasks[path] if (record := Store().get(task.spec))]
-        made_with = [record.made_with for record in records]
+        if path.stem not in minutes:
+            continue
+        tasks = whole.plans[path].tasks
+        packed = [found for task in tasks if study.pack and (found := study.pack.find(task))]
+        records = [record for task in {t.key: t for t in tasks}.values() if (record := Store().get(task.spec))]
+        made_with = [found["made_with"] for found in packed] or [record.made_with for record in records]
         notes[path.stem] = {
             "changed parameters": {key: value for key, value in parameters.items() if key != "data_dir"}, **common,
             "results computed with": sorted({f"torch {m['torch']}, {m['device']}, {m['hardware']}" for m in made_with}),
-            "core minutes of its results": round(sum(record.seconds for record in records) / 60, 1),
-            "minutes of the notebook": round(float(notebooks.set_index("notebook").minutes[path.stem]), 2),
+            "minutes of the notebook": round(minutes[path.stem], 2),
         }
-    before = json.loads(target.read_text()) if target.exists() else {}
+    before = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
     content = {
-        "profile": dataclasses.asdict(study.profile),
+        "profile": dataclasses.asdict(dataclasses.replace(study.profile, images=None)),
         "notebooks": dict(sorted((before.get("notebooks", {}) | notes).items())),
-        "seconds": before.get("seconds", {}) | seconds_by_kind(plan.everything),
+        "seconds": before.get("seconds", {}) | seconds_by_kind(whole.tasks),
     }
-    data_dir = next(iter(given.values())).get("data_dir", "")
-    write(target, without_data_dir(json.dumps(content, indent=1), data_dir) + "\n")
+    folders = [next(iter(given.values())).get("data_dir", ""), str(Path(study.profile.network.weights).parent)]
+    text = json.dumps(content, indent=1, default=list)
+    for folder in folders:
+        text = without_folder(text, folder)
+    write(target, text + "\n")
 
 
 def _machine() -> str:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    import psutil
+
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    memory = psutil.virtual_memory().total / 2**30
     return ", ".join([f"{os.cpu_count()} cores of {hardware('cpu')}", f"{memory:.0f} GiB of memory", *gpus])
 
 
-def _git(*arguments: str) -> str:
-    """What git says, or "unknown" outside a repository."""
-    try:
-        answer = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return answer.stdout.strip()
-
-
-def _summarise(plan: Plan, notebooks: pd.DataFrame, failure: Failure | None, started: float) -> None:
-    figures = folder(plan.study.profile.name)
-    print(f"\n{len(notebooks)} notebooks on profile '{plan.study.profile.name}' in {(time.time() - started) / 60:.1f} minutes")
-    for row in notebooks.itertuples():
-        print(f"  {row.notebook:28} {row.minutes:5.2f} min  {'FAILED: ' + row.problem if row.problem else 'done'}")
-    scorecard = figures / "scorecard.csv"
-    if "05_scorecard" in notebooks.notebook[notebooks.problem == ""].values:
-        card = pd.read_csv(scorecard)
-        for claim, lines in card.groupby("claim", sort=False):
-            counts = lines.verdict.value_counts()
-            print(f"  {claim:36} " + ", ".join(f"{verdict} {count}" for verdict, count in counts.items()))
-    print(f"Figures, tables and executed notebooks: {figures}")
+def _summarise(whole: Whole, executed: list, failure: Failure | None, started: float) -> None:
+    folder = whole.outputs.path
+    count = len(whole.plans)
+    print(f"\n{count} notebooks on profile '{whole.study.profile.name}' in {(time.time() - started) / 60:.1f} minutes")
+    done = {name: (minutes, problem) for name, minutes, problem in executed}
+    for path in whole.plans:
+        minutes, problem = done.get(path.stem, (0.0, ""))
+        ended = "FAILED: " + problem if problem else f"{minutes:5.2f} min" if path.stem in done else "unchanged"
+        print(f"  {path.stem:28} {ended}")
+    told = folder / "reproduction.txt"
+    if told.exists() and any(path.stem.startswith("05") for path in whole.plans):
+        print("".join(f"  {line}\n" for line in told.read_text(encoding="utf-8").splitlines()), end="")
+    print(f"Figures, tables and executed notebooks: {folder}")
     if failure:
         print(f"\nSome results could not be computed:\n{failure}")

@@ -42,6 +42,7 @@ class Record:
     seconds: float
     made_with: dict[str, str]
     files: dict[str, str]  # checksum by name
+    checksum: str  # of the record itself
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Raises Damaged where the file is not what was written."""
@@ -145,7 +146,7 @@ class Store:
             print(f"stored result {folder.relative_to(self.root)} is damaged; it will be computed again.")
             remove(folder)
             return None
-        return Record(folder, body["result"], body["seconds"], body["made_with"], body["files"])
+        return Record(folder, body["result"], body["seconds"], body["made_with"], body["files"], record["checksum"])
 
     def put(
         self, spec: dict[str, Any], result: dict[str, Any], tensors: dict[str, dict[str, Tensor]],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from ..methods import METHODS
 from ..paths import Outputs
 from ..settings import BadInput
 from . import packs, profiles, sweep
-from .cells import Cell, Task, Trained, dataset_of, images_of
+from .cells import Cell, Task, dataset_of, images_of, trained
 from .packs import Pack
 from .profiles import Profile
 from .store import Store
@@ -21,6 +22,7 @@ from .variants import WITH_RECIPE, needs
 Models = list[tuple[str, str]]  # (method, variant)
 Results = dict[str, dict[str, Any]]  # by key of the task
 
+DIFFERS = "UNLEARN_DIFFERS"  # set by a command for its notebooks: all parameters that are not the profile's own
 REFERENCES: Models = [("original", "linear"), ("retrain", "linear"), ("random", "linear")]
 
 
@@ -88,8 +90,11 @@ class Study:
         return replace(self, pairs=pairs)
 
     def outputs(self, more: dict[str, Any]) -> Outputs:
-        """Where figures and tables go; ``more`` are parameters of a notebook that are not its own."""
-        differs = self.differs | more
+        """Where figures and tables go; ``more`` are parameters of a notebook that are not its own.
+
+        Notebooks of one command go to one folder: the command says in what any of them differs.
+        """
+        differs = self.differs | more | json.loads(os.environ.get(DIFFERS, "{}"))
         return Outputs(self.profile.name, json.dumps(differs, sort_keys=True) if differs else "")
 
     @property
@@ -138,7 +143,7 @@ class Study:
     def _same_originals(self, here: list[Task]) -> bool:
         """Whether the Originals behind these tasks lie in the store and are those of the pack."""
         for seed in {task.cell.seed for task in here}:
-            original = Trained(self.cell(seed, (), "original"))
+            original = trained(self.cell(seed, (), "original"))
             record = Store().get(original.spec)
             if record is None or record.result["weights"] != self.pack.original_of(original):
                 return False

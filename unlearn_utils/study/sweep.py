@@ -181,7 +181,7 @@ class _Schedule:
         self.processes = {device: self.free.count(device) for device in self.free}
         self.here = machine.jobs == 1 and not code.edited()  # else a process of its own reads the files as they are
         self.waiting = {task.key: task for task in tasks}
-        self.needs = {task.key: {needed.key for needed in task.requires} & self.waiting.keys() for task in tasks}
+        self.needs = {task.key: {needed.key for needed in task.requires} for task in tasks}
         self.pools: dict[str, Executor] = {}  # one for each device, so that a process keeps to one GPU
         self.running: dict[Future, tuple[list[Task], str]] = {}
         self.suspects: list[list[Task]] = []
@@ -255,8 +255,7 @@ class _Schedule:
             self.free.append(device)
             error = future.exception()
             if error is None:
-                for task, outcome in zip(tasks, future.result()):
-                    self._end(task, outcome)
+                self._end(tasks, future.result())
             elif not isinstance(error, BrokenProcessPool):
                 for task in tasks:
                     self._fail(task, reason(error))
@@ -265,17 +264,19 @@ class _Schedule:
             else:
                 self.suspects += [[task] for task in tasks]
 
-    def _end(self, task: Task, outcome: Outcome) -> None:
-        if not outcome.reason:
-            self.progress.done(f"{task.label}: {outcome.seconds:.1f} s")
-        elif outcome.damaged and task.key not in self.retried:
-            self.retried.add(task.key)
-            for again in missing([task]):
-                self.waiting[again.key] = again
-                self.needs[again.key] = {needed.key for needed in again.requires}
-            self.needs = {key: needs & self.waiting.keys() for key, needs in self.needs.items()}
-        else:
-            self._fail(task, outcome.reason)
+    def _end(self, tasks: list[Task], outcomes: list[Outcome]) -> None:
+        done = [task for task, outcome in zip(tasks, outcomes) if not outcome.reason]
+        if done:
+            more = f" and {len(done) - 1} more" if len(done) > 1 else ""
+            self.progress.done(f"{done[0].label}{more}: {sum(o.seconds for o in outcomes):.1f} s", len(done))
+        for task, outcome in zip(tasks, outcomes):
+            if outcome.damaged and task.key not in self.retried:
+                self.retried.add(task.key)
+                for again in missing([task]):
+                    self.waiting[again.key] = again
+                    self.needs[again.key] = {needed.key for needed in again.requires}
+            elif outcome.reason:
+                self._fail(task, outcome.reason)
 
     def _give_up(self) -> None:
         while hopeless := [task for key, task in self.waiting.items() if self.needs[key] & self.failed.keys()]:
@@ -328,12 +329,12 @@ class Progress:
         if self.bar:
             self.bar.close()
 
-    def done(self, line: str) -> None:
-        self.count += 1
+    def done(self, line: str, count: int = 1) -> None:
+        self.count += count
         if not self.bar:
             print(f"[{self.count}/{self.total}] {line}", flush=True)
             return
         if line.startswith("FAILED"):
             self.bar.write(line)
         self.bar.set_postfix_str(line[:60])
-        self.bar.update()
+        self.bar.update(count)

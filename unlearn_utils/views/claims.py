@@ -270,3 +270,17 @@ def scorecard(rows: pd.DataFrame, curves: pd.DataFrame, readings: pd.DataFrame) 
         not_run, *first_steps(curves), *output_is_not_enough(rows), *relearning(rows, readings),
     ]
     return pd.DataFrame([asdict(line) for line in lines])
+
+
+def reproduction(card: pd.DataFrame, reference_card: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    """Two lines: how far this run's means are from the reference's, and which verdicts differ."""
+    off = 100 * table.difference.abs().dropna()
+    verdicts = [part.set_index(["claim", "subject"]).verdict for part in (card, reference_card)]
+    here, there = verdicts[0].align(verdicts[1], join="inner")
+    other = [f"{claim}, {subject}: {here[claim, subject]} (reference: {there[claim, subject]})"
+             for claim, subject in here.index[here != there]]
+    return [
+        f"reproduction: {len(off)} means compared with the reference, median difference {off.median():.2f} points, "
+        f"largest {off.max():.1f} ({', '.join(off.idxmax())})",
+        f"verdicts: {len(here)} compared, " + ("; ".join(other) if other else "none differs"),
+    ]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from ..methods import METHODS
 from ..settings import READOUTS
-from ..paths import folder
+from ..paths import Outputs
 from .tables import per_forget_set
 
 sns.set_theme(context="paper", style="ticks", palette="colorblind", rc={
@@ -30,12 +30,12 @@ DASHES = {"linear": "-", "cmf": "--", "cmf_budget": ":", "classifier": "-.", "ze
 REFERENCE_LINES = {"Original": (0, (6, 2)), "Retrain": (0, (2, 2))}
 
 
-def save(figure: Figure, name: str, profile: str) -> Figure:
-    """Write a figure as PNG and PDF to the profile's figures."""
+def save(figure: Figure, name: str, outputs: Outputs) -> Figure:
+    """Write a figure as PNG and PDF."""
     for ending in ("png", "pdf"):
         # Without a date the same figure is the same file.
         metadata = {"CreationDate": None} if ending == "pdf" else None
-        figure.savefig(folder(profile) / f"{name}.{ending}", metadata=metadata)
+        figure.savefig(outputs.file(f"{name}.{ending}"), metadata=metadata)
     return figure
 
 
@@ -94,7 +94,7 @@ def embeddings(layouts: dict, forget: tuple[int, ...]) -> Figure:
         axis.set_axis_off()
     for axis, (label, layout) in zip(axes.flat, layouts.items()):
         colours = [FORGET if c in forget else greys[c % len(greys)] for c in layout["labels"].tolist()]
-        axis.scatter(*layout["points"].T.numpy(), c=colours, s=2, linewidths=0, rasterized=True)
+        axis.scatter(*layout["points"].T, c=colours, s=2, linewidths=0, rasterized=True)
         axis.set_title(label, fontsize=8)
     figure.tight_layout()
     return figure

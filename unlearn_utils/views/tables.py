@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from ..metrics import recovery
-from ..paths import folder, home, write
+from ..paths import Outputs, home, write
 from ..settings import READOUTS
 
 SIDES = ("retain", "forget")
@@ -154,34 +154,48 @@ def disagreements(gaps: pd.DataFrame, points: float = 2.0) -> dict[str, str]:
     return listed
 
 
-def save(table: pd.DataFrame, name: str, profile: str) -> pd.DataFrame:
-    """Write a table as CSV and LaTeX to the profile's figures; returns it for display."""
-    write(folder(profile) / f"{name}.csv", table.to_csv())
-    latex = table.to_latex(escape=True)
-    write(folder(profile) / f"{name}.tex", re.sub("±", r"$\\pm$", latex).replace("–", "--"))
+def save(table: pd.DataFrame, name: str, outputs: Outputs) -> pd.DataFrame:
+    """Write a table as CSV and LaTeX beside the figures, its parameters in the caption; returns it for display."""
+    write(outputs.file(f"{name}.csv"), table.to_csv())
+    latex = table.to_latex(escape=True, caption=_escaped(f"{name.replace('_', ' ')}; {outputs.caption}"), label=f"tab:{name}")
+    write(outputs.file(f"{name}.tex"), re.sub("±", r"$\\pm$", latex).replace("–", "--"))
     return table
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([_%&#{}])", r"\\\1", text)
+
+
+def _other(profile: str, file: str) -> dict[str, Path]:
+    """A file in the folders of the other profiles; runs with other parameters (name+hash) are left out."""
+    paths = sorted((home() / "figures").glob(f"*/{file}"))
+    return {p.parent.name: p for p in paths if p.parent.name != profile and "+" not in p.parent.name}
 
 
 def other_profiles(profile: str, models: list[str]) -> dict[str, pd.DataFrame]:
     """``formatted`` tables of the other profiles whose measurements lie in ``figures``, by profile."""
-    found = {}
-    for path in sorted((home() / "figures").glob("*/measurements.csv")):
-        if path.parent.name != profile:
-            rows = pd.read_csv(path, dtype={"forget": str})
-            found[path.parent.name] = formatted(summary(rows[rows.model.isin(models)]))
-    return found
+    found = {name: pd.read_csv(path, dtype={"forget": str}) for name, path in _other(profile, "measurements.csv").items()}
+    return {name: formatted(summary(rows[rows.model.isin(models)])) for name, rows in found.items()}
 
 
 def other_attacks(profile: str) -> dict[str, pd.DataFrame]:
     """Attack scores relative to Retrain of the other profiles whose results lie in ``figures``."""
-    paths = sorted((home() / "figures").glob("*/attack_gaps.csv"))
-    return {p.parent.name: pd.read_csv(p, index_col=0) for p in paths if p.parent.name != profile}
+    return {name: pd.read_csv(path, index_col=0) for name, path in _other(profile, "attack_gaps.csv").items()}
 
 
 def verdicts_beside(card: pd.DataFrame, profile: str) -> pd.DataFrame:
     """The verdict of every claim and subject, one column per profile with a scorecard in ``figures``."""
     columns = {profile: card.set_index(["claim", "subject"]).verdict}
-    for path in sorted((home() / "figures").glob("*/scorecard.csv")):
-        if path.parent.name != profile:
-            columns[path.parent.name] = pd.read_csv(path).set_index(["claim", "subject"]).verdict
+    for name, path in _other(profile, "scorecard.csv").items():
+        columns[name] = pd.read_csv(path).set_index(["claim", "subject"]).verdict
     return pd.DataFrame(columns).reindex(columns[profile].index)
+
+
+def reproduction(rows: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds and forget sets of this run beside those of the committed pack (fractions)."""
+    means = {
+        name: part.groupby(["method", "variant"], sort=False)[ACCURACIES].mean().stack()
+        for name, part in {"here": rows, "reference": reference}.items()
+    }
+    table = pd.DataFrame(means).rename_axis(["method", "variant", "measure"])
+    return table.assign(difference=table.here - table.reference)
