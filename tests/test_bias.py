@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from unlearn_utils.bias import bias_stability, margin_parts, median_bias_gap, minimal_bias_score
+from unlearn_utils.bias import bias_numbers, margin_parts
 from unlearn_utils.heads import ClassMeanHead
 
 K = 4
@@ -74,11 +74,10 @@ def test_margin_of_a_cmf_head_is_all_in_its_rows(clusters):
 
 # --- bias numbers
 
-ALL = (bias_stability, median_bias_gap, minimal_bias_score)
-
 
 def read(bias, forget):
-    return [number(torch.tensor(bias), forget) for number in ALL]
+    numbers = bias_numbers(torch.tensor(bias), forget)
+    return [numbers[name] for name in ("bias_stability", "median_bias_gap", "minimal_bias_score")]
 
 
 def test_bias_numbers_by_hand():

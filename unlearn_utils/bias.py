@@ -23,38 +23,20 @@ def margin_parts(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor 
     rival = (scores + bias).scatter(1, own, -torch.inf).argmax(1, keepdim=True)
     parts = torch.cat([scores.gather(1, own) - scores.gather(1, rival), bias[own] - bias[rival]], dim=1)
     total = parts.new_zeros(classes, 2).index_add_(0, labels, parts)
-    row, of_bias = (total / torch.bincount(labels, minlength=classes)[:, None]).T
-    return row, of_bias
+    return tuple((total / torch.bincount(labels, minlength=classes)[:, None]).T)
 
 
-def _split(bias: Tensor, forget: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    chosen = is_in(torch.arange(len(bias), device=bias.device), forget)
-    return bias[chosen].double(), bias[~chosen].double()
+def bias_numbers(bias: Tensor, forget: tuple[int, ...]) -> dict[str, float]:
+    """BSC, MBG and MBS of the forget and the retain biases, b_F and b_R (arXiv 2605.08730).
 
-
-def bias_stability(bias: Tensor, forget: tuple[int, ...]) -> float:
-    """BSC = 1 / (1 + |mean b_F - mean b_R|) of the forget and the retain biases (arXiv 2605.08730).
-
-    Null value 1: the same mean. Lower, towards 0: the biases of the forget classes stand out, on either side.
+    1 / (1 + |mean b_F - mean b_R|): null value 1, lower where the forget biases stand out, on either side.
+    sigmoid(median b_F - min b_R) and sigmoid(min b_F - min b_R): null value 0.5, as low as the lowest retain
+    bias, and above it for most classes; towards 0 the biases alone name the forgotten classes.
     """
-    of_forget, of_retain = _split(bias, forget)
-    return 1 / (1 + (of_forget.mean() - of_retain.mean()).abs().item())
-
-
-def median_bias_gap(bias: Tensor, forget: tuple[int, ...]) -> float:
-    """MBG = sigmoid(median b_F - min b_R) (arXiv 2605.08730).
-
-    Null value 0.5: the median forget bias equals the smallest retain bias. Lower, towards 0: it lies below all
-    of them, so that the biases alone name the forgotten classes; a class like any other is at 0.5 or above.
-    """
-    of_forget, of_retain = _split(bias, forget)
-    return (of_forget.quantile(0.5) - of_retain.min()).sigmoid().item()
-
-
-def minimal_bias_score(bias: Tensor, forget: tuple[int, ...]) -> float:
-    """MBS = sigmoid(min b_F - min b_R) (arXiv 2605.08730): ``median_bias_gap`` of the lowest forget bias.
-
-    The same null value and direction; the two are equal where one class is forgotten.
-    """
-    of_forget, of_retain = _split(bias, forget)
-    return (of_forget.min() - of_retain.min()).sigmoid().item()
+    of_forget = is_in(torch.arange(len(bias), device=bias.device), forget)
+    b_f, b_r = bias[of_forget].double(), bias[~of_forget].double()
+    return {
+        "bias_stability": 1 / (1 + (b_f.mean() - b_r.mean()).abs().item()),
+        "median_bias_gap": (b_f.quantile(0.5) - b_r.min()).sigmoid().item(),
+        "minimal_bias_score": (b_f.min() - b_r.min()).sigmoid().item(),
+    }

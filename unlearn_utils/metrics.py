@@ -29,7 +29,8 @@ def accuracy_per_class(predicted: Tensor, labels: Tensor, classes: int) -> Tenso
 def confusion(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
     """C_ck = |{i : y_i = c, yhat_i = k}|, (K, K) integers: rows are true classes, columns what they are read as.
 
-    What follows are functions of these counts: an output, a probe or NCC is read once, for every forget set.
+    Guessing fills a row evenly, a right reading the diagonal. An output, a probe or NCC is read once; the
+    following functions of these counts serve every forget set.
     """
     counts = labels.new_zeros(classes, classes)
     return counts.index_put_((labels, predicted), torch.ones_like(labels), accumulate=True)
