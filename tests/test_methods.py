@@ -447,7 +447,7 @@ def test_weight_decay_still_moves_the_weights_that_salun_masks(resnet, dataset):
 # --- closed forms
 
 
-@pytest.mark.parametrize("name", ["svd", "prune", "random"])
+@pytest.mark.parametrize("name", ["svd", "prune", "bias_shift", "random"])
 def test_closed_forms_on_the_head_leave_the_encoder_bit_for_bit(name, resnet, dataset, state_of, same):
     encoder = state_of(resnet.encoder)
     train_with(name, real_run(resnet, dataset, epochs=0))
@@ -459,6 +459,42 @@ def test_prune_zeroes_the_forget_rows_and_no_other(resnet, dataset):
     train_with("prune", real_run(resnet, dataset, forget=(1, 3), epochs=0))
     assert (resnet.head.weight[[1, 3]] == 0).all() and (resnet.head.bias[[1, 3]] == 0).all()
     assert torch.equal(resnet.head.weight[[0, 2]], weight[[0, 2]]) and torch.equal(resnet.head.bias[[0, 2]], bias[[0, 2]])
+
+
+@pytest.mark.parametrize("forget", [(1,), (1, 3)])
+def test_bias_shift_lowers_the_forget_biases_and_leaves_every_other_logit(forget, resnet, dataset):
+    weight, bias = resnet.head.weight.detach().clone(), resnet.head.bias.detach().clone()
+    train_with("bias_shift", real_run(resnet, dataset, forget=forget, epochs=0, constants={"shift": 2}))
+    expected = [b - 2 if c in forget else b for c, b in enumerate(bias.tolist())]
+    assert resnet.head.bias.tolist() == pytest.approx(expected, abs=1e-6)
+    assert torch.equal(resnet.head.weight, weight)
+
+
+@pytest.mark.parametrize("forget", [(1,), (1, 3)])
+def test_bias_shift_by_rule_is_the_smallest_that_hides_all_forget_training_images(forget, resnet, dataset):
+    train_with("original", real_run(resnet, dataset, forget=(), epochs=15))
+    before = resnet.head.bias.detach().clone()
+    images = dataset.train.pixels[torch.isin(dataset.train.labels, torch.tensor(forget))]
+
+    def read():
+        with torch.no_grad():
+            return resnet(dataset.normalise(images)).argmax(1).tolist()
+
+    assert set(read()) == set(forget)
+    train_with("bias_shift", real_run(resnet, dataset, forget=forget, epochs=0))
+    assert not set(read()) & set(forget)
+    shift = (before - resnet.head.bias.detach())[list(forget)]
+    assert shift.tolist() == pytest.approx([shift[0].item()] * len(forget), abs=1e-5) and shift[0] > 1
+    with torch.no_grad():
+        resnet.head.bias[list(forget)] += 0.002
+    assert set(read()) & set(forget), "a smaller shift would have been enough"
+
+
+def test_bias_shift_by_rule_leaves_a_class_that_is_not_read_where_it_is(resnet, dataset):
+    with torch.no_grad():
+        resnet.head.bias[1] = -50
+    train_with("bias_shift", real_run(resnet, dataset, forget=(1,), epochs=0))
+    assert resnet.head.bias[1] == -50
 
 
 def test_svd_equals_its_formula_with_numpy(resnet, dataset):

@@ -5,10 +5,13 @@ Accuracies are fractions in [0, 1], one per class, so that any forget set is a v
 
 from __future__ import annotations
 
+from typing import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
+from .data import is_in
 from .heads import class_means, class_moments
 from .settings import Probe
 
@@ -24,8 +27,57 @@ def accuracy_per_class(predicted: Tensor, labels: Tensor, classes: int) -> Tenso
 
 
 def confusion(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """n_ck = |{i : y_i = c, yhat_i = k}|, (K, K): what every accuracy is a view of."""
-    return torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes)
+    """C_ck = |{i : y_i = c, yhat_i = k}|, (K, K) integers: rows are true classes, columns what they are read as.
+
+    Guessing fills a row evenly, a right reading the diagonal. An output, a probe or NCC is read once; the
+    following functions of these counts serve every forget set.
+    """
+    counts = labels.new_zeros(classes, classes)
+    return counts.index_put_((labels, predicted), torch.ones_like(labels), accumulate=True)
+
+
+def class_accuracies(counts: Tensor) -> Tensor:
+    """acc_c = C_cc / sum_k C_ck, (K,): ``accuracy_per_class``, with its null value and direction, from counts."""
+    return counts.diagonal().double() / counts.sum(1)
+
+
+def pooled_accuracy(counts: Tensor, chosen: tuple[int, ...]) -> float:
+    """sum_{c in S} C_cc / sum_{c in S, k} C_ck over the ``chosen`` classes S.
+
+    As the official code pools forget and retain classes: every image counts the same. Null value and direction
+    are those of one class.
+    """
+    rows = list(chosen)
+    return (counts.diagonal()[rows].sum().double() / counts[rows].sum()).item()
+
+
+def destinations(counts: Tensor, chosen: tuple[int, ...]) -> Tensor:
+    """Where the images of the ``chosen`` classes S go: p_k = sum_{c in S} C_ck / sum_{c in S, j} C_cj, (K,). Ours.
+
+    Null value 1/K for guessing; for a forget class that was never seen, Retrain's distribution. The larger p_k,
+    the more of the images are read as class k.
+    """
+    read_as = counts[list(chosen)].sum(0).double()
+    return read_as / read_as.sum()
+
+
+def any_forget(counts: Tensor, forget: tuple[int, ...]) -> float:
+    """Share of the forget-class images that are read as some forget class, be it another one. Our extension.
+
+    Null value |F|/K for guessing. Higher: the group is still readable, even where its members are mixed up and
+    the pooled accuracy is 1/|F|. The same as the accuracy where one class is forgotten.
+    """
+    return destinations(counts, forget)[list(forget)].sum().item()
+
+
+def false_alarms(counts: Tensor, forget: tuple[int, ...]) -> float:
+    """Share of the retain-class images that are read as some forget class. Our extension.
+
+    Null value |F|/K for guessing; lower is better. It belongs beside ``any_forget``, which a readout that reads
+    a forget class everywhere brings to 1.
+    """
+    retain = tuple(c for c in range(len(counts)) if c not in forget)
+    return destinations(counts, retain)[list(forget)].sum().item()
 
 
 def linear_probe(features: Tensor, labels: Tensor, classes: int, recipe: Probe, seed: int) -> nn.Linear:
@@ -59,16 +111,18 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, recipe: Probe, 
     return probe
 
 
-def probed(train: Tensor, labels: Tensor, test: Tensor, classes: int, recipe: Probe, seed: int) -> Tensor:
-    """Classes (N,) that a linear probe fitted on training features (M, d) reads from test features (N, d)."""
-    probe = linear_probe(train, labels, classes, recipe, seed)
-    with torch.no_grad():
-        return probe(test).argmax(1)
+def refitted_head(
+    features: Tensor, labels: Tensor, classes: int, forget: tuple[int, ...], recipe: Probe, seed: int
+) -> nn.Linear:
+    """An ordinary head of K outputs, fitted to the retain samples alone: ``linear_probe`` on D_r. Our extension.
 
-
-def nearest(train: Tensor, labels: Tensor, test: Tensor, classes: int) -> Tensor:
-    """Classes (N,) whose centre, of the training features (M, d), is nearest to test features (N, d)."""
-    return nearest_class_centre(test, class_means(train, labels, classes))
+    No sample asks for a forget class, so its row is only pushed away from the retain features. Null value of
+    the forget accuracy: that of the same fit on Retrain's features; where the class shares no direction with
+    the others the starting weights decide, so take several seeds. Lower, beside a probe that reads the class:
+    an ordinary head hides it again.
+    """
+    retain = ~is_in(labels, forget)
+    return linear_probe(features[retain], labels[retain], classes, recipe, seed)
 
 
 def nearest_class_centre(features: Tensor, means: Tensor) -> Tensor:
@@ -78,6 +132,41 @@ def nearest_class_centre(features: Tensor, means: Tensor) -> Tensor:
     its accuracy 1/K; higher means that the class still has its own cluster.
     """
     return torch.cdist(features.double(), means.double()).argmin(1)
+
+
+def _against_others(scores: Tensor, pool: Callable) -> Tensor:
+    """Each class's score less the pooled scores of all other classes, (N, K)."""
+    others = [pool(scores.index_fill(1, c, -torch.inf), 1) for c in torch.arange(scores.shape[1], device=scores.device)]
+    return scores - torch.stack(others, dim=1)
+
+
+def probe_scores(logits: Tensor) -> Tensor:
+    """z_c - log sum_{j != c} exp z_j, the log odds of class c in the softmax, (N, K), float64; for ``auroc``."""
+    return _against_others(logits.double(), torch.logsumexp)
+
+
+def centre_scores(features: Tensor, means: Tensor) -> Tensor:
+    """min_{j != c} ||f - mu_j||^2 - ||f - mu_c||^2, (N, K), float64: positive where NCC reads c; for ``auroc``.
+
+    The nearest other centre, and no soft minimum, so that the order does not depend on the scale of the features.
+    """
+    return _against_others(-torch.cdist(features.double(), means.double()).square(), torch.amax)
+
+
+def auroc(scores: Tensor, labels: Tensor) -> Tensor:
+    """AUROC_c = P(s_c > s'_c) + P(s_c = s'_c) / 2 of an image of class c against one of another class, (K,).
+
+    From the ranks of each column of scores (N, K) (Mann-Whitney; ties get their mean rank). Null value 0.5;
+    higher, up to 1: the class is told apart from the rest. Unlike its accuracy it does not rise when a readout
+    merely reads the class more often. NaN for a class without images.
+    """
+    columns = scores.T.contiguous()
+    ordered = columns.sort(dim=1).values
+    below, up_to = (torch.searchsorted(ordered, columns, right=right) for right in (False, True))
+    rank = (below + up_to + 1).double() / 2
+    own = labels == torch.arange(len(columns), device=labels.device)[:, None]
+    n = own.sum(1).double()
+    return ((rank * own).sum(1) - n * (n + 1) / 2) / (n * (len(labels) - n))
 
 
 def centred_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:

@@ -1,10 +1,11 @@
-"""Two references that change the head alone: whatever reads features must see through them."""
+"""References that change the head alone: whatever reads features must see through them."""
 
 from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import cross_entropy
 
+from ..representation import features_of
 from . import Method, method
 
 
@@ -23,6 +24,32 @@ class Prune(Method):
     def begin(self, run) -> None:
         run.model.head.weight[list(run.forget_classes)] = 0
         run.model.head.bias[list(run.forget_classes)] = 0
+
+
+@method(
+    "bias_shift", "BiasShift", role="reference", variants=("linear",),
+    why="only a linear head has a bias of its own for each class",
+)
+@dataclass(frozen=True)
+class BiasShift(Method):
+    """b_k <- b_k - s for every forget class k (arXiv 2605.08730); the other logits stay as they are.
+
+    ``shift`` is s. 0 takes the smallest that lets no forget training image be read as a forget class.
+    """
+
+    shift: float = 0.0
+
+    @torch.no_grad()
+    def begin(self, run) -> None:
+        run.model.head.bias[list(run.forget_classes)] -= self.shift or self.smallest(run)
+
+    def smallest(self, run) -> float:
+        """max_i (max_{k in F} z_ik - max_{r not in F} z_ir), and 0.001 more against ties and rounding; at least 0."""
+        logits = run.model.head(features_of(run.model, run.dataset, run.forget))
+        forget = list(run.forget_classes)
+        retain = [c for c in range(logits.shape[1]) if c not in forget]
+        ahead = logits[:, forget].amax(1) - logits[:, retain].amax(1)
+        return max(0.0, ahead.max().item() + 1e-3)
 
 
 @method(
