@@ -125,6 +125,19 @@ def refitted_head(
     return linear_probe(features[retain], labels[retain], classes, recipe, seed)
 
 
+def probed(train: Tensor, labels: Tensor, test: Tensor, classes: int, recipe: Probe, seed: int) -> Tensor:
+    """Logits (N, K) of test features (N, d) in a linear probe fitted on training features (M, d)."""
+    probe = linear_probe(train, labels, classes, recipe, seed)
+    with torch.no_grad():
+        return probe(test)
+
+
+def nearest(train: Tensor, labels: Tensor, test: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Classes (N,) whose centre, of the training features (M, d), is nearest to test features (N, d); scores (N, K)."""
+    means = class_means(train, labels, classes)
+    return nearest_class_centre(test, means), centre_scores(test, means)
+
+
 def nearest_class_centre(features: Tensor, means: Tensor) -> Tensor:
     """NCC prediction argmin_k ||f - mu_k||^2 (paper, Eq. 5), (N,).
 

@@ -27,7 +27,7 @@ class Prune(Method):
 
 
 @method(
-    "bias_shift", "BiasShift", role="reference", variants=("linear",),
+    "bias_shift", "BiasShift", role="reference", variants=("linear",), head_only=True,
     why="only a linear head has a bias of its own for each class",
 )
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from typing import Any, Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
-from .. import attacks, metrics
+from .. import attacks, bias, membership, metrics
 from ..representation import Features, extract, output_predictions
 from ..settings import BadInput
 from ..training import begin, generator, refit_head, train, worth_reading
@@ -49,18 +50,18 @@ class At:
     def weight(self) -> Tensor:
         return self.model.head.weight.detach()
 
-    def probe(self, features: Features) -> list[list[int]]:
+    def counts(self, predicted: Tensor) -> list[list[int]]:
+        """Confusion counts of test images (K, K), rows the true class: every accuracy is a view of them."""
+        return metrics.confusion(predicted, self.test_labels, self.classes).tolist()
+
+    def probe(self, features: Features) -> Tensor:
+        """Test logits (N, K) of a linear probe."""
         recipe, seed = self.cell.profile.probe, self.cell.seed
-        predicted = metrics.probed(features.train, self.train_labels, features.test, self.classes, recipe, seed)
-        return metrics.confusion(predicted, self.test_labels, self.classes).tolist()
+        return metrics.probed(features.train, self.train_labels, features.test, self.classes, recipe, seed)
 
-    def ncc(self, features: Features) -> list[list[int]]:
-        predicted = metrics.nearest(features.train, self.train_labels, features.test, self.classes)
-        return metrics.confusion(predicted, self.test_labels, self.classes).tolist()
-
-    def output(self) -> list[list[int]]:
-        predicted = output_predictions(self.model, self.features.test)
-        return metrics.confusion(predicted, self.test_labels, self.classes).tolist()
+    def ncc(self, features: Features) -> tuple[Tensor, Tensor]:
+        """Test predictions (N,) of the nearest class centre, and its scores (N, K)."""
+        return metrics.nearest(features.train, self.train_labels, features.test, self.classes)
 
 
 @dataclass(frozen=True)
@@ -69,28 +70,97 @@ class Readout:
 
     function: Callable[[At], Any]
     code: tuple[Callable, ...]
-    uses: tuple[str, ...] = ()  # the parts of the profile that it depends on
-    of_features: bool = False  # the same for all models that share an encoder
-    cmf_only: bool = False
+    uses: tuple[str, ...]  # the parts of the profile that it depends on
+    of_features: bool  # the same for all models that share an encoder
+    where: Callable[[Cell], bool]  # the cells that have it
 
 
-# Numbers of test images are confusion counts (K, K), rows the true class: every accuracy is a view of them.
-READOUTS: dict[str, Readout] = {
-    "output": Readout(lambda at: at.output(), (metrics.confusion, output_predictions)),
-    "probe": Readout(lambda at: at.probe(at.features), (metrics.confusion, metrics.probed), ("probe",), of_features=True),
-    "ncc": Readout(lambda at: at.ncc(at.features), (metrics.confusion, metrics.nearest), of_features=True),
-    "probe_in_head": Readout(
-        lambda at: at.probe(at.in_head), (metrics.confusion, metrics.probed), ("probe",), cmf_only=True),
-    "ncc_in_head": Readout(lambda at: at.ncc(at.in_head), (metrics.confusion, metrics.nearest), cmf_only=True),
-    "alignment": Readout(
-        lambda at: metrics.alignment(at.weight, at.means).tolist(), (metrics.alignment, metrics.centred_means)),
-    "centre_distance": Readout(
-        lambda at: metrics.centre_distance(at.means).tolist(), (metrics.centre_distance, metrics.centred_means)),
-    "nc1": Readout(
-        lambda at: metrics.nc1(at.features.train, at.train_labels, at.classes), (metrics.nc1,), of_features=True),
-    "nc2": Readout(lambda at: metrics.nc2(at.means), (metrics.nc2, metrics.centred_means)),
-    "nc3": Readout(lambda at: metrics.nc3(at.weight, at.means), (metrics.nc3, metrics.centred_means)),
-}
+READOUTS: dict[str, Readout] = {}
+
+
+def readout(*code: Callable, uses: tuple[str, ...] = (), of_features: bool = False, where=lambda cell: True):
+    """Register a readout under the function's name."""
+
+    def register(function: Callable[[At], Any]) -> Callable[[At], Any]:
+        READOUTS[function.__name__] = Readout(function, code, uses, of_features, where)
+        return function
+
+    return register
+
+
+def _with_cmf(cell: Cell) -> bool:
+    return cell.head == "cmf"
+
+
+@readout(metrics.confusion, output_predictions)
+def output(at: At) -> dict:
+    return {"counts": at.counts(output_predictions(at.model, at.features.test))}
+
+
+@readout(metrics.confusion, metrics.probed, metrics.probe_scores, metrics.auroc, uses=("probe",), of_features=True)
+def probe(at: At) -> dict:
+    logits = at.probe(at.features)
+    return {"counts": at.counts(logits.argmax(1)), "auroc": metrics.auroc(metrics.probe_scores(logits), at.test_labels).tolist()}
+
+
+@readout(metrics.confusion, metrics.nearest, metrics.auroc, of_features=True)
+def ncc(at: At) -> dict:
+    predicted, scores = at.ncc(at.features)
+    return {"counts": at.counts(predicted), "auroc": metrics.auroc(scores, at.test_labels).tolist()}
+
+
+@readout(metrics.confusion, metrics.probed, uses=("probe",), where=_with_cmf)
+def probe_in_head(at: At) -> dict:
+    return {"counts": at.counts(at.probe(at.in_head).argmax(1))}
+
+
+@readout(metrics.confusion, metrics.nearest, where=_with_cmf)
+def ncc_in_head(at: At) -> dict:
+    return {"counts": at.counts(at.ncc(at.in_head)[0])}
+
+
+@readout(metrics.confusion, metrics.refitted_head, uses=("probe",), where=lambda cell: cell.head == "cmf" and cell.forget)
+def refitted(at: At) -> dict:
+    cell = at.cell
+    head = metrics.refitted_head(
+        at.features.train, at.train_labels, at.classes, cell.forget, cell.profile.probe, cell.seed)
+    with torch.no_grad():
+        return {"counts": at.counts(head(at.features.test).argmax(1))}
+
+
+@readout(metrics.alignment, metrics.centre_distance, metrics.centred_means)
+def geometry(at: At) -> dict:
+    return {"alignment": metrics.alignment(at.weight, at.means).tolist(),
+            "centre_distance": metrics.centre_distance(at.means).tolist()}
+
+
+@readout(metrics.nc1, metrics.nc2, metrics.nc3, metrics.centred_means)
+def collapse(at: At) -> dict:
+    return {"nc1": metrics.nc1(at.features.train, at.train_labels, at.classes), "nc2": metrics.nc2(at.means),
+            "nc3": metrics.nc3(at.weight, at.means)}
+
+
+@readout(bias.margin_parts)
+def margin(at: At) -> dict:
+    vector = getattr(at.model.head, "bias", None)
+    features = at.features.test if vector is not None else at.in_head.test
+    with torch.no_grad():
+        row, of_bias = bias.margin_parts(features, at.test_labels, at.weight, vector)
+    return {"margin_row": row.tolist(), "margin_bias": of_bias.tolist(),
+            "bias": vector.tolist() if vector is not None else None}
+
+
+@readout(membership.membership_inference)
+def members(at: At) -> dict:
+    """Per class, where a class has the ten images that it takes; of the forgotten classes alone where there are any."""
+    losses = [cross_entropy(at.model.head(features).detach(), labels, reduction="none") for features, labels in
+              ((at.features.train, at.train_labels), (at.features.test, at.test_labels))]
+    found = [None] * at.classes
+    for c in at.cell.forget or range(at.classes):
+        groups = losses[0][at.train_labels == c], losses[1][at.test_labels == c]
+        if min(map(len, groups)) >= 10:
+            found[c] = membership.membership_inference(*groups)[0]
+    return {"membership": found}
 
 
 class OfModel(Task):
@@ -103,7 +173,7 @@ class OfModel(Task):
 
 @dataclass(frozen=True)
 class Reading(OfModel):
-    """One readout of one model. Its value is None where the training diverged."""
+    """One readout of one model; where the training diverged it says so instead."""
 
     cell: Cell
     name: str
@@ -129,12 +199,12 @@ class Reading(OfModel):
     def compute(self, device: str) -> Result:
         at = _at(self.cell, device)
         finite = torch.isfinite(at.features.train).all() and torch.isfinite(at.features.test).all()
-        return {"value": READOUTS[self.name].function(at) if finite else None}, {}
+        return READOUTS[self.name].function(at) if finite else {"diverged": True}, {}
 
 
 def readings_of(cell: Cell) -> list[Reading]:
     """Every readout that a cell has."""
-    return [Reading.of(cell, name) for name, readout in READOUTS.items() if not readout.cmf_only or cell.head == "cmf"]
+    return [Reading.of(cell, name) for name, readout in READOUTS.items() if readout.where(cell)]
 
 
 _last: dict[tuple, At] = {}
@@ -210,11 +280,12 @@ class Curve(Task):
     def compute(self, device: str) -> Result:
         run, method = prepare(self.cell, device)
         at, readings, epoch_ends, done = At(self.cell, device), [], [], 0
-        at.model = run.model
 
         def read() -> None:
             at.features = extract(run.model, run.dataset).to(device)
-            readings.append({"x": done, "output": at.output(), "probe": at.probe(at.features), "ncc": at.ncc(at.features)})
+            found = {"output": output_predictions(run.model, at.features.test), "probe": at.probe(at.features).argmax(1),
+                     "ncc": at.ncc(at.features)[0]}
+            readings.append({"x": done, **{name: at.counts(predicted) for name, predicted in found.items()}})
 
         def on_step(step: int) -> None:
             nonlocal done

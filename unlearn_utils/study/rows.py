@@ -7,9 +7,12 @@ from typing import Any, Callable
 
 import numpy as np
 import pandas as pd
+import torch
 
 from .. import attacks
+from ..bias import bias_numbers
 from ..methods import METHODS
+from ..metrics import any_forget, false_alarms, pooled_accuracy
 from ..settings import READOUTS, BadInput
 from . import packs
 from .cells import Cell, Task, images_of, trained
@@ -17,7 +20,6 @@ from .readings import Attacked, Collapse, Curve, Embedded, readings_of
 from .studies import Models, Results, Study
 
 ALL_ATTACKS = attacks.ON_FEATURES + attacks.FINE_TUNING
-CONFUSIONS = (*READOUTS, "probe_in_head", "ncc_in_head")
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,10 @@ def measurements(study: Study, models: Models) -> Asked:
     def made(results: Results) -> pd.DataFrame:
         rows, diverged = [], []
         for seed, forget, cell, readings in listed:
-            found = {r.name: results[r.key]["value"] for r in readings if r.key in results}
+            found = {r.name: results[r.key] for r in readings if r.key in results}
             if found:
                 rows.append(_identity(cell, seed, forget) | _measured(study, found, forget))
-                diverged += [cell.label] if None in found.values() else []
+                diverged += [cell.label] if any("diverged" in result for result in found.values()) else []
         if diverged:
             print(f"The training diverged, so nothing can be read: {', '.join(dict.fromkeys(diverged))}.")
         return pd.DataFrame(rows, columns=None if rows else ["model", "method", "variant", "seed", "forget"])
@@ -78,21 +80,22 @@ def measurements(study: Study, models: Models) -> Asked:
     return Asked(study, [reading for *_, readings in listed for reading in readings], made)
 
 
-def _measured(study: Study, found: dict[str, Any], forget: tuple[int, ...]) -> dict[str, Any]:
-    """A row's numbers: of confusion counts what stands on the diagonal, and what is read as a forget class."""
+def _measured(study: Study, found: dict[str, dict], forget: tuple[int, ...]) -> dict[str, Any]:
+    """A row's numbers: accuracies and what is read as a forget class from confusion counts; means over classes."""
     row, of_forget = {}, np.isin(np.arange(len(study.classes)), forget)
-    for name, value in found.items():
-        if name in CONFUSIONS:
-            counts = np.array(value, dtype=float) if value else np.full((len(of_forget),) * 2, np.nan)
-            row |= {f"{name}_{side}": v for side, v in _pool(study, counts.diagonal(), forget, "test").items()}
-            as_forget = _pool(study, counts[:, of_forget].sum(1), forget, "test")
-            row |= {f"{name}_any": as_forget["forget"], f"{name}_alarms": as_forget["retain"]}
-        elif name in ("alignment", "centre_distance"):
-            values = np.array(value if value else np.full(len(of_forget), np.nan))
-            row |= {f"{name}_retain": _mean(values[~of_forget]), f"{name}_forget": _mean(values[of_forget])}
-            row[name] = values.tolist()
-        else:
-            row[name] = float("nan") if value is None else value
+    for name, result in found.items():
+        if "counts" in result:
+            counts = torch.tensor(result["counts"])
+            retain = tuple(np.flatnonzero(~of_forget).tolist())
+            row |= {f"{name}_retain": pooled_accuracy(counts, retain), f"{name}_forget": pooled_accuracy(counts, forget),
+                    f"{name}_any": any_forget(counts, forget), f"{name}_alarms": false_alarms(counts, forget)}
+        for key in ("auroc", "alignment", "centre_distance", "margin_row", "margin_bias", "membership"):
+            if key in result:
+                values, label = np.array(result[key], dtype=float), f"{name}_auroc" if key == "auroc" else key
+                row |= {f"{label}_retain": _mean(values[~of_forget]), f"{label}_forget": _mean(values[of_forget])}
+        row |= {key: result[key] for key in ("nc1", "nc2", "nc3", "alignment") if key in result}
+        if result.get("bias"):
+            row |= bias_numbers(torch.tensor(result["bias"]), forget)
     return row
 
 
@@ -166,7 +169,8 @@ def _pool(study: Study, hits, forget: tuple[int, ...], part: str) -> dict[str, f
 
 
 def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if len(values) else float("nan")
+    """NaN where there is no number."""
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
 def _identity(cell: Cell, seed: int, forget: tuple[int, ...]) -> dict[str, Any]:
