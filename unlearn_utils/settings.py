@@ -80,9 +80,15 @@ class Probe:
 
     epochs: int
     lr: float = 0.01
+    schedule: str = "constant"  # or "cosine": from ``lr`` to 0 over ``epochs``, per epoch
+    patience: int = 0  # epochs without a better validation accuracy after which it ends; 0: none end it
     momentum: float = 0.9
     batch_size: int = 128
     validation: float = 0.1
+
+    def __post_init__(self):
+        if self.schedule not in ("constant", "cosine"):
+            raise BadInput(f"the schedule of a probe is {self.schedule!r}, but it must be constant or cosine.")
 
 
 @dataclass(frozen=True)
