@@ -55,6 +55,19 @@ class Network:
     weights: str = "none"  # what an encoder starts from: "none", "imagenet" (a ViT's), or a file of weights
     images_per_pass: int = 0  # more images go through the encoder in parts, with less memory; 0: all at once
 
+    def check_resolution(self, side: int) -> None:
+        """Raise BadInput where a ResNet would halve images of ``side`` pixels below one pixel.
+
+        A 3x3 convolution of stride 2 on 1x1 images in bfloat16 returns weight gradients that are not defined
+        with PyTorch 2.14.1 on processors with AMX.
+        """
+        halvings = max(0, side - 1).bit_length()  # ceil(log2(side)): from side to one pixel
+        if self.architecture in ("resnet", "bottleneck_resnet") and len(self.blocks) - 1 > halvings:
+            raise BadInput(
+                f"network.blocks has {len(self.blocks)} stages, but each after the first halves the image, and "
+                f"{side} pixels allow at most {halvings + 1}."
+            )
+
 
 @dataclass(frozen=True)
 class Recipe:
