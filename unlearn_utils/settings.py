@@ -28,7 +28,7 @@ class Views:
     enlarge_to: int = 0  # images are enlarged to this size ...
     crop_to: int = 0  # ... and this is cut out of them: at random in training, from the centre in testing
     random_resized_crop: bool = False  # in training a random part of the image is brought to ``crop_to`` instead
-    normalisation: str = "own"  # mean and deviation of the training images, or "imagenet"
+    normalisation: str = "own"  # mean and deviation of the training images, or those of "cifar10" or "imagenet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,9 @@ class Data(Views):
     train_per_class: int = 0  # 0: all
     test_per_class: int = 0
     evaluate_on: str = "test"  # "validation": a fifth of the training images takes the test set's place
+    # How the training images are seen when features are read off them, in eval mode: "test" as test images are,
+    # "augmented" one training view of each, as in the official code.
+    readout_view: str = "test"
 
     @property
     def views(self) -> Views:
