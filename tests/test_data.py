@@ -85,6 +85,22 @@ def test_normalised_training_images_have_zero_mean_and_unit_variance(tmp_path):
     assert x.mean().item() == pytest.approx(0, abs=1e-4) and x.std().item() == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.parametrize("kind, mean, std", [
+    ("cifar10", (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)),
+    ("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+])
+def test_named_constants_normalise_whatever_the_images_are(kind, mean, std, load, rng):
+    images = load(normalisation=kind)
+    pixels = torch.randint(0, 256, (2, 3, 8, 8), generator=rng, dtype=torch.uint8)
+    expected = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])(pixels)
+    torch.testing.assert_close(images.normalise(pixels), expected)
+
+
+def test_constants_of_three_channels_are_refused_for_grey_images(tmp_path):
+    with pytest.raises(BadInput, match="the normalisation 'cifar10' is for 3 channels, but these images have 1"):
+        sources.load(data.replace(DIGITS, normalisation="cifar10"), tmp_path)
+
+
 # --- digits and splits
 
 

@@ -127,13 +127,17 @@ def cross_entropy_steps(net, pairs):
 
 
 def descend_on_salient_weights(net, teacher, run, recipe):
-    """Random Label, its gradient zero on the half of the weights with the smaller |gradient of CE(D_f)|."""
-    total = None
+    """Random Label, its gradient zero on the half of the weights with the smaller sum of |gradient of a batch|.
+
+    Batches of three images and of one, each with its summed loss: neither the gradient of all forget images nor
+    that of batch means ranks the weights alike.
+    """
+    total = [np.zeros_like(p) for p in net.parameters]
     for x, y in batches(run.forget):
-        gradient = net.backward(d_cross_entropy(net.forward(x), y))
-        total = gradient if total is None else added(total, gradient)
-    ranked = np.sort(np.abs(np.concatenate([g.ravel() for g in total])))
-    masks = [np.abs(g) >= ranked[-round(0.5 * len(ranked))] for g in total]
+        gradient = net.backward(len(x) * d_cross_entropy(net.forward(x), y))
+        total = [t + np.abs(g) for t, g in zip(total, gradient)]
+    ranked = np.sort(np.concatenate([t.ravel() for t in total]))
+    masks = [t >= ranked[-int(0.5 * len(ranked))] for t in total]
     for gradient in relabel(net, teacher, run, recipe):
         masked = [g * mask for g, mask in zip(gradient, masks)]
         yield clipped(masked, recipe.clip) if recipe.clip else masked
@@ -160,9 +164,10 @@ def relabel(net, teacher, run, recipe):
 
 
 def ascend_and_descend(net, teacher, run, recipe):
+    """Three retain and two forget batches an epoch: the second epoch goes on with the second forget batch."""
     scale, ascent_clip = recipe.constants.get("ascent_scale", 1.0), recipe.constants.get("ascent_clip", 1.0)
     forget = batches(run.forget)
-    for step, (x, y) in enumerate(batches(run.retain)):
+    for step, (x, y) in enumerate(recipe.epochs * batches(run.retain)):
         x_f, y_f = forget[step % len(forget)]
         ascent = net.backward(-scale * d_cross_entropy(net.forward(x_f), y_f))
         if ascent_clip:
@@ -189,7 +194,7 @@ CASES = {
     "retrain": ("retrain", descend_on_retain, (0,), {}),
     "finetune": ("finetune", descend_on_retain, (0,), {}),
     "random_label": ("random_label", relabel, (0, 1), {}),
-    "neggrad_plus": ("neggrad_plus", ascend_and_descend, (0,), {"constants": {"ascent_clip": 0.05}}),
+    "neggrad_plus": ("neggrad_plus", ascend_and_descend, (0,), {"constants": {"ascent_clip": 0.05}, "epochs": 2}),
     "neggrad_plus with the constants for CMF": (
         "neggrad_plus", ascend_and_descend, (0,),
         {"constants": {"ascent_scale": 0.5, "ascent_clip": 0.0}, "clip": 0.05},
@@ -236,7 +241,9 @@ def test_steps_equal_the_equation_with_momentum_and_weight_decay_written_out(cas
 def test_neggrad_plus_clips_the_ascent_gradient_but_not_the_descent_gradient():
     model = double_model("linear", 0)
     run = FixedRun(model, None, (0,), None)
-    loss = next(iter(methods.build("neggrad_plus", {"ascent_scale": 1e3, "ascent_clip": 0.01}).losses(run, 0)))
+    method = methods.build("neggrad_plus", {"ascent_scale": 1e3, "ascent_clip": 0.01})
+    run.begun = method.begin(run)
+    loss = next(iter(method.losses(run, 0)))
     norm = lambda: torch.stack([p.grad.norm() for p in model.parameters()]).norm().item()  # noqa: E731
     assert norm() == pytest.approx(0.01, rel=1e-4)
     (1e3 * loss).backward()
@@ -357,11 +364,12 @@ def test_an_unknown_constant_is_refused_and_the_known_ones_are_named():
 # --- UNSIR
 
 
-def test_unsir_takes_the_steps_of_adam_on_noise_and_retain_images_and_then_on_retain_images_alone():
+@pytest.mark.parametrize("constants, impair", [({}, 0.02), ({"impair_lr": 0.003}, 0.003)])
+def test_unsir_takes_the_steps_of_adam_on_noise_and_retain_images_and_then_on_retain_images_alone(constants, impair):
     recipe = Recipe(epochs=1, lr=0.01, batch_size=30)  # the whole data in one batch: order does not matter
     model = double_model("linear", 0)
     run = FixedRun(model, None, (0,), recipe)
-    method = methods.build("unsir", {"noise_images": 2, "copies": 3, "noise_steps": 2})
+    method = methods.build("unsir", {"noise_images": 2, "copies": 3, "noise_steps": 2, **constants})
     run.begun = method.begin(run)
     (x, y), repair = run.begun
     assert y.tolist() == sorted(run.retain.labels.tolist()) + [0] * 6
@@ -370,7 +378,7 @@ def test_unsir_takes_the_steps_of_adam_on_noise_and_retain_images_and_then_on_re
     net, taken = NumpyNet(model), []
     train(model, lambda epoch: method.losses(run, epoch), method.phases(recipe),
           on_step=lambda step: taken.append([p.detach().numpy().copy() for p in model.parameters()]))
-    for data, rate, after in ((run.begun[0], 0.02, taken[1]), (repair, 0.01, taken[2])):
+    for data, rate, after in ((run.begun[0], impair, taken[1]), (repair, 0.01, taken[2])):
         images, labels = (part.numpy() for part in data)
         gradients = net.backward(d_cross_entropy(net.forward(images), labels))
         # The first step of Adam: m / (sqrt(v) + eps) with m = g and v = g^2 once the bias is corrected.
@@ -429,7 +437,7 @@ def test_salun_moves_exactly_the_chosen_half_of_the_weights_where_nothing_decays
     before = [p.detach().clone() for p in resnet.parameters()]
     train_with("salun", run)
     masks = torch.cat([mask.flatten() for mask in run.begun])
-    assert masks.sum() == round(0.5 * len(masks))
+    assert masks.sum() == len(masks) // 2
     for parameter, old, mask in zip(resnet.parameters(), before, run.begun):
         assert torch.equal(parameter[mask == 0], old[mask == 0])
     moved = sum((p != old).sum() for p, old in zip(resnet.parameters(), before))
@@ -442,6 +450,27 @@ def test_weight_decay_still_moves_the_weights_that_salun_masks(resnet, dataset):
     train_with("salun", run)  # one step: p - 0.05 * 0.1 * p
     for parameter, old, mask in zip(resnet.parameters(), before, run.begun):
         torch.testing.assert_close(parameter[mask == 0], 0.995 * old[mask == 0])
+
+
+def test_with_a_frozen_encoder_salun_keeps_the_head_whole_and_is_random_label_to_the_last_bit(resnet, dataset, same):
+    after = {}
+    for name in ("salun", "random_label"):
+        model = copy.deepcopy(resnet)
+        model.freeze_encoder()
+        run, method = real_run(model, dataset), methods.build(name, {})
+        run.begun = method.begin(run)
+        run.generator.manual_seed(0)  # the mask has drawn batches
+        train(model, lambda epoch: method.losses(run, epoch), method.phases(run.recipe))
+        after[name] = model.state_dict()
+    assert same(after["salun"], after["random_label"])
+
+
+def test_salun_counts_its_fraction_of_all_weights_the_frozen_ones_too(resnet, dataset):
+    resnet.freeze_encoder()
+    weights = sum(p.numel() for p in resnet.parameters())
+    few, half = (methods.build("salun", {"kept": kept}).begin(real_run(resnet, dataset)) for kept in (0.01, 0.5))
+    assert sum(mask.sum() for mask in few) == weights // 100 < 36
+    assert sum(mask.sum() for mask in half) == 36  # the head: four rows of eight weights, and four biases
 
 
 # --- closed forms
@@ -498,18 +527,33 @@ def test_bias_shift_by_rule_leaves_a_class_that_is_not_read_where_it_is(resnet, 
 
 
 def test_svd_equals_its_formula_with_numpy(resnet, dataset):
+    """Of 14 images each of three retain classes gives four, and the forget class all of its twelve."""
     weight = resnet.head.weight.detach().double().numpy()
     features = features_of(resnet, dataset, dataset.train).double().numpy()
     labels, spaces = dataset.train.labels.numpy(), []
-    for classes, alpha in (((0, 2), 100.0), ((1, 3), 3.0)):
-        chosen = np.concatenate([features[labels == c][:5] for c in classes])  # 10 images over two retain classes
+    for classes, count, alpha in (((0, 2, 3), 4, 100.0), ((1,), 12, 3.0)):
+        chosen = np.concatenate([features[labels == c][:count] for c in classes])
         values, vectors = np.linalg.eigh(chosen.T @ chosen)
         s = values / values.sum()
         spaces.append(vectors @ np.diag(alpha * s / ((alpha - 1) * s + 1)) @ vectors.T)
     retain, forget = spaces
     p = np.eye(len(retain)) - (forget - forget @ retain)
-    train_with("svd", real_run(resnet, dataset, forget=(1, 3), epochs=0, constants={"images": 10}))
+    train_with("svd", real_run(resnet, dataset, forget=(1,), epochs=0, constants={"images": 14}))
     np.testing.assert_allclose(resnet.head.weight.detach().numpy(), weight @ p.T, atol=1e-5)
+
+
+def test_svd_draws_its_forget_images_at_random_and_retains_no_forget_class(resnet, dataset, monkeypatch):
+    from unlearn_utils.methods import svd
+
+    seen = []
+    monkeypatch.setattr(svd, "features_of", lambda *given: seen.append(given[2]) or features_of(*given))
+    train_with("svd", real_run(resnet, dataset, forget=(1, 3), epochs=0, constants={"images": 10}))
+    retain, forget = seen
+    assert retain.labels.tolist() == [0] * 5 + [2] * 5
+    drawn = {x.numpy().tobytes() for x in forget.pixels}
+    assert len(forget) == len(drawn) == 10 and set(forget.labels.tolist()) == {1, 3}
+    first = torch.cat([torch.where(dataset.train.labels == c)[0][:5] for c in (1, 3)])
+    assert drawn != {x.numpy().tobytes() for x in dataset.train.pixels[first]}
 
 
 def test_svds_projection_is_the_identity_where_nothing_is_to_be_forgotten_and_where_all_of_it_is_retained():
@@ -565,8 +609,8 @@ def test_what_a_method_cannot_do_is_refused_with_the_reason():
 def test_the_forget_classes_are_lost_at_the_output_and_the_others_are_kept(name, forget, resnet, dataset):
     train_with("original", real_run(resnet, dataset, forget=(), epochs=15))
     assert (resnet(dataset.normalise(dataset.test.pixels)).argmax(1) == dataset.test.labels).float().mean() > 0.95
-    settings = {"unsir": {"lr": 0.03}, "neggrad_plus": {"lr": 0.03}, "scrub": {"lr": 0.03}}.get(name, {"lr": 0.05})
-    constants = {"unsir": {"noise_images": 12, "copies": 2}, "scrub": {"max_epochs": 3}}.get(name, {})
+    settings = {"unsir": {"lr": 0.03}, "neggrad_plus": {"lr": 0.03}, "scrub": {"lr": 0.02}}.get(name, {"lr": 0.05})
+    constants = {"unsir": {"noise_images": 12, "copies": 2}}.get(name, {})
     train_with(name, real_run(resnet, dataset, forget=forget, epochs=10, constants=constants, **settings))
     right = resnet(dataset.normalise(dataset.test.pixels)).argmax(1) == dataset.test.labels
     forgotten = torch.isin(dataset.test.labels, torch.tensor(forget))

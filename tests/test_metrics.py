@@ -1,6 +1,7 @@
 """Every metric against its literal definition, at its null value, and in its direction."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from unlearn_utils.metrics import (
     accuracy_per_class, alignment, centre_distance, centred_means, linear_probe, nc1, nc1_of_moments, nc2, nc3,
     nearest_class_centre, recovery,
 )
-from unlearn_utils.settings import Probe
+from unlearn_utils.settings import BadInput, Probe
 from unlearn_utils.theory import simplex_etf
 
 K = 5
@@ -70,7 +71,10 @@ def test_accuracy_is_not_a_number_for_a_class_without_test_images():
 
 
 def probe_by_hand(features, labels, recipe, seed):
-    """The recipe in numpy: split, momentum SGD on the rest, first epoch with the most held-out hits."""
+    """The recipe in numpy: split, momentum SGD on the rest, first epoch with the most held-out hits.
+
+    It ends once ``patience`` epochs in a row have had no more hits than an epoch before them.
+    """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
     held = int(recipe.validation * len(labels))
@@ -80,7 +84,8 @@ def probe_by_hand(features, labels, recipe, seed):
     velocity = [np.zeros_like(p) for p in parameters]
     x, y = features.double().numpy(), labels.numpy()
     scores, snapshots = [], []
-    for _ in range(recipe.epochs):
+    for epoch in range(recipe.epochs):
+        lr = recipe.lr * (0.5 + 0.5 * math.cos(math.pi * epoch / recipe.epochs) if recipe.schedule == "cosine" else 1)
         fit = order[held:]
         fit = fit[torch.randperm(len(fit), generator=generator)].numpy()
         for start in range(0, len(fit), recipe.batch_size):
@@ -89,10 +94,12 @@ def probe_by_hand(features, labels, recipe, seed):
             p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
             d = (p - np.eye(K)[y[batch]]) / len(batch)
             velocity = [recipe.momentum * v + g for v, g in zip(velocity, (d.T @ x[batch], d.sum(0)))]
-            parameters = [q - recipe.lr * v for q, v in zip(parameters, velocity)]
+            parameters = [q - lr * v for q, v in zip(parameters, velocity)]
         validation = order[:held].numpy()
         scores.append(((x[validation] @ parameters[0].T + parameters[1]).argmax(1) == y[validation]).sum())
         snapshots.append(parameters)
+        if recipe.patience and max(scores[: -recipe.patience], default=-1) >= max(scores[-recipe.patience :]):
+            break
     best = int(np.argmax(scores))
     return *snapshots[best], best
 
@@ -105,6 +112,34 @@ def test_probe_is_momentum_sgd_and_keeps_the_best_held_out_epoch(clusters):
     probe = linear_probe(features.float(), labels, K, recipe, seed=3)
     np.testing.assert_allclose(probe.weight.detach(), weight, atol=1e-4)
     np.testing.assert_allclose(probe.bias.detach(), bias, atol=1e-4)
+
+
+def test_probe_ends_when_patience_is_spent_though_a_better_epoch_would_have_come(clusters):
+    features, labels = clusters(K, 7, 40, 2.0)
+    recipe = Probe(epochs=12, lr=0.05, batch_size=32, patience=2)
+    weight, bias, best = probe_by_hand(features, labels, recipe, seed=3)
+    *_, later = probe_by_hand(features, labels, replace(recipe, patience=0), seed=3)
+    assert best < later, "this test needs a better epoch after the end"
+    probe = linear_probe(features.float(), labels, K, recipe, seed=3)
+    np.testing.assert_allclose(probe.weight.detach(), weight, atol=1e-4)
+    np.testing.assert_allclose(probe.bias.detach(), bias, atol=1e-4)
+
+
+def test_probes_rate_falls_along_a_cosine_to_0(clusters):
+    features, labels = clusters(K, 7, 40, 2.0)
+    recipe = Probe(epochs=12, lr=0.2, batch_size=32, schedule="cosine")
+    weight, bias, best = probe_by_hand(features, labels, recipe, seed=1)
+    assert best > 2, "this test needs a best epoch to which the rate has changed"
+    probe = linear_probe(features.float(), labels, K, recipe, seed=1)
+    np.testing.assert_allclose(probe.weight.detach(), weight, atol=1e-4)
+    np.testing.assert_allclose(probe.bias.detach(), bias, atol=1e-4)
+    constant = linear_probe(features.float(), labels, K, replace(recipe, schedule="constant"), seed=1)
+    assert (constant.weight - probe.weight).abs().max() > 0.01
+
+
+def test_another_schedule_of_the_probe_is_refused():
+    with pytest.raises(BadInput, match="schedule of a probe is 'step', but it must be constant or cosine"):
+        Probe(epochs=1, schedule="step")
 
 
 def probe_accuracy(clusters, noise, shuffle=False):

@@ -42,6 +42,52 @@ def test_the_same_seed_gives_the_same_vit():
     assert not torch.equal(first["head.weight"], other["head.weight"])
 
 
+# --- initialisation and resolution
+
+
+def test_a_resnets_weights_are_drawn_as_pytorch_draws_them():
+    """Uniform between -1 and 1 over the root of the number of inputs, whose deviation is root 3 smaller."""
+    model = models.build(Network(width=32), 3, 10, 0)
+    drawn = [m for m in model.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]
+    assert len(drawn) == 21
+    for layer in drawn:
+        largest = layer.weight[0].numel() ** -0.5
+        assert layer.weight.abs().max() <= largest
+        assert layer.weight.std().item() == pytest.approx(largest / 3**0.5, rel=0.05)
+    assert model.head.bias.std() > 0
+
+
+def test_a_vits_head_is_drawn_as_timm_draws_it():
+    import timm
+
+    ours, timms = models.build(Network(architecture=VIT), 3, 200, 0).head, timm.create_model(VIT, num_classes=200).head
+    assert [ours.weight.std().item(), timms.weight.std().item()] == pytest.approx([0.02, 0.02], rel=0.02)
+    assert not ours.bias.any() and not timms.bias.any()
+
+
+@pytest.mark.parametrize("side", [1, 2, 5, 8, 9])
+@pytest.mark.parametrize("architecture", ["resnet", "bottleneck_resnet"])
+def test_stages_that_would_halve_a_single_pixel_are_refused(architecture, side):
+    for stages in range(1, 7):
+        network, seen = Network(architecture=architecture, width=4, blocks=[1] * stages), []
+        model = models.build(network, 1, 3, 0).eval()
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.Conv2d) and layer.stride == (2, 2):
+                layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[2]))
+        model.features(torch.zeros(1, 1, side, side))
+        if 1 in seen:
+            with pytest.raises(BadInput, match=f"has {stages} stages.*{side} pixels allow at most {stages - 1}"):
+                network.check_resolution(side)
+            break
+        network.check_resolution(side)
+    else:
+        raise AssertionError("this test needs a network that halves a single pixel")
+
+
+def test_a_vit_has_no_stages_to_refuse():
+    Network(architecture=VIT, blocks=[1] * 20).check_resolution(16)
+
+
 # --- a batch in parts
 
 

@@ -83,9 +83,9 @@ def false_alarms(counts: Tensor, forget: tuple[int, ...]) -> float:
 def linear_probe(features: Tensor, labels: Tensor, classes: int, recipe: Probe, seed: int) -> nn.Linear:
     """Fit min CE(A f + b) on D = D_r and D_f with true labels (paper, Eq. 3); read its test accuracy.
 
-    The official recipe: a tenth of the features is held out, plain SGD on the rest, the weights of the
-    epoch with the best held-out accuracy are kept. Null value of the accuracy 1/K; higher means that the
-    features separate the class. Compare with Retrain and a random network, not with 0.
+    The official recipe: a tenth of the features is held out, plain SGD on the rest, until ``patience`` epochs
+    have brought no better held-out accuracy; the weights of the best epoch are kept. Null value of the accuracy
+    1/K; higher means that the features separate the class. Compare with Retrain and a random network, not with 0.
     """
     generator = torch.Generator().manual_seed(seed)  # on the CPU: the same order on every device
     order = torch.randperm(len(labels), generator=generator)
@@ -95,8 +95,9 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, recipe: Probe, 
         torch.manual_seed(seed)
         probe = nn.Linear(features.shape[1], classes).to(features.device)
     optimiser = torch.optim.SGD(probe.parameters(), lr=recipe.lr, momentum=recipe.momentum)
-    best, best_hits = None, -1
-    for _ in range(recipe.epochs):
+    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.epochs) if recipe.schedule == "cosine" else None
+    best, best_hits, best_epoch = None, -1, 0
+    for epoch in range(recipe.epochs):
         shuffled = fit[torch.randperm(len(fit), generator=generator)].to(features.device)
         for index in shuffled.split(recipe.batch_size):
             optimiser.zero_grad()
@@ -105,8 +106,12 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, recipe: Probe, 
         with torch.no_grad():
             hits = int((probe(features[validation]).argmax(1) == labels[validation]).sum())
         if hits > best_hits:
-            best_hits = hits
+            best_hits, best_epoch = hits, epoch
             best = {key: value.clone() for key, value in probe.state_dict().items()}
+        if recipe.patience and epoch - best_epoch >= recipe.patience:
+            break
+        if rate:
+            rate.step()
     probe.load_state_dict(best)
     return probe
 
@@ -183,7 +188,11 @@ def auroc(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def centred_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """mu_k - mu with mu the mean of all samples, (K, d), float64."""
+    """mu_k - mu with mu the mean of all samples, (K, d), float64.
+
+    Of the head's inputs as they are, as the official pipeline does for its NC3 and NCC; a file of the official
+    code that nothing calls scales every feature to length 1 first, and its alignment and NC differ from these.
+    """
     features = features.double()
     return class_means(features, labels, classes) - features.mean(0)
 
@@ -244,6 +253,7 @@ def nc3(weight: Tensor, means: Tensor) -> float:
 def alignment(weight: Tensor, means: Tensor) -> Tensor:
     """s_k = cos(w_k, mu_k - mu) per class (paper's feature-classifier alignment), (K,).
 
+    The mean of 1 - s_k is the official pipeline's NC3 ("duality distance"), of raw head inputs like its own.
     1 aligned, 0 orthogonal (the null value; also given to a zero row), -1 opposite: the classifier votes
     against the class. On the forget class lower means more misaligned. NaN for a class that lies ``at_centre``.
     """

@@ -61,6 +61,7 @@ class ResNet(nn.Module):
     """Residual encoder with the CIFAR stem (3x3, stride 1, no pooling) and global average pooling.
 
     At width 64 ``blocks`` [2, 2, 2, 2] is the paper's ResNet-18, [3, 4, 6, 3] of bottlenecks its ResNet-50.
+    Weights are initialised by PyTorch's defaults, as in the official code.
     """
 
     def __init__(self, channels: int, network: Network):
@@ -78,9 +79,6 @@ class ResNet(nn.Module):
                 inputs = outputs
         self.stages = nn.Sequential(*stages)
         self.out_features = inputs
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         return self.stages(self.stem(x)).mean((2, 3))
@@ -119,7 +117,12 @@ class Model(nn.Module):
         return self.head(self.features(x))
 
     def freeze_encoder(self) -> None:
-        """Leave only the head to train; batch-norm statistics stay as they are too."""
+        """Leave only the head to train; batch norm stays as it is and uses its running statistics.
+
+        The official code trains the head on features normalised with the statistics of each batch, and tests it on
+        those with the running ones. Here head and test see the same features: the question is what a head alone
+        can do on them.
+        """
         self.encoder_frozen = True
         self.encoder.requires_grad_(False)
 
@@ -154,6 +157,9 @@ def build(network: Network, channels: int, classes: int, seed: int) -> Model:
         torch.manual_seed(seed)
         encoder, features = _encoder(network, channels)
         head = LinearHead(features, classes)
+        if "vit" in network.architecture:  # as timm does it, and with it the official code
+            nn.init.trunc_normal_(head.weight, std=0.02)
+            nn.init.zeros_(head.bias)
     if network.weights not in ("none", "imagenet"):
         _load_weights(encoder, Path(network.weights).expanduser(), network.architecture)
     model = Model(encoder, head, network.precision, network.images_per_pass)

@@ -23,19 +23,27 @@ class Features:
 
 
 @torch.no_grad()
-def features_of(model: Model, dataset: Dataset, images: Images, batch_size: int = 500) -> Tensor:
-    """Features (N, d) of images under the test-time transform, in eval mode; the model is left in eval mode."""
+def features_of(
+    model: Model, dataset: Dataset, images: Images, batch_size: int = 500, augmented: torch.Generator | None = None
+) -> Tensor:
+    """Features (N, d) of images under the test view, in eval mode; the model is left in eval mode.
+
+    With a generator under one training view of each image, drawn from it: the official code fits its probe, its
+    class centres and its CMF heads to such features.
+    """
     model.eval()
     batch_size = min(batch_size, model.images_per_pass or batch_size)
-    parts = [model.features(dataset.test_view(pixels)) for pixels in images.pixels.split(batch_size)]
-    return torch.cat(parts)
+    view = dataset.test_view if augmented is None else lambda pixels: dataset.training_view(pixels, augmented)
+    return torch.cat([model.features(view(pixels)) for pixels in images.pixels.split(batch_size)])
 
 
-def extract(model: Model, dataset: Dataset) -> Features:
-    """One forward pass over all images; the features lie on the CPU."""
-    return Features(
-        features_of(model, dataset, dataset.train).cpu(), features_of(model, dataset, dataset.test).cpu()
-    )
+def extract(model: Model, dataset: Dataset, augmented: torch.Generator | None = None) -> Features:
+    """One forward pass over all images; the features lie on the CPU.
+
+    ``augmented`` draws the view of the training images (``readout_view``); test images are seen in the test view.
+    """
+    train = features_of(model, dataset, dataset.train, augmented=augmented)
+    return Features(train.cpu(), features_of(model, dataset, dataset.test).cpu())
 
 
 @torch.no_grad()

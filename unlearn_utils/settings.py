@@ -28,7 +28,7 @@ class Views:
     enlarge_to: int = 0  # images are enlarged to this size ...
     crop_to: int = 0  # ... and this is cut out of them: at random in training, from the centre in testing
     random_resized_crop: bool = False  # in training a random part of the image is brought to ``crop_to`` instead
-    normalisation: str = "own"  # mean and deviation of the training images, or "imagenet"
+    normalisation: str = "own"  # mean and deviation of the training images, or those of "cifar10" or "imagenet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,9 @@ class Data(Views):
     train_per_class: int = 0  # 0: all
     test_per_class: int = 0
     evaluate_on: str = "test"  # "validation": a fifth of the training images takes the test set's place
+    # How the training images are seen when features are read off them, in eval mode: "test" as test images are,
+    # "augmented" one training view of each, as in the official code.
+    readout_view: str = "test"
 
     @property
     def views(self) -> Views:
@@ -54,6 +57,19 @@ class Network:
     precision: str = "float32"  # "bfloat16": autocast in the encoder
     weights: str = "none"  # what an encoder starts from: "none", "imagenet" (a ViT's), or a file of weights
     images_per_pass: int = 0  # more images go through the encoder in parts, with less memory; 0: all at once
+
+    def check_resolution(self, side: int) -> None:
+        """Raise BadInput where a ResNet would halve images of ``side`` pixels below one pixel.
+
+        A 3x3 convolution of stride 2 on 1x1 images in bfloat16 returns weight gradients that are not defined
+        with PyTorch 2.14.1 on processors with AMX.
+        """
+        halvings = max(0, side - 1).bit_length()  # ceil(log2(side)): from side to one pixel
+        if self.architecture in ("resnet", "bottleneck_resnet") and len(self.blocks) - 1 > halvings:
+            raise BadInput(
+                f"network.blocks has {len(self.blocks)} stages, but each after the first halves the image, and "
+                f"{side} pixels allow at most {halvings + 1}."
+            )
 
 
 @dataclass(frozen=True)
@@ -80,9 +96,15 @@ class Probe:
 
     epochs: int
     lr: float = 0.01
+    schedule: str = "constant"  # or "cosine": from ``lr`` to 0 over ``epochs``, per epoch
+    patience: int = 0  # epochs without a better validation accuracy after which it ends; 0: none end it
     momentum: float = 0.9
     batch_size: int = 128
     validation: float = 0.1
+
+    def __post_init__(self):
+        if self.schedule not in ("constant", "cosine"):
+            raise BadInput(f"the schedule of a probe is {self.schedule!r}, but it must be constant or cosine.")
 
 
 @dataclass(frozen=True)

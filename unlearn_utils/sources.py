@@ -24,7 +24,10 @@ from .settings import BadInput
 
 TORCHVISION = {"fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 TINY_IMAGENET = ("http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de")
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CONSTANTS = {  # mean and standard deviation per channel; the official code takes CIFAR-10's for CIFAR-100 too
+    "cifar10": ((0.491, 0.482, 0.447), (0.247, 0.243, 0.262)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
 
 Files = dict[str, dict[str, list[Path]]]  # files[part][class]
 Groups = dict[str, tuple[int, ...]]
@@ -75,9 +78,11 @@ def folder_of(data: settings.Data) -> Path:
 
 
 def _normalisation(pixels: Tensor, kind: str) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per channel of pixels scaled to [0, 1]: ImageNet's, or those of the images."""
-    if kind == "imagenet":
-        return tuple(torch.tensor(values) for values in IMAGENET)
+    """Mean and standard deviation per channel of pixels scaled to [0, 1]: named constants, or those of the images."""
+    if kind != "own":
+        if pixels.shape[1] != 3:
+            raise BadInput(f"the normalisation '{kind}' is for 3 channels, but these images have {pixels.shape[1]}.")
+        return tuple(torch.tensor(values) for values in CONSTANTS[kind])
     parts = [(part.double() / 255) for part in pixels.unbind(1)]  # by channel: a copy in float64 is large
     mean, std = (torch.stack([getattr(part, name)() for part in parts]) for name in ("mean", "std"))
     return mean.float(), std.float().clamp_min(1 / 255)

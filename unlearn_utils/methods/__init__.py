@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 import pkgutil
-from typing import Any, Iterable
+from typing import Any, Iterable, get_type_hints
 
 from ..settings import BadInput, Recipe
 
@@ -18,6 +19,8 @@ METHODS: dict[str, type] = {}
 
 class Method:
     """What a method may define. One without ``losses`` changes the model in closed form, in ``begin``."""
+
+    positive = ()  # names of the constants that may not be 0 either; none may be negative or infinite
 
     def phases(self, recipe: Recipe) -> list[Recipe]:
         """The recipe of each optimiser that the method uses, one after the other."""
@@ -74,18 +77,29 @@ def build(name: str, constants: dict[str, Any]) -> Method:
     """The method ``name`` with these constants. Raises BadInput for an unknown name or constant."""
     if name not in METHODS:
         raise BadInput(f"there is no method '{name}'; choose one of {', '.join(METHODS)}.")
-    allowed = {field.name: field.type for field in dataclasses.fields(METHODS[name])}
+    hints = get_type_hints(METHODS[name])  # a field's own type is only text where annotations are postponed
+    allowed = {field.name: hints[field.name] for field in dataclasses.fields(METHODS[name])}
     for key, value in constants.items():
         if key not in allowed:
             raise BadInput(
                 f"method '{name}' has no constant '{key}'; besides the settings of a recipe it has "
                 f"{', '.join(allowed) or 'none'}."
             )
-        if type(value) not in (allowed[key], int):
+        if type(value) is not allowed[key] and (type(value), allowed[key]) != (int, float):
             raise BadInput(
                 f"method '{name}': the constant '{key}' is {value!r}, but it must be of type {allowed[key].__name__}."
             )
+        if type(value) in (int, float):
+            _check_size(name, key, value)
     return METHODS[name](**constants)
+
+
+def _check_size(name: str, key: str, value: float) -> None:
+    """Raise BadInput for a constant that is no number, infinite, negative, or 0 where it must be positive."""
+    above_zero = key in METHODS[name].positive
+    if not math.isfinite(value) or value < 0 or above_zero and value == 0:
+        least = "positive" if above_zero else "at least 0"
+        raise BadInput(f"method '{name}': the constant '{key}' is {value!r}, but it must be finite and {least}.")
 
 
 for _module in pkgutil.iter_modules(__path__):

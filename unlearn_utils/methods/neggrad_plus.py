@@ -1,8 +1,10 @@
 """NegGrad+ (Kurmanji et al. 2023; as in the paper's official code)."""
 
 from dataclasses import dataclass
+from typing import Iterator
 
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from . import Method, method
@@ -11,7 +13,7 @@ from . import Method, method
 @method("neggrad_plus", "NegGrad+")
 @dataclass(frozen=True)
 class NegGradPlus(Method):
-    """min CE(D_r) - scale * CE(D_f): for every retain batch one forget batch, cycled.
+    """min CE(D_r) - scale * CE(D_f): for every retain batch one forget batch; their cycle goes on across epochs.
 
     The official code clips only the ascent gradient, before it adds the descent gradient; with the CMF
     head it scales the ascent by 0.5 and clips the sum instead (``ascent_clip`` 0 and the recipe's ``clip``).
@@ -20,9 +22,12 @@ class NegGradPlus(Method):
     ascent_scale: float = 1.0
     ascent_clip: float = 1.0
 
+    def begin(self, run) -> Iterator[tuple[Tensor, Tensor]]:
+        """The forget batches."""
+        return run.endless_batches(run.forget)
+
     def losses(self, run, epoch):
-        forget = run.endless_batches(run.forget)
-        for (x, y), (x_forget, y_forget) in zip(run.batches(run.retain), forget):
+        for (x, y), (x_forget, y_forget) in zip(run.batches(run.retain), run.begun):  # in this order: none is lost
             (-self.ascent_scale * cross_entropy(run.model(x_forget), y_forget)).backward()
             if self.ascent_clip:
                 torch.nn.utils.clip_grad_norm_(run.model.parameters(), self.ascent_clip)

@@ -6,22 +6,30 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from . import Method, method
+from ..settings import BadInput
+from . import method
 from .random_label import RandomLabel
 
 
 @method("salun", "SalUn")
 @dataclass(frozen=True)
 class SalUn(RandomLabel):
-    """Random Label on the salient weights: the fraction ``kept`` with the largest |gradient of CE(D_f)|.
+    """Random Label on the salient weights: the fraction ``kept`` with the largest sum over the batches of D_f of
+    |gradient of the batch's summed cross-entropy|, at the start, with true labels, in eval mode.
 
     The mask multiplies the gradient before clipping; as in the official code weight decay still moves the
-    other weights. It is one mask over all trainable weights, taken at the start with true labels in eval mode.
+    other weights. It ranks all weights of the network, and frozen ones come last: with a frozen encoder the
+    head, much less than half of the weights, is kept whole, and SalUn is Random Label.
     """
 
     kept: float = 0.5
 
+    def __post_init__(self):
+        if self.kept > 1:
+            raise BadInput(f"method 'salun': the constant 'kept' is {self.kept}, but it is a fraction, at most 1.")
+
     def begin(self, run) -> list[Tensor]:
+        """The masks; the hooks that apply them stay on the model."""
         trainable = [p for p in run.model.parameters() if p.requires_grad]
         masks = self.masks(run, trainable)
         for parameter, mask in zip(trainable, masks):
@@ -31,10 +39,13 @@ class SalUn(RandomLabel):
     def masks(self, run, parameters: list[Tensor]) -> list[Tensor]:
         """One mask of zeros and ones per parameter."""
         run.model.eval()
+        saliency = [torch.zeros_like(p) for p in parameters]
         for x, y in run.batches(run.forget):
-            cross_entropy(run.model(x), y).backward()
-        size = torch.cat([p.grad.abs().flatten() for p in parameters])
-        run.model.zero_grad(set_to_none=True)
-        mask = torch.zeros_like(size)
-        mask[size.topk(round(self.kept * len(size))).indices] = 1
+            loss = cross_entropy(run.model(x), y, reduction="sum")
+            for total, gradient in zip(saliency, torch.autograd.grad(loss, parameters)):
+                total += gradient.abs()
+        ranked = torch.cat([total.flatten() for total in saliency])
+        kept = int(self.kept * sum(p.numel() for p in run.model.parameters()))
+        mask = torch.zeros_like(ranked)
+        mask[ranked.topk(min(kept, len(ranked))).indices] = 1
         return [part.view_as(p) for part, p in zip(mask.split([p.numel() for p in parameters]), parameters)]

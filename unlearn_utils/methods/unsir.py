@@ -16,8 +16,8 @@ class Unsir(Method):
     """Noise in the place of the forget set, whose images are never used.
 
     Noise x of each forget class k: min mean log p_k(x) + noise_penalty ||x||^2, by Adam, from N(0, 1).
-    Impair: min CE on the noise, ``copies`` times with label k, and on retain images, at ``impair_scale`` times
-    the recipe's rate. Repair: min CE on the same retain images. Both take the recipe's epochs, with Adam and
+    Impair: min CE on the noise, ``copies`` times with label k, and on retain images, at ``impair_lr`` (0: twice
+    the recipe's rate). Repair: min CE on the same retain images. Both take the recipe's epochs, with Adam and
     no weight decay. Retain images are at most ``retain_per_class`` of a class, augmented once.
     """
 
@@ -27,18 +27,18 @@ class Unsir(Method):
     noise_penalty: float = 0.1
     copies: int = 20
     retain_per_class: int = 1000
-    impair_scale: float = 2.0
+    impair_lr: float = 0.0
+    positive = ("noise_images", "retain_per_class")
 
     def phases(self, recipe):
         repair = replace(recipe, optimiser="adam", weight_decay=0.0)
-        return [replace(repair, lr=recipe.lr * self.impair_scale), repair]
+        return [replace(repair, lr=self.impair_lr or 2 * recipe.lr), repair]
 
     def begin(self, run) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """(x, y) of impair and of repair."""
-        batches = list(run.batches(run.retain.first_per_class(self.retain_per_class)))
-        x, y = (torch.cat(parts) for parts in zip(*batches))
+        x, y = (torch.cat(parts) for parts in zip(*run.batches(run.retain.first_per_class(self.retain_per_class))))
         noise = torch.cat([self.noise(run, k, x[: self.noise_images]) for k in run.forget_classes])
-        labels = torch.tensor(run.forget_classes, device=y.device).repeat_interleave(len(noise) // len(run.forget_classes))
+        labels = torch.tensor(run.forget_classes, device=y.device).repeat_interleave(self.noise_images)
         both = torch.cat([x, *[noise] * self.copies]), torch.cat([y, *[labels] * self.copies])
         return both, (x, y)
 

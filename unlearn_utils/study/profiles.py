@@ -19,7 +19,8 @@ FOLDER = Path(__file__).parent / "profiles"
 
 CHOICES = {
     "optimiser": ("sgd", "adam"), "schedule": ("constant", "cosine", "step"), "precision": ("float32", "bfloat16"),
-    "evaluate_on": ("test", "validation"), "normalisation": ("own", "imagenet"),
+    "evaluate_on": ("test", "validation"), "readout_view": ("test", "augmented"),
+    "normalisation": ("own", "cifar10", "imagenet"),
     "source": ("digits", "folder", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet"),
     "architecture": ("resnet", "bottleneck_resnet", "vit_small_patch16_224"),
     "cmf_geometry": ("centred", "raw", "log_softmax"),
@@ -158,6 +159,7 @@ def _profile(name: str, table: dict) -> Profile:
             for key, cls in {"data": Data, "network": Network, "probe": Probe, "attack": Attack}.items()
         }
         _check_images(rooms["data"], rooms["network"], name)
+        rooms["network"].check_resolution(rooms["data"].crop_to or rooms["data"].image_size)
         return Profile(
             name=name, title=table["title"], tuning=table.get("tuning", {}),
             cmf_geometry=table.get("cmf_geometry", "centred"), **runs, **recipes, **rooms,
