@@ -1,286 +1,237 @@
-"""The scorecard: a verdict for each claim of the paper, computed from rows.
+"""Verdicts, computed from rows. Two questions, two columns, never mixed.
 
-Thresholds stand here, once. A claim about several methods gets a line for each, beside the paper's own number
-for that method where we know it. Where the paper's number has the other sign than its headline (SCRUB's probe
-lies below Retrain's, for instance), the number counts.
+*Does it agree with the paper?* The sign of a difference against the published sign; only where we hold the number.
+*What does this run show?* The interval of the same difference against a threshold, and for a readout also that of
+its recovery; Holm's correction within a claim and readout sets the level of both. What is printed is what is judged.
+``controls`` holds the rules against models whose answer is known.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from typing import Callable
 
 import pandas as pd
 
-from ..methods import METHODS
-from ..metrics import recovery
-from .tables import Interval, difference, paper_number, per_forget_set
+from . import evidence
+from .evidence import CLAIMS, HALF, REMOVED, SMALL, Draft, Run
+from .intervals import ALPHA, FEWEST, FEWEST_SIGNS, NAN, Interval, holm, p_value, ratio
+from .tables import published, setting
 
-FORGOTTEN = 0.05  # largest output accuracy on the forget class that "looks unlearned"
-PRESERVED = 0.05  # largest loss of retain accuracy that "preserves" it: the tolerance of the rate search
-ROOM = 0.02  # smallest difference (Original - Retrain here, or in the paper's numbers) that says anything
-DESTROYED = 0.10  # loss of retain accuracy beyond which a model is no evidence
-MISALIGNED = 0.25  # smallest fall of the cosine, beyond that of the retain classes, that counts as turning away
-HALF = 0.5  # a recovery above it is nearer to the Original than to Retrain
-
-Verdict = tuple[str, str]  # the word and the reason
-
-
-@dataclass(frozen=True)
-class Line:
-    claim: str
-    subject: str
-    paper: str
-    measured: str
-    interval: str  # 95 % over forget sets
-    n: int
-    verdict: str
-    reason: str
+CONTROLS = {"distilled_head": "hidden, turned away", "prune": "hidden, turned away",
+            "bias_shift": "hidden, not turned away", "retrain_again": "not hidden"}
+SYMBOLS = {"agrees": "●", "sign agrees": "◐", "does not agree": "○"}
+WORDS = ("hidden", "partly hidden", "removed", "holds", "does not hold", "cannot tell")
+FOR = ("hidden", "partly hidden", "holds", "agrees", "sign agrees")
+AGAINST = ("removed", "does not hold", "does not agree")
+CAPTION = (
+    "● agrees with the paper's sign, ◐ has its sign, but the interval is too wide, ○ does not; – no number is known to "
+    "us. One symbol per model. Intervals run over forget sets (Student's t; Fieller's for the recovery), at the level "
+    "of Holm's correction within a claim and readout; under five sets the values stand there, and all must agree."
+)
 
 
-@dataclass(frozen=True)
-class Readout:
-    """One readout of the forget class in one model, against Retrain."""
-
-    gap: Interval
-    room: float
-    recovery: float
-
-    @staticmethod
-    def of(rows: pd.DataFrame, readout: str, model: str) -> Readout:
-        values = per_forget_set(rows, f"{readout}_forget").mean()
-        gap = difference(rows, f"{readout}_forget", model, "Retrain")
-        original, retrain = values["Original"], values["Retrain"]
-        return Readout(gap, original - retrain, recovery(values[model], retrain, original))
-
-
-def _judge(interval: Interval, positive: bool = True) -> Verdict:
-    low, high = (interval.low, interval.high) if positive else (-interval.high, -interval.low)
-    if interval.n < 2:
-        return "inconclusive", "one forget set gives no interval"
-    if low > 0:
-        return "reproduced", ""
-    if high < 0:
-        return "not reproduced", "the difference has the other sign"
-    return "inconclusive", "the interval contains 0"
+def agreement(interval: Interval, published: float, threshold: float = 0.0) -> tuple[str, str]:
+    """(word, reason): are we on the paper's side of the threshold?"""
+    apart = published - threshold
+    if apart != apart or not interval.n:
+        return "not known", ""
+    if not threshold and abs(apart) < SMALL:
+        return "not known", f"the paper's own difference is under {100 * SMALL:.0f} points"
+    if interval.n >= FEWEST and (interval.above(threshold) if apart > 0 else interval.below(threshold)):
+        return "agrees", ""
+    if (interval.mean - threshold) * apart > 0:
+        return "sign agrees", ""
+    sure = interval.below(threshold) if apart > 0 else interval.above(threshold)
+    return "does not agree", "" if sure else "by the mean alone"
 
 
-def _line(
-    claim: str, subject: str, paper: str, what: str, interval: Interval, verdict: Verdict, scale: int = 100
-) -> Line:
-    digits = 1 if scale == 100 else 2
-    mean, *bounds = (f"{scale * value:.{digits}f}" for value in (interval.mean, interval.low, interval.high))
-    shown = f"[{', '.join(bounds)}]" if interval.n > 1 else "–"
-    return Line(claim, subject, paper, f"{what}: {mean}", shown, interval.n, *verdict)
+def shown(draft: Draft, interval: Interval, recovery: Interval | None) -> tuple[str, str]:
+    """(word, reason): what this run shows, by its intervals alone."""
+    if draft.blocked or interval.n < FEWEST_SIGNS:
+        return "cannot tell", draft.blocked or f"under {FEWEST_SIGNS} forget sets"
+    if draft.refuted:
+        return "does not hold", draft.refuted
+    if recovery:
+        if interval.above():
+            return ("hidden", "") if recovery.above(HALF) else ("partly hidden", "above Retrain, by half not shown")
+        return ("removed", "") if recovery.below(REMOVED) else ("cannot tell", "the gap may be 0, or the recovery high")
+    holds, fails = (interval.above(draft.threshold), interval.below(draft.threshold))[:: draft.direction]
+    if holds or fails:
+        return ("holds" if holds else "does not hold"), ""
+    return "cannot tell", f"{draft.threshold:.2g} lies within"
 
 
-def _models(rows: pd.DataFrame, variant: str, roles: tuple[str, ...] = ("method",)) -> list[str]:
-    chosen = rows[(rows.variant == variant) & rows.method.map(lambda name: METHODS[name].role in roles)]
-    return list(chosen.model.unique())
+def judge(drafts: list[Draft], run: Run, comparison: str = "") -> pd.DataFrame:
+    """One line per draft; Holm runs over the counted lines of a claim and readout that can be told at all."""
+    judged, second_hand = [], run.paper.source.str.startswith("second-hand").any()
+    for draft in drafts:
+        family = [d for d in drafts if (d.claim, d.readout, d.counted) == (draft.claim, draft.readout, True)
+                  and not d.blocked and not d.refuted and len(d.values.dropna()) >= FEWEST]
+        interval, corrected = _interval(draft, family)
+        recovery, _ = _interval(draft, family, ratio) if draft.room is not None else (None, {})
+        agrees, note = agreement(interval, draft.published, draft.threshold)
+        if agrees != "not known" and (draft.blocked or draft.refuted):
+            agrees, note = "not known", "not such a model"
+        shows, reason = shown(draft, interval, recovery)
+        known, back = draft.published == draft.published, recovery or Interval(NAN, NAN, NAN, 0)
+        judged.append({
+            "claim": draft.claim, "model": run.label(draft.key), "method": draft.key[0], "variant": draft.key[1],
+            "readout": draft.readout, "extension": CLAIMS[draft.claim].extension, "counted": draft.counted,
+            "paper": draft.paper + ", second hand" * bool(second_hand) if known else "not known",
+            "published": draft.published, "comparison": comparison if known else "",
+            "this run": _text(draft, interval, recovery),
+            "mean": interval.mean, "low": interval.low, "high": interval.high, "threshold": draft.threshold,
+            "n": interval.n, **corrected, "recovery": back.mean, "recovery_low": back.low, "recovery_high": back.high,
+            "agrees": agrees, "shows": shows, "reason": "; ".join(filter(None, (reason, note)))})
+    return pd.DataFrame(judged)
 
 
-def _unusable(rows: pd.DataFrame, model: str) -> Verdict | None:
-    """Why a model is no evidence for hidden features: its output remembers, or it is broken."""
-    means = {side: per_forget_set(rows, f"output_{side}").mean() for side in ("retain", "forget")}
-    if means["forget"][model] > FORGOTTEN:
-        return "inconclusive", f"the output does not look unlearned ({100 * means['forget'][model]:.1f} %)"
-    cost = means["retain"]["Original"] - means["retain"][model]
-    if cost > DESTROYED:
-        return "inconclusive", f"the model lost {100 * cost:.1f} points of retain accuracy"
-    return None
+def _interval(draft: Draft, family: list[Draft], of: Callable | None = None) -> tuple[Interval, dict[str, float]]:
+    """The interval at the level of Holm's correction, of the values or (``of``) of their ratio to the room."""
+    def p(d: Draft) -> float:
+        return p_value(d.values - HALF * d.room) if of else p_value(d.values, d.threshold)
+
+    adjusted, level = NAN, 1 - ALPHA
+    if any(d is draft for d in family):
+        adjusted, level = holm([p(d) for d in family])[next(i for i, d in enumerate(family) if d is draft)]
+    interval = of(draft.values, draft.room, level) if of else Interval.of(draft.values, level)
+    return interval, {"p": p(draft), "p_holm": adjusted, "level": level}
 
 
-def _no_room(room: float) -> Verdict:
-    return "inconclusive", f"Retrain is read nearly as well as the Original (room {100 * room:.1f} points)"
+def _text(draft: Draft, interval: Interval, recovery: Interval | None) -> str:
+    if not interval.n:
+        return "–"
+    text = draft.prefix + (interval.text() if draft.readout == "alignment" else interval.percent())
+    if interval.n < FEWEST:
+        above = sum(value > draft.threshold for value in interval.values)
+        most, side = max((above, "above"), (interval.n - above, "below"))
+        text += f", {most} of {interval.n} {side} {draft.threshold * (1 if draft.readout == 'alignment' else 100):.2g}"
+    return text + (f"; recovery {recovery.text()}" if recovery else "")
 
 
-def _nearer_to_original(read: Readout) -> Verdict:
-    """Above Retrain, and nearer to the Original than to Retrain."""
-    word, reason = _judge(read.gap)
-    if word == "reproduced" and read.recovery < HALF:
-        return "inconclusive", "above Retrain, but nearer to it than to the Original"
-    return word, reason
+def scorecard(
+    rows: pd.DataFrame, curves: pd.DataFrame | None = None, readings: pd.DataFrame | None = None, profile: str = "",
+    architecture: str = "resnet", pretrained: bool = False,
+) -> pd.DataFrame:
+    """All lines, in the order of the claims; numbers are fractions, and ``this run`` is text for display.
 
-
-def misalignment(rows: pd.DataFrame) -> list[Line]:
-    """A1: the classifier turned away from the forget class, and the features kept it."""
-    lines = []
-    turned = rows.assign(turned=rows.alignment_retain - rows.alignment_forget)
-    for model in _models(rows, "linear"):
-        extra, read = difference(turned, "turned", model, "Original"), Readout.of(rows, "ncc", model)
-        if not (verdict := _unusable(rows, model)):
-            if read.room < ROOM:
-                verdict = _no_room(read.room)
-            elif extra.mean < MISALIGNED:
-                verdict = "not reproduced", "the classifier hardly turned away"
-            elif read.recovery < HALF:
-                verdict = "not reproduced", f"the features moved too (NCC recovery {read.recovery:.2f})"
-            else:
-                verdict = _judge(read.gap)
-        lines.append(_line("A1 misalignment, not forgetting", model, "misaligned, features kept",
-                           f"NCC recovery {read.recovery:.2f}; forget cosine lost beyond the retain classes'", extra,
-                           verdict, scale=1))
-    return lines
-
-
-def readable(rows: pd.DataFrame, readout: str, claim: str) -> list[Line]:
-    """A2, A4: the readout finds the class in the features, better than in Retrain's."""
-    lines, reference = [], paper_number("Retrain", readout)
-    for model in _models(rows, "linear"):
-        read, number = Readout.of(rows, readout, model), paper_number(model, readout)
-        known = number == number  # not NaN
-        paper = f"{100 * number:.1f}, Retrain {100 * reference:.1f}" if known else "not known for this method"
-        if not (verdict := _unusable(rows, model)):
-            if read.room < ROOM:
-                verdict = _no_room(read.room)
-            elif known and number < reference:
-                verdict = _judge(read.gap, positive=False)
-            else:
-                verdict = _nearer_to_original(read)
-        lines.append(_line(claim, model, paper, f"recovery {read.recovery:.2f}; gap to Retrain", read.gap, verdict))
-    return lines
-
-
-def classifier_only(rows: pd.DataFrame) -> list[Line]:
-    """A3: changing only the classifier gives ~0 forget accuracy and keeps the retain accuracy.
-
-    From a zeroed head near-0 forget accuracy is almost built in, so those lines stand apart; retain-only
-    fine-tuning is the control of notebook 02 and gets no line.
+    ``profile`` names the column of the paper; another data set or network is compared by signs only. A line about
+    a pretrained backbone needs one (``pretrained``, or a ViT).
     """
-    lines, output = [], per_forget_set(rows, "output_forget").mean()
-    claims = {"classifier": "A3 classifier only", "zeroed_classifier": "A3 from a zeroed head (0 is built in)"}
-    for variant, claim in claims.items():
-        for model in _models(rows[rows.method != "finetune"], variant):
-            cost = difference(rows, "output_retain", "Original", model)
-            if output[model] > FORGOTTEN:
-                verdict = "not reproduced", "the forget accuracy stays"
-            elif cost.n < 2:
-                verdict = "inconclusive", "one forget set gives no interval"
-            elif cost.low > PRESERVED:
-                verdict = "not reproduced", "it costs retain accuracy"
-            elif cost.high > PRESERVED:
-                verdict = "inconclusive", f"the cost may exceed {100 * PRESERVED:.0f} points"
-            else:
-                verdict = "reproduced", ""
-            what = f"output forget {100 * output[model]:.1f} %; retain accuracy lost"
-            lines.append(_line(claim, model, "forget ~0, retain kept", what, cost, verdict))
-    return lines
-
-
-def retrain_is_high(rows: pd.DataFrame) -> list[Line]:
-    """A5: features learnt without the class separate it, better than random features do."""
-    probe = per_forget_set(rows, "probe_forget").mean()
-    above = difference(rows, "probe_forget", "Retrain", "Random network")
-    what = f"probe {100 * probe['Retrain']:.1f} %; above a random network by"
-    paper = f"probe {100 * paper_number('Retrain', 'probe'):.1f} %"
-    return [_line("A5 Retrain is the reference", "Retrain", paper, what, above, _judge(above))]
-
-
-def cmf(rows: pd.DataFrame, readout: str) -> list[Line]:
-    """A6: the CMF head removes more than the linear head, at its own budget, and keeps the retain accuracy."""
-    lines, column = [], f"{readout}_forget"
-    retain = per_forget_set(rows, "output_retain").mean()
-    for model in _models(rows, "cmf"):
-        base = model.removesuffix(" + CMF")
-        against = f"{base} at CMF's budget"
-        broken_control = retain["Original"] - retain[against] > DESTROYED
-        change = difference(rows, column, model, base if broken_control else against)
-        before, after = paper_number(base, readout), paper_number(model, readout)
-        paper = f"{100 * before:.1f} to {100 * after:.1f}" if before == before else "not known for this method"
-        cost, read = retain["Original"] - retain[model], Readout.of(rows, readout, model)
-        if cost > PRESERVED:
-            verdict = "not reproduced", f"it costs {100 * cost:.1f} points of retain accuracy"
-        elif read.room < ROOM:
-            verdict = _no_room(read.room)
-        elif abs(after - before) < ROOM:
-            verdict = "inconclusive", "the paper's own change is under 2 points"
-        else:
-            verdict = _judge(change, positive=after > before)
-        what = f"retain {-100 * cost:+.1f}; change against {'the tuned linear head' if broken_control else 'the same budget'}"
-        reason = "; ".join(filter(None, (
-            verdict[1], "the paper's own number rises too" if verdict[0] == "reproduced" and after > before else "",
-            "the control lost its retain accuracy" if broken_control else "")))
-        lines.append(_line(f"A6 CMF removes more ({readout})", model, paper, what, change, (verdict[0], reason)))
-    return lines
-
-
-def first_steps(curves: pd.DataFrame) -> list[Line]:
-    """A8: when the output has lost half of its forget accuracy, probe and NCC are still high."""
-    run = curves.pivot_table(index=["seed", "forget", "step"], columns="readout", values="forget_accuracy")
-    runs = [part.droplevel(["seed", "forget"]) for _, part in run.groupby(level=["seed", "forget"])]
-    fallen = [part[part["Output"] <= HALF * part["Output"].loc[0]] for part in runs]
-    halved = [f.iloc[0] if len(f) else part.iloc[-1] for f, part in zip(fallen, runs)]
-    steps = sorted(at.name for at in halved)
-    lines = []
-    for readout in ("Linear probe", "NCC"):
-        gap = Interval.of(pd.Series([at[readout] - at["Output"] for at in halved]))
-        before = sum(part[readout].loc[0] for part in runs)
-        left = sum(at[readout] for at in halved)
-        verdict = _judge(gap)
-        if not all(len(f) for f in fallen):
-            verdict = "not reproduced", "the output did not lose half of its accuracy"
-        elif left < HALF * before:
-            verdict = "not reproduced", "the readout fell with it"
-        what = f"output halved by step {steps[0]} to {steps[-1]} of {curves.step.max()}; readout above it by"
-        lines.append(_line("A8 output falls first", f"Random Label, {readout}", "output falls, readouts stay", what,
-                           gap, verdict))
-    return lines
-
-
-def output_is_not_enough(rows: pd.DataFrame) -> list[Line]:
-    """A9: two models that agree at the output and differ in their features."""
-    lines = []
-    for model in [m for m in ("Random Label, classifier only", "Distilled head, classifier only") if m in set(rows.model)]:
-        lines.append(_output_against_ncc(rows, model))
-    return lines
-
-
-def _output_against_ncc(rows: pd.DataFrame, model: str) -> Line:
-    outputs = [difference(rows, f"output_{side}", model, "Retrain").mean for side in ("retain", "forget")]
-    read = Readout.of(rows, "ncc", model)
-    if max(map(abs, outputs)) > FORGOTTEN:
-        verdict = "inconclusive", "the outputs differ"
-    else:
-        verdict = _judge(read.gap) if read.room >= ROOM else _no_room(read.room)
-    what = "output differs by {:.1f} (retain) and {:.1f} (forget); NCC by".format(*(100 * o for o in outputs))
-    return _line("A9 evaluate features", f"{model} against Retrain", "evaluate features", what, read.gap, verdict)
-
-
-def relearning(rows: pd.DataFrame, readings: pd.DataFrame) -> list[Line]:
-    """Extension: the fewest images bring the class back better than in Retrain (few-shot linear head)."""
-    few_shot = readings[readings.attack == "few_shot"]
-    fewest = few_shot[few_shot.x == few_shot.x.min()]
-    words = {"reproduced": "holds", "not reproduced": "does not hold", "inconclusive": "inconclusive"}
-    lines = []
-    for variant in ("linear", "classifier", "cmf"):
-        for model in _models(fewest, variant, roles=("method", "extension")):
-            gap = difference(fewest, "forget_accuracy", model, "Retrain")
-            word, reason = _unusable(rows, model) or _judge(gap)
-            what = f"gap to Retrain at {fewest.x.min()} image(s) per class"
-            lines.append(_line("Extension: relearns faster", model, "not in the paper", what, gap, (words[word], reason)))
-    return lines
-
-
-def scorecard(rows: pd.DataFrame, curves: pd.DataFrame, readings: pd.DataFrame) -> pd.DataFrame:
-    """All lines, in the order of the claims."""
-    not_run = Line("A7 ViT-S/16", "all methods", "same picture", "–", "–", 0, "inconclusive",
-                   "no ViT was run: it needs pretrained weights and a GPU")
-    lines = [
-        *misalignment(rows), *readable(rows, "probe", "A2 probe recovers"), *classifier_only(rows),
-        *readable(rows, "ncc", "A4 NCC recovers"), *retrain_is_high(rows), *cmf(rows, "probe"), *cmf(rows, "ncc"),
-        not_run, *first_steps(curves), *output_is_not_enough(rows), *relearning(rows, readings),
+    arch, dataset, same = setting(profile, architecture)
+    sizes = {len(forget.split()) for forget in rows.forget}
+    run = Run(rows, published(arch, dataset, sizes.pop() if len(sizes) == 1 else 0))
+    whole, nothing = run.keys("linear"), pd.DataFrame()
+    curves, readings = (nothing if frame is None else frame for frame in (curves, readings))
+    drafts = [
+        *evidence.output_forgets(run),
+        *(evidence.readable(run, readout, key) for readout in ("probe", "ncc") for key in whole),
+        *(evidence.turned_away(run, key) for key in whole), *evidence.classifier_alone(run), evidence.retrain_reads(run),
+        *(d for raw in (False, True) for readout in ("probe", "ncc") for d in evidence.cmf_removes(run, readout, raw)),
+        *evidence.honest_output(run), *(evidence.falls_first(curves) if len(curves) else ()),
+        evidence.output_is_not_enough(run), *(evidence.one_image(run, readings) if len(readings) else ()),
     ]
-    return pd.DataFrame([asdict(line) for line in lines])
+    card = judge(drafts, run, "same setting" if same else "other data: signs only")
+    if not (pretrained or "vit" in (architecture[:3], arch[:3])):
+        return card
+    return pd.concat([card, _backbone(card)], ignore_index=True)
 
 
-def reproduction(card: pd.DataFrame, reference_card: pd.DataFrame, table: pd.DataFrame) -> list[str]:
-    """Two lines: how far this run's means are from the reference's, and which verdicts differ."""
-    off = 100 * table.difference.abs().dropna()
-    verdicts = [part.set_index(["claim", "subject"]).verdict for part in (card, reference_card)]
-    here, there = verdicts[0].align(verdicts[1], join="inner")
-    other = [f"{claim}, {subject}: {here[claim, subject]} (reference: {there[claim, subject]})"
-             for claim, subject in here.index[here != there]]
+def _backbone(card: pd.DataFrame) -> pd.DataFrame:
+    """How many signs of probe and NCC are the paper's, with a pretrained backbone; it repeats lines that stand above."""
+    read = card[card.claim.isin(("Probe still reads it", "NCC still reads it")) & card.agrees.isin(SYMBOLS)]
+    words = [word for word in reversed(SYMBOLS) if (read.agrees == word).any()]  # the weakest first
+    example = card[(card.claim == "NCC still reads it") & (card.method == "random_label")].shows.max()
+    seen = {"hidden": "holds", "partly hidden": "holds", "removed": "does not hold"}
+    return pd.DataFrame([{
+        "claim": "Pretrained backbone", "model": "all methods", "method": "", "variant": "linear",
+        "readout": "probe, ncc", "extension": False, "counted": False, "paper": "ViT table",
+        "comparison": read.comparison.max() if len(read) else "", "n": card.n.max(),
+        "this run": f"{(read.agrees != 'does not agree').sum()} of {len(read)} signs",
+        "agrees": words[0] if words else "not known", "shows": seen.get(example, "cannot tell"),
+        "reason": "Random Label, NCC",
+    }])
+
+
+def one_screen(card: pd.DataFrame, flips: pd.DataFrame | None = None) -> pd.DataFrame:
+    """One line per claim of the paper: at most 12.
+
+    ``this run`` is Random Label's, the paper's example; ``agrees`` has a symbol and ``shows`` counts for every line
+    whose measurement is its own. Claims of ``flips`` (from ``unstable``) that turn into their opposite are marked.
+    """
+    turned = set(flips.claim[flips.opposite]) if flips is not None else set()
+    lines = []
+    for name, part in _counted(card):
+        first = pd.concat([part[part.method == "random_label"], part]).iloc[0]
+        lines.append({
+            "claim": name, "measure": CLAIMS[name].measure, "paper": first.paper,
+            "this run": first["this run"] if len(part) == 1 else f"{first.model}: {first['this run']}",
+            "agrees": _symbols(part), "shows": _counts(part) + " (unstable)" * (name in turned)})
+    return pd.DataFrame(lines).set_index("claim")
+
+
+def claims_by_profile(cards: dict[str, pd.DataFrame], question: str = "agrees") -> pd.DataFrame:
+    """Claims x profiles: a symbol per line (● agrees, ◐ sign agrees, ○ does not), or ("shows") what the runs show."""
+    cell = {"agrees": _symbols, "shows": _counts}[question]
+    columns = {profile: {name: cell(part) for name, part in _counted(card)} for profile, card in cards.items()}
+    names = [name for name in CLAIMS if any(name in column for column in columns.values())]
+    return pd.DataFrame(columns).reindex(names).fillna("not run")
+
+
+def _counted(card: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """(claim, its lines) for each claim of the paper on a card; lines that repeat a measurement only where all do."""
+    parts = [(name, card[card.claim == name]) for name, claim in CLAIMS.items() if not claim.extension]
+    return [(name, part[part.counted.astype(bool)] if part.counted.any() else part) for name, part in parts if len(part)]
+
+
+def _symbols(part: pd.DataFrame) -> str:
+    return "".join(symbol * (part.agrees == word).sum() for word, symbol in SYMBOLS.items()) or "–"
+
+
+def _counts(part: pd.DataFrame) -> str:
+    counts = {word: n for word in WORDS if (n := (part.shows == word).sum())}
+    return ", ".join(f"{word} {n}" for word, n in counts.items()) if len(part) > 1 else part.shows.iloc[0]
+
+
+def unstable(cards: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Verdicts that differ between cards of the same models (two processors, two seeds), one column per card.
+
+    ``opposite`` marks those that turn into their contrary; in the others one card cannot tell.
+    """
+    lines = []
+    for question in ("agrees", "shows"):
+        table = pd.DataFrame({n: card.set_index(["claim", "model", "readout"])[question] for n, card in cards.items()})
+        table = table[table.nunique(axis=1) > 1]
+        opposite = table.isin(FOR).any(axis=1) & table.isin(AGAINST).any(axis=1)
+        lines.append(table.assign(question=question, opposite=opposite).reset_index())
+    return pd.concat(lines, ignore_index=True)
+
+
+def controls(rows: pd.DataFrame) -> pd.DataFrame:
+    """What each rule says of models whose answer is known: beside ``expected``; each is judged alone, uncorrected."""
+    run, lines = Run(rows, published("", "", 0)), []
+    for method, expected in CONTROLS.items():
+        found = rows[rows.method == method]
+        if not len(found):
+            continue
+        key = (method, found.variant.iloc[0])
+        judged = {"probe": evidence.readable(run, "probe", key), "NCC": evidence.readable(run, "ncc", key),
+                  "classifier turned away": evidence.turned_away(run, key)}
+        said = {name: judge([draft], run).iloc[0] for name, draft in judged.items()}
+        lines.append({"control": run.label(key), "expected": expected,
+                      **{name: line.shows for name, line in said.items()},
+                      "reason": "; ".join(f"{name}: {line.reason}" for name, line in said.items() if line.reason)})
+    return pd.DataFrame(lines, columns=["control", "expected", "probe", "NCC", "classifier turned away", "reason"])
+
+
+def reproduction(card: pd.DataFrame, reference: pd.DataFrame, beside: pd.DataFrame) -> list[str]:
+    """Two lines: how far this run's means (``tables.reproduction``) are from the reference's, and which verdicts differ."""
+    off = 100 * beside.difference.abs().dropna()
+    differing = unstable({"here": card, "reference": reference})
+    told = [f"{line.claim}, {line.model}: {line.here} ({line.reference})" for line in differing.itertuples()]
+    listed = f"{len(told)} differ from the reference's (in brackets): " + "; ".join(told[:5]) if told else "none differs"
     return [
-        f"reproduction: {len(off)} means compared with the reference, median difference {off.median():.2f} points, "
-        f"largest {off.max():.1f} ({', '.join(off.idxmax())})",
-        f"verdicts: {len(here)} compared, " + ("; ".join(other) if other else "none differs"),
+        f"Reproduction: {len(off)} means beside the reference's, median difference {off.median():.2f} points, largest "
+        f"{off.max():.2f} ({', '.join(off.idxmax())}).",
+        f"Verdicts: {2 * len(card)} compared, {listed}" + (" and more." if len(told) > 5 else "."),
     ]

@@ -3,43 +3,26 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
+from ..methods import METHODS
 from ..metrics import recovery
 from ..paths import Outputs, home, write
 from ..settings import READOUTS
+from .intervals import Interval
 
 SIDES = ("retain", "forget")
+# The profiles that are experiments of the paper, with their column in its tables.
+PAPER_SETTINGS = {
+    "cifar10": ("resnet18", "cifar10"), "cifar100": ("resnet18", "cifar100"),
+    "tiny_imagenet": ("resnet50", "tiny_imagenet"), "cifar10_vit": ("vit_s_16", "cifar10"),
+    "cifar100_vit": ("vit_s_16", "cifar100"), "tiny_imagenet_vit": ("vit_s_16", "tiny_imagenet"),
+}
 ACCURACIES = [f"{readout}_{side}" for readout in READOUTS for side in SIDES]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its 95 % Student-t interval over ``n`` forget sets (seeds are averaged first)."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    @staticmethod
-    def of(values: pd.Series) -> Interval:
-        values = values.dropna()
-        n, mean = len(values), float(values.mean())
-        if n < 2:
-            return Interval(mean, float("nan"), float("nan"), n)
-        half = stats.t.ppf(0.975, n - 1) * float(values.std(ddof=1)) / np.sqrt(n)
-        return Interval(mean, mean - half, mean + half, n)
-
-    def percent(self) -> str:
-        bounds = f" [{100 * self.low:.1f}, {100 * self.high:.1f}]" if self.n > 1 else ""
-        return f"{100 * self.mean:.1f}{bounds}"
 
 
 def per_forget_set(rows: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -98,36 +81,46 @@ def against_retrain(rows: pd.DataFrame, readouts: tuple[str, ...] = ("probe", "n
 
 
 @lru_cache
-def _published() -> pd.DataFrame:
-    """The paper's ResNet-18 numbers on CIFAR-10, one class: fractions, one line per model and readout.
+def published(arch: str, dataset: str, n_forget: int) -> pd.DataFrame:
+    """The paper's numbers for one network, data set and number of classes: fractions, NaN where not known to us.
 
-    The source of every number stands in ``published_results.csv``.
+    One line per table, method, variant and readout, with its source. With CMF the paper reads probe and NCC in
+    the head's geometry, so these lines belong to ``probe_in_head`` and ``ncc_in_head``.
     """
     rows = pd.read_csv(Path(__file__).parent / "published_results.csv", dtype={"table": str})
-    rows = rows[rows.table.isin(("1", "3")) & (rows.dataset == "cifar10") & (rows.n_forget == 1)]
-    base = rows.method.str.removesuffix("+CMF")
-    label = base.replace({"RL": "Random Label"}) + np.where(rows.method.str.endswith("+CMF"), " + CMF", "")
-    readout = rows["head"].replace({"linear_probe": "probe"})
-    return pd.DataFrame({"table": rows.table, "model": label, "readout": readout,
-                         "retain": rows.retain_acc / 100, "forget": rows.forget_acc / 100})
+    rows = rows[(rows.arch == arch) & (rows.dataset == dataset) & (rows.n_forget == n_forget)]
+    with_cmf = rows.method.str.endswith("+CMF")
+    keys = {cls.label: name for name, cls in METHODS.items()} | {"RL": "random_label"}
+    in_head = np.where(with_cmf & (rows["head"] != "output"), "_in_head", "")
+    return pd.DataFrame({
+        "table": rows.table, "method": rows.method.str.removesuffix("+CMF").map(keys),
+        "variant": np.where(with_cmf, "cmf", "linear"),
+        "readout": rows["head"].replace({"linear_probe": "probe"}) + in_head,
+        "retain": rows.retain_acc / 100, "forget": rows.forget_acc / 100, "source": rows.source,
+    })
 
 
-def published(table: str) -> pd.DataFrame:
-    """The paper's Table 1 or 3 (%) in the layout of ``formatted``; – where a number is not known to us."""
-    chosen = _published().query("table == @table")
-    lines = {model: {} for model in chosen.model}
-    for row in chosen.itertuples():
+def setting(profile: str, architecture: str = "resnet") -> tuple[str, str, bool]:
+    """(network, data set) of the paper that a profile is held against, and whether they are the profile's own.
+
+    Another data set, or a smaller network, has no number of its own in the paper: only signs compare.
+    """
+    if profile in PAPER_SETTINGS:
+        return *PAPER_SETTINGS[profile], True
+    return ("vit_s_16" if architecture.startswith("vit") else "resnet18"), "cifar10", False
+
+
+def published_table(table: str, arch: str = "resnet18", dataset: str = "cifar10", n_forget: int = 1) -> pd.DataFrame:
+    """The paper's table "1", "3" or "ViT" (%) in the layout of ``formatted``; – where a number is not known to us."""
+    lines: dict[str, dict[str, str]] = {}
+    for row in published(arch, dataset, n_forget).query("table == @table").itertuples():
+        label = METHODS[row.method].label + (" + CMF" if row.variant == "cmf" else "")
         for side in SIDES:
             value = getattr(row, side)
-            lines[row.model][f"{READOUTS[row.readout]} {side}"] = "–" if np.isnan(value) else f"{100 * value:.2f}"
+            shown = "–" if np.isnan(value) else f"{100 * value:.2f}"
+            lines.setdefault(label, {})[f"{READOUTS[row.readout.removesuffix('_in_head')]} {side}"] = shown
     wanted = [f"{label} {side}" for label in READOUTS.values() for side in SIDES]
     return pd.DataFrame.from_dict(lines, orient="index").reindex(columns=wanted).fillna("–")
-
-
-def paper_number(model: str, readout: str) -> float:
-    """The paper's forget accuracy (fraction) for a model and readout; NaN where it is not known to us."""
-    chosen = _published().query("model == @model and readout == @readout")
-    return float(chosen.forget.iloc[0]) if len(chosen) else float("nan")
 
 
 def attack_scores(readings: pd.DataFrame) -> pd.DataFrame:

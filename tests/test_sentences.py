@@ -1,0 +1,107 @@
+"""Readings written from numbers: for each, rows that support it and rows that refute it."""
+
+import pandas as pd
+from test_claims import SETS, cmf_rows, curves, frame, label, model
+
+from unlearn_utils.views import claims, sentences
+
+
+def card(rows):
+    return claims.scorecard(rows)
+
+
+def readings(**attacks):
+    """Per attack: forget accuracy of Random Label, Retrain at 0.5; the first step is a start."""
+    return pd.DataFrame([
+        {"model": name, "method": method, "variant": "linear", "seed": 0, "forget": forget, "attack": attack, "x": x,
+         "draw": 0, "forget_accuracy": (value if method == "random_label" else 0.5) + 0.001 * i * x}
+        for attack, value in attacks.items() for i, forget in enumerate(SETS) for x in (0, 1, 2)
+        for name, method in (("Random Label", "random_label"), ("Retrain", "retrain"))
+    ])
+
+
+def test_the_output_collapses_within_the_first_epoch_or_not():
+    assert "at 10.0 % (from 90.0 %): it collapsed" in sentences.collapse(curves(0.1, 0.8))
+    assert "at 70.0 % (from 90.0 %): it did not collapse" in sentences.collapse(curves(0.7, 0.8))
+
+
+def test_which_readouts_can_tell():
+    rows = frame()
+    assert "the probe 40.0, NCC 40.0" in sentences.room(rows) and "the probe and NCC can tell" in sentences.room(rows)
+    rows.loc[rows.method == "retrain", "probe_forget"] = 0.88
+    assert "on, NCC can tell" in sentences.room(rows)
+    rows.loc[rows.method == "retrain", "ncc_forget"] = 0.88
+    assert "no readout can tell" in sentences.room(rows)
+
+
+def test_which_methods_hide():
+    assert sentences.hiding(card(label(probe=0.88))) == "By the probe hidden: Random Label. By NCC removed: Random Label."
+    assert sentences.hiding(card(label(ncc=0.88))) == "By the probe removed: Random Label. By NCC hidden: Random Label."
+
+
+def test_the_classifier_turned_away_or_not():
+    said = sentences.turned_away(card(label(aligned=0.5)))
+    assert "distilled head's 0.20: holds: Random Label" in said
+    assert "does not hold: Random Label" in sentences.turned_away(card(label(aligned=0.9)))
+
+
+def test_the_classifier_alone_is_enough_or_not():
+    good, dear = (frame(model("M", "random_label", "classifier", retain=retain)) for retain in (0.9, 0.7))
+    assert sentences.classifier_only(card(good)) == "Changing only the classifier is enough for 1 of 1 methods."
+    assert "0 of 1" in sentences.classifier_only(card(dear)) and "for M (output" in sentences.classifier_only(card(dear))
+
+
+def test_a_group_may_outlive_its_members():
+    def rows(any_):
+        return frame(model("POUR-P", "pour_p", probe=0.32, probe_any=any_))
+
+    assert "POUR-P (own class 32.0 %, any 92.0 %)" in sentences.several(rows(0.92))
+    assert "No method merges" in sentences.several(rows(0.33))
+    assert "was not measured" in sentences.several(frame(model("POUR-P", "pour_p")))
+
+
+def test_with_cmf_the_output_is_honest_or_not():
+    assert "(holds: Random Label + CMF)" in sentences.honest(card(cmf_rows()))
+    said = sentences.honest(card(cmf_rows(output=0.1, retain=0.84)))
+    assert "(does not hold: Random Label + CMF): Random Label + CMF below NCC by 30.0" in said
+    assert "cost over 5 points of retain accuracy, or may: Random Label + CMF" in said
+    assert "retain" not in sentences.honest(card(cmf_rows()))
+
+
+def test_the_centre_stands_beside_its_references():
+    def said(distance):
+        rows = cmf_rows()
+        rows["centre_distance_forget"] = rows.method.map({"original": 1.0, "retrain": 0.5}).fillna(0.55)
+        rows.loc[rows.variant == "cmf", "centre_distance_forget"] = distance
+        return sentences.centre(rows)
+
+    assert "Original 1.00, Retrain 0.50, Random Label 0.55, Random Label + CMF 0.04: the tied head moved" in said(0.04)
+    assert "hardly nearer" in said(0.3)
+
+
+def test_relearning_names_what_separates_and_what_does_not():
+    said = sentences.relearning(readings(few_shot=0.7, fresh_head=0.5, own_head=0.3))
+    assert said.startswith("A new head on frozen features: faster than Retrain, 20.0 [")
+    assert "with a fresh head: not to be told from" in said and "own head: slower than" in said
+    assert "retain images" not in said and sentences.relearning(readings(few_shot=0.7)[:0]) == "No attack was run."
+
+
+def test_one_image_brings_it_back_or_not():
+    for value, word in ((0.6, "holds"), (0.4, "does not hold")):
+        lines = claims.scorecard(label(), None, readings(few_shot=value)).query("claim == 'One image brings it back'")
+        assert list(lines.shows) == [word] and list(lines.extension) == [True]
+
+
+def test_the_shuffled_control_is_at_chance_or_not():
+    for value, word in ((0.12, "is within"), (0.36, "is not within")):
+        table = readings(few_shot_shuffled=value)
+        table.loc[table.method == "retrain", "forget_accuracy"] = 0.1
+        assert word in sentences.shuffled(table, 10) and "Random Label at 2 images" in sentences.shuffled(table, 10)
+
+
+def test_what_cannot_tell_and_why():
+    rows = label(probe=0.88, output=0.3)
+    assert "the output still reads the class 2" in sentences.inconclusive(card(rows))
+    assert "a model is missing" in sentences.inconclusive(card(rows[rows.method != "random"]))
+    sure = card(label(probe=0.88, ncc=0.88))
+    assert sentences.inconclusive(sure[sure.shows != "cannot tell"]).startswith("0 of ")
