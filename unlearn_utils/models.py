@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Iterator
@@ -172,7 +171,7 @@ def _encoder(network: Network, channels: int) -> tuple[nn.Module, int]:
     except Exception as reason:  # the model hub's errors have no base class of their own
         raise BadInput(
             f"the ImageNet weights of {network.architecture} could not be downloaded "
-            f"({str(reason).splitlines()[0] if str(reason) else type(reason).__name__}); "
+            f"({_in_short(reason)}); "
             "set network.weights to a file that holds them, or to 'none' to train from scratch."
         ) from None
     return encoder, encoder.num_features
@@ -180,7 +179,6 @@ def _encoder(network: Network, channels: int) -> tuple[nn.Module, int]:
 
 def _load_weights(encoder: nn.Module, file: Path, architecture: str) -> None:
     """Fill the encoder from a .safetensors or PyTorch file; no code in the file is executed, a head is ignored."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
@@ -188,9 +186,16 @@ def _load_weights(encoder: nn.Module, file: Path, architecture: str) -> None:
         weights = load_file(file) if is_safe else torch.load(file, map_location="cpu", weights_only=True)
         weights = {key: value for key, value in weights.items() if not key.startswith("head.")}
         encoder.load_state_dict(weights)
-    except (OSError, RuntimeError, EOFError, AttributeError, SafetensorError, pickle.UnpicklingError) as reason:
-        first = str(reason).replace("\n\t", " ").splitlines()[0][:200]
-        raise BadInput(f"{file} does not hold the weights of a {architecture} encoder ({first}).") from None
+    except Exception as reason:  # what files that hold something else lead to has no base class
+        raise BadInput(f"{file} does not hold the weights of a {architecture} encoder ({_in_short(reason)}).") from None
+    if not all(value.isfinite().all() for value in encoder.state_dict().values()):
+        raise BadInput(f"{file} holds weights that are infinite or no numbers; take those of a sound training.")
+
+
+def _in_short(reason: Exception) -> str:
+    """The first line of a message, or the kind of error where it says nothing."""
+    first = str(reason).replace("\n\t", " ").partition("\n")[0][:200]
+    return first if " " in first else type(reason).__name__
 
 
 def use_class_mean_head(model: Model, geometry: str) -> None:
