@@ -1,5 +1,7 @@
 """The command line refuses what it cannot use with one sentence, before anything runs."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from unlearn_utils.__main__ import checked, chosen_notebooks, parameters_of, parser, settings_of
+from unlearn_utils import paths
+from unlearn_utils.__main__ import checked, chosen_notebooks, main, parameters_of, parser, settings_of
+from unlearn_utils.settings import BadInput
+from unlearn_utils.study import running
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,11 +36,83 @@ def refusal(*arguments: str) -> str:
     (["--sed", "3"], ["--sed", "--set"]),
     (["--jobs", "many"], ["many", "--jobs"]),
     (["--set", "seeds={[]}"], ["seeds", "list"]),
+    (["--set", "seeds=" + 20000 * "-" + "1"], ["seeds=---", "must be of type list"]),
+    (["--set", "overrides={'probe.validation': 1.0}"], ["probe.validation is 1.0", "below 1"]),
+    (["--set", "hyperparameters=table9"], ["no hyper-parameters 'table9'"]),
 ])
 def test_one_sentence_names_the_error_and_what_is_allowed(arguments, named):
     told = refusal(*arguments)
     assert told.startswith("run_all.sh: ") and "\n" not in told
-    assert all(word in told for word in named)
+    assert all(word in told for word in named) and len(told) < 1000
+
+
+@pytest.mark.parametrize("content", [
+    "not JSON", "{}", json.dumps({"cells": []}),
+    json.dumps({"cells": [{"metadata": {"tags": ["parameters"]}, "source": ["seeds = range(3)"]}]}),
+    json.dumps({"cells": [{"metadata": {"tags": ["parameters"]}, "source": ["seeds ="]}]}),
+])
+def test_a_notebook_without_parameters_is_named(tmp_path, content):
+    (tmp_path / "06_mine.ipynb").write_text(content)
+    with pytest.raises(BadInput, match="06_mine.ipynb .* needs a cell with the tag 'parameters'"):
+        parameters_of(tmp_path / "06_mine.ipynb")
+
+
+@pytest.mark.parametrize("way", [["--data-dir", "pictures"], ["--set", "data_dir=pictures"]])
+def test_a_folder_of_images_counts_from_where_the_command_is_given(tmp_path, monkeypatch, way):
+    monkeypatch.chdir(tmp_path)
+    _, given = checked([*way, "--profile", "image_folder", "--only", "00"])
+    assert given[chosen_notebooks(["00"])[0]]["data_dir"] == str(tmp_path / "pictures")
+
+
+def command(*arguments: str, stdout=subprocess.PIPE, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "unlearn_utils", *arguments], stdout=stdout, stderr=subprocess.PIPE,
+                          text=True, env={"PATH": "", "PYTHONPATH": str(ROOT), **environment})
+
+
+def test_a_reader_that_has_gone_ends_the_command_quietly():
+    reader, writer = os.pipe()
+    os.close(reader)
+    ran = command("--help", stdout=writer)
+    os.close(writer)
+    assert ran.returncode == 1 and ran.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_output_that_cannot_be_written_is_one_sentence():
+    with open("/dev/full", "w") as full:
+        ran = command("--help", stdout=full)
+    assert ran.returncode == 1 and ran.stderr.startswith("run_all.sh: No space") and ran.stderr.count("\n") == 1
+
+
+def test_a_home_that_is_no_folder_is_named_before_anything_is_imported(tmp_path):
+    (tmp_path / "file").write_text("")
+    ran = command("--list", UNLEARN_HOME=str(tmp_path / "file"))
+    assert ran.returncode == 1 and ran.stderr.count("\n") == 1
+    assert ran.stderr.startswith(f"run_all.sh: results cannot be kept in {tmp_path}/file (File exists)")
+
+
+@pytest.mark.parametrize("named, means", [("", paths.ROOT), ("here", "<cwd>/here"), ("~/there", "<cwd>/there")])
+def test_the_home_is_one_folder_whatever_folder_a_kernel_starts_in(tmp_path, monkeypatch, named, means):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("UNLEARN_HOME", named)
+    assert str(paths.home()) == str(means).replace("<cwd>", str(tmp_path))
+
+
+def test_the_kernels_are_told_the_whole_path_of_the_home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UNLEARN_HOME", "here")
+    monkeypatch.setattr(sys, "argv", ["unlearn_utils", "--list"])
+    monkeypatch.setattr(running.Plan, "show", lambda plan: None)
+    monkeypatch.setattr(running.Plan, "of", lambda given: running.Plan(None, {}))
+    assert main() == 0 and os.environ["UNLEARN_HOME"] == str(tmp_path / "here")
+
+
+def test_a_home_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNLEARN_HOME", str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(BadInput, match=f"cannot be kept in {tmp_path} .Permission denied.; set UNLEARN_HOME"):
+        paths.home()
 
 
 def test_every_option_is_in_the_help():

@@ -27,6 +27,7 @@ def test_every_profile_loads_and_its_methods_take_its_constants(name):
     assert len(profile.pairs()) >= 3 and all(len(forget) > 1 for _, forget in profile.multi_pairs)
 
 
+WITH_RECIPE = ("linear", "cmf", "classifier", "zeroed_classifier")
 TUNED = [name for name in profiles.names() if profiles.load(name).tuning]
 SEARCHED = sorted(set(TUNED) - {"image_folder"})  # which has no images of its own to search with
 FROM_THE_PAPER = sorted(set(profiles.names()) - set(TUNED))
@@ -122,19 +123,122 @@ def test_the_digits_have_ten_forget_sets_and_three_of_several_classes():
     ({"network.images_per_pass": -1}, "at least 0"),
     ({"data.source": "digit"}, "one of digits, folder, fashion_mnist"),
     ({"recipes": 3}, "table"),
-    ({"runs": 3}, "table"),
+    ({"runs": 3}, "runs is 3, but it must be a list of tables"),
     ({1: 2}, "dotted key"),
     ({"cmf_geometry": "center"}, "center"),
+    ({"title": 3}, "title is 3, but it must be a text"),
+    ({"tuning": 3}, "tuning is 3, but it must be a table"),
+    ({"multi_runs": 3}, "multi_runs is 3"),
+    ({"recipes.prune.linear": 3}, "recipes.prune.linear is 3, but it must be a table"),
+    ({"runs": []}, "runs is an empty list"),
+    ({"runs": [{"seeds": [], "forget_sets": [[0]]}]}, r"runs\[0\].seeds is an empty list"),
+    ({"runs": [{"seeds": ["a"], "forget_sets": [[0]]}]}, r"seeds\[0\] is 'a', but it must be a whole number"),
+    ({"runs": [{"seeds": [2**64], "forget_sets": [[0]]}]}, r"seeds\[0\] is 18446744073709551616, .* below 1e\+18"),
+    ({"runs": [{"seeds": [0], "forget_sets": [0, [1]]}]}, r"forget_sets\[0\] is 0, but it must be a list"),
+    ({"network.blocks": ["a"]}, r"network.blocks\[0\] is 'a'"),
+    ({"network.blocks": [1, -1]}, r"network.blocks\[1\] is -1, but it must be at least 1"),
+    ({"network.blocks": []}, "blocks is an empty list"),
+    ({"probe.validation": 1.0}, "probe.validation is 1.0, but it must be at least 0 and below 1"),
+    ({"recipes.scrub.linear.momentum": 5.0}, "recipes.scrub.linear.momentum is 5.0, .* below 1"),
+    ({"recipes.scrub.linear.lr": math.nan}, "lr is nan, but it must be at least 0"),
+    ({"recipes.scrub.linear.lr": math.inf}, "lr is inf, but it must be at least 0"),
+    ({"recipes.scrub.linear.lr": 10**400}, "but it must be at least 0 and below"),
+    ({"recipes.scrub.linear.max_epochs": -1}, "max_epochs is -1, but it must be at least 0"),
+    ({"recipes.neggrad_plus.cmf.ascent_scale": math.nan}, "ascent_scale is nan"),
+    ({"multi_recipes.scrubb.cmf": {"epochs": 1, "lr": 0.1}}, "no key 'multi_recipes.scrubb'"),
+    ({"multi_recipes.scrub.cmff": {"epochs": 1, "lr": 0.1}}, "no key 'multi_recipes.scrub.cmff'; allowed are classifier, cmf"),
 ])
 def test_a_wrong_override_is_refused_by_name(overrides, named):
     with pytest.raises(BadInput, match=named):
         profiles.load("digits", overrides)
 
 
+@pytest.mark.parametrize("validation", [0, 0.5])
+def test_a_share_may_be_nothing_but_not_everything(validation):
+    assert profiles.load("digits", {"probe.validation": validation}).probe.validation == validation
+
+
+@pytest.mark.parametrize("overrides, named", [
+    ({"recipes.scrub.cmf_raw": {"epochs": 1, "lr": 0.1}}, "no key 'recipes.scrub.cmf_raw'"),
+    ({"recipes.scrub.cmf_budget": {"epochs": 1, "lr": 0.1}}, "no key 'recipes.scrub.cmf_budget'"),
+    ({"recipes.scrubb.cmf": {"epochs": 1, "lr": 0.1}}, "no key 'recipes.scrubb'; allowed are distilled_head, finetune"),
+    ({"recipes.random.linear": {"epochs": 1, "lr": 0.1}}, "no key 'recipes.random'"),
+    ({"recipes.retrain.cmf": {"epochs": 1, "lr": 0.1}}, "recipes.retrain.cmf would start from an Original that saw"),
+    ({"multi_recipes.original.cmf": {"epochs": 1, "lr": 0.1}}, "no key 'multi_recipes.original'"),
+    ({"tuning.tolerence": 0.1}, "no key 'tuning.tolerence'"),
+    ({"tuning.tolerance": "much"}, "tuning.tolerance is 'much'"),
+    ({"tuning.seeds": ["a"]}, r"tuning.seeds\[0\] is 'a'"),
+    ({"tuning.unsir.linnear": [0.1]}, "no key 'tuning.unsir.linnear'"),
+    ({"tuning.unsir.linear": 0.1}, "tuning.unsir.linear is 0.1, but it must be a list"),
+])
+def test_a_key_that_nobody_would_read_is_refused_by_name(overrides, named):
+    profile = profiles.load("digits", overrides)
+    with pytest.raises(BadInput, match=named):
+        profiles.check_names(profile, methods.METHODS, WITH_RECIPE)
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_the_names_of_every_profile_are_known(name):
+    profiles.check_names(profiles.load(name), methods.METHODS, WITH_RECIPE)
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """written(content) -> a name under which the digits' profile stands with something put before it or in its place."""
+    digits = (profiles.FOLDER / "digits.toml").read_text(encoding="utf-8")
+    monkeypatch.setattr(profiles, "FOLDER", tmp_path)
+
+    def write(content):
+        content = content.replace("<digits>", digits).encode() if isinstance(content, str) else content
+        (tmp_path / "mine.toml").write_bytes(content)
+        return "mine"
+
+    return write
+
+
+@pytest.mark.parametrize("content, named", [
+    ("title = 'Übung'".encode("latin-1"), "profile 'mine' cannot be read as TOML .*utf-8"),
+    (b"\x00\xff", "cannot be read as TOML"),
+    ("a = " + "[" * 5000, "cannot be read as TOML"),
+    ("", "profile 'mine': title is missing"),
+    ("alternatives = 3\n<digits>", "alternatives is 3, but it must be a table"),
+    ("<digits>\n[alternatives]\ntable4 = 3", "alternatives.table4 is 3, but it must be a table"),
+    ("<digits>\n[alternatives.table4]\n'recipes.scrub.linear.lr' = nan", "alternatives.table4.recipes.scrub.linear.lr is nan"),
+    ("name = 'other'\n<digits>", "no key 'name'"),
+])
+def test_a_file_that_is_no_profile_is_refused_with_one_sentence(written, content, named):
+    with pytest.raises(BadInput, match=named) as refused:
+        profiles.load(written(content))
+    assert "\n" not in str(refused.value)
+
+
+def test_what_is_no_file_is_no_profile(written, tmp_path):
+    written("<digits>")
+    (tmp_path / "folder.toml").mkdir()
+    (tmp_path / "loop.toml").symlink_to("loop.toml")
+    (tmp_path / "gone.toml").symlink_to("nowhere")
+    assert profiles.names() == ["mine"]
+    with pytest.raises(BadInput, match="there is no profile 'loop'; choose one of mine"):
+        profiles.load("loop")
+
+
 def test_an_override_changes_only_its_key():
     plain, changed = profiles.load("digits"), profiles.load("digits", {"recipes.scrub.linear.lr": 1})
     assert changed.recipe("scrub", "linear").lr == 1.0
     assert changed.recipe("scrub", "cmf") == plain.recipe("scrub", "cmf")
+
+
+def test_a_forget_set_is_a_set_and_counts_once():
+    given = profiles.load("digits").pairs([1, 1], [[1, 0], (0, 1), [4]])
+    assert given == [(1, (0, 1)), (1, (4,))]
+    several = [{"seeds": [0], "forget_sets": [[2, 1], [1, 2], [3, 5]]}]
+    assert profiles.load("digits", {"multi_runs": several}).multi_pairs == [(0, (1, 2)), (0, (3, 5))]
+
+
+@pytest.mark.parametrize("seeds", [[-1], [2**64]])
+def test_a_seed_that_no_generator_takes_is_refused(seeds):
+    with pytest.raises(BadInput, match=r"seeds\[0\] is .*, but it must be at least 0 and below"):
+        profiles.load("digits").pairs(seeds)
 
 
 def test_an_unknown_profile_is_refused_with_the_list():

@@ -1,6 +1,7 @@
 """Data sets in their archives' true format, made here in miniature; what is damaged is refused with one sentence."""
 
 import hashlib
+import os
 import pickle
 import struct
 import zipfile
@@ -211,3 +212,43 @@ def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path, monkeypa
     with pytest.raises(BadInput, match="cannot be kept in .*No space left"):
         sources.load(Data(source="folder", image_size=8, channels=1, folder=str(tmp_path)), tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three classes of one image each, and the data of a profile that reads them."""
+    root = tmp_path / "images"
+    for part in ("train", "test"):
+        for value, name in enumerate("abc"):
+            (root / part / name).mkdir(parents=True)
+            Image.new("L", (8, 8), 50 * value).save(root / part / name / "0.png")
+    return root, Data(source="folder", image_size=8, channels=1, folder=str(root))
+
+
+@pytest.mark.parametrize("name", ["1.gif", "1.HEIC", "1.avif", "1.svg"])
+def test_a_picture_of_a_kind_that_cannot_be_read_is_named_and_not_left_out(folder, tmp_path, name):
+    (folder[0] / "train" / "b" / name).write_bytes(b"GIF89a")
+    with pytest.raises(BadInput, match=f"train/b/{name} is an image of another kind than .jpg.*; convert it"):
+        sources.load(folder[1], tmp_path / "cache")
+
+
+def test_a_pipe_among_the_images_is_named_and_not_waited_for(folder, tmp_path):
+    os.mkfifo(folder[0] / "train" / "b" / "1.png")
+    with pytest.raises(BadInput, match="b/1.png cannot be read as an image .it is no file.; replace it or take it out"):
+        sources.load(folder[1], tmp_path / "cache")
+
+
+@pytest.mark.parametrize("pixels", [60, 30])  # more than the limit, and more than twice the limit
+def test_an_image_that_unpacks_to_a_giant_is_named(folder, tmp_path, monkeypatch, recwarn, pixels):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels)
+    with pytest.raises(BadInput, match="a/0.png cannot be read as an image .*pixels.*; replace it or take it out"):
+        sources.load(folder[1], tmp_path / "cache")
+    assert not recwarn
+
+
+def test_another_decoder_does_not_find_the_old_ones_images(folder, tmp_path, monkeypatch):
+    sources.load(folder[1], tmp_path / "cache")
+    sources.load.cache_clear()
+    monkeypatch.setattr(sources, "DECODER", sources.DECODER.replace("center_crop", "random_crop"))
+    monkeypatch.setattr(sources, "_decode", lambda file, data: torch.full((1, 8, 8), 7, dtype=torch.uint8))
+    assert (sources.load(folder[1], tmp_path / "cache").train.pixels == 7).all()

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from unlearn_utils.metrics import alignment
+from unlearn_utils.settings import BadInput
 from unlearn_utils.theory import accuracy, classifier_gradient_descent, forgetting_range, simplex_etf, unlearned_weight
 
 SIZES = [3, 5, 10]
@@ -25,8 +26,23 @@ def test_simplex_orientation_depends_on_the_generator(rng):
 
 
 def test_simplex_refuses_too_few_dimensions():
-    with pytest.raises(ValueError, match="at least 4 dimensions"):
+    with pytest.raises(BadInput, match="at least 4 dimensions"):
         simplex_etf(5, 3, torch.Generator())
+
+
+@pytest.mark.parametrize("classes", [1, 0, -3])
+def test_simplex_refuses_fewer_than_two_classes(classes):
+    with pytest.raises(BadInput, match=f"at least 2 classes, not {classes}"):
+        simplex_etf(classes, 5, torch.Generator())
+
+
+@pytest.mark.parametrize("gamma", [-1, 0, 1, 2, float("nan")])
+def test_a_weight_outside_of_its_range_is_refused(gamma, rng):
+    means = simplex_etf(4, 4, rng)
+    with pytest.raises(BadInput, match=f"gamma is {gamma}"):
+        unlearned_weight(means, 1, gamma)
+    with pytest.raises(BadInput, match=f"gamma is {gamma}"):
+        classifier_gradient_descent(means, 1, gamma, steps=1, lr=0.1, weight_decay=0.1)
 
 
 @pytest.mark.parametrize("gamma", [0.1, 0.5, 0.9])
@@ -50,7 +66,7 @@ def test_unlearned_weight_minimises_the_stated_objective(gamma, rng):
 def test_unlearned_weight_leaves_the_means_as_they_are(rng):
     means = simplex_etf(4, 4, rng)
     before = means.clone()
-    unlearned_weight(means, 1, 1.0)
+    unlearned_weight(means, 1, 0.9)
     assert torch.equal(means, before)
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import argparse
 import ast
+import errno
 import json
+import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from .study import profiles
-from .paths import ROOT
+from .paths import ROOT, home
 from .settings import BadInput
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -62,13 +64,19 @@ def parser() -> argparse.ArgumentParser:
 
 def parameters_of(notebook: Path) -> dict[str, Any]:
     """The names and default values in a notebook's parameters cell."""
-    cells = json.loads(notebook.read_text())["cells"]
-    source = next("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", []))
-    return {
-        statement.targets[0].id: ast.literal_eval(statement.value)
-        for statement in ast.parse(source).body
-        if isinstance(statement, ast.Assign)
-    }
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        source = next("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", []))
+        return {
+            statement.targets[0].id: ast.literal_eval(statement.value)
+            for statement in ast.parse(source).body
+            if isinstance(statement, ast.Assign)
+        }
+    except (ValueError, KeyError, SyntaxError, StopIteration):
+        raise BadInput(
+            f"notebook {notebook.name} cannot be run from here: it needs a cell with the tag 'parameters' that holds "
+            "lines of the form NAME = VALUE; give it one, or move it out of notebooks/."
+        ) from None
 
 
 def chosen_notebooks(only: list[str]) -> list[Path]:
@@ -98,13 +106,13 @@ def settings_of(given: list[str], notebooks: list[Path]) -> dict[str, Any]:
             raise BadInput(f"there is no notebook parameter '{name}'; choose from {', '.join(sorted(known))}.")
         try:
             value = ast.literal_eval(text)
-        except (ValueError, SyntaxError, TypeError):
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             value = text
         kind = type(known[name])
         if kind is float and type(value) is int:
             value = float(value)
         if type(value) is not kind:
-            raise BadInput(f"--set {item}: {name} must be of type {kind.__name__}, like {known[name]!r}.")
+            raise BadInput(f"--set {item[:80]}: {name} must be of type {kind.__name__}, like {known[name]!r}.")
         settings[name] = value
     return settings
 
@@ -113,11 +121,14 @@ def parameters(options: argparse.Namespace, notebooks: list[Path]) -> dict[Path,
     """The parameters that each notebook will get, only where they differ from its own defaults."""
     common = {
         "results": options.results, "profile": options.profile, "device": options.device, "jobs": options.jobs,
-        "data_dir": str(Path(options.data_dir).expanduser().resolve()) if options.data_dir else "",
+        "data_dir": options.data_dir,
     }
     changed = common | settings_of(options.settings, notebooks)
+    if changed["data_dir"]:  # counts from here; a notebook runs in its own folder
+        changed["data_dir"] = str(Path(changed["data_dir"]).expanduser().resolve())
     if options.batch_size:
         changed["overrides"] = {"network.images_per_pass": options.batch_size} | changed.get("overrides", {})
+    profiles.load(changed["profile"], changed.get("overrides"), changed["data_dir"], changed.get("hyperparameters", ""))
     own = {path: parameters_of(path) for path in notebooks}
     return {
         path: {key: value for key, value in changed.items() if key in own[path] and own[path][key] != value}
@@ -131,7 +142,7 @@ def checked(argv: list[str]) -> tuple[argparse.Namespace, dict[Path, dict[str, A
     try:
         if options.test:
             raise BadInput("--test takes no other option.")
-        profiles.load(options.profile, data_dir=options.data_dir)
+        home()
         given = parameters(options, chosen_notebooks(options.only))
         if options.results not in ("", "committed"):
             raise BadInput(f"--results is '{options.results}', but it must be 'committed', or left out.")
@@ -145,6 +156,7 @@ def checked(argv: list[str]) -> tuple[argparse.Namespace, dict[Path, dict[str, A
 def main() -> int:
     started = time.time()
     options, given = checked(sys.argv[1:])
+    os.environ["UNLEARN_HOME"] = str(home())  # where a relative one counts from is this folder, not a notebook's
     try:
         from .study import running  # needs torch
 
@@ -164,5 +176,21 @@ def main() -> int:
         return 130
 
 
+def run_from_a_shell() -> int:
+    """``main``, whose output may go to a pipe that is closed (it ends quietly) or to a full disk (with a sentence)."""
+    try:
+        try:
+            return main()
+        finally:
+            print(end="", flush=True)
+    except OSError as reason:
+        if reason.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what is written when Python ends
+        if reason.errno == errno.EPIPE:
+            return 1
+        sys.exit(f"run_all.sh: {reason.strerror}; make room and run again, what is stored stays.")
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_from_a_shell())

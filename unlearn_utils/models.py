@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Iterator
+from typing import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -155,7 +154,7 @@ def build(network: Network, channels: int, classes: int, seed: int) -> Model:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder, features = _encoder(network, channels)
+        encoder, features = encoder_of(network.architecture)(network, channels)
         head = LinearHead(features, classes)
         if "vit" in network.architecture:  # as timm does it, and with it the official code
             nn.init.trunc_normal_(head.weight, std=0.02)
@@ -166,11 +165,20 @@ def build(network: Network, channels: int, classes: int, seed: int) -> Model:
     return model.to(memory_format=torch.channels_last)
 
 
-def _encoder(network: Network, channels: int) -> tuple[nn.Module, int]:
-    """An encoder and the number of its features."""
-    if "vit" not in network.architecture:
-        encoder = ResNet(channels, network)
-        return encoder, encoder.out_features
+ENCODERS: dict[str, Callable[[Network, int], tuple[nn.Module, int]]] = {}
+
+
+def encoder_of(architecture: str) -> Callable[[Network, int], tuple[nn.Module, int]]:
+    """The function that makes an encoder, and the number of its features, of a network and a number of channels."""
+    return ENCODERS[architecture]
+
+
+def _resnet(network: Network, channels: int) -> tuple[nn.Module, int]:
+    encoder = ResNet(channels, network)
+    return encoder, encoder.out_features
+
+
+def _timm(network: Network, channels: int) -> tuple[nn.Module, int]:
     import timm
 
     try:  # without a classifier a ViT returns its class token after the last norm
@@ -178,15 +186,18 @@ def _encoder(network: Network, channels: int) -> tuple[nn.Module, int]:
     except Exception as reason:  # the model hub's errors have no base class of their own
         raise BadInput(
             f"the ImageNet weights of {network.architecture} could not be downloaded "
-            f"({str(reason).splitlines()[0] if str(reason) else type(reason).__name__}); "
+            f"({_in_short(reason)}); "
             "set network.weights to a file that holds them, or to 'none' to train from scratch."
         ) from None
     return encoder, encoder.num_features
 
 
+# Looked up by name, so that a further network is no part of what made the others.
+ENCODERS |= {"resnet": _resnet, "bottleneck_resnet": _resnet, "vit_small_patch16_224": _timm}
+
+
 def _load_weights(encoder: nn.Module, file: Path, architecture: str) -> None:
     """Fill the encoder from a .safetensors or PyTorch file; no code in the file is executed, a head is ignored."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
@@ -194,9 +205,16 @@ def _load_weights(encoder: nn.Module, file: Path, architecture: str) -> None:
         weights = load_file(file) if is_safe else torch.load(file, map_location="cpu", weights_only=True)
         weights = {key: value for key, value in weights.items() if not key.startswith("head.")}
         encoder.load_state_dict(weights)
-    except (OSError, RuntimeError, EOFError, AttributeError, SafetensorError, pickle.UnpicklingError) as reason:
-        first = str(reason).replace("\n\t", " ").splitlines()[0][:200]
-        raise BadInput(f"{file} does not hold the weights of a {architecture} encoder ({first}).") from None
+    except Exception as reason:  # what files that hold something else lead to has no base class
+        raise BadInput(f"{file} does not hold the weights of a {architecture} encoder ({_in_short(reason)}).") from None
+    if not all(value.isfinite().all() for value in encoder.state_dict().values()):
+        raise BadInput(f"{file} holds weights that are infinite or no numbers; take those of a sound training.")
+
+
+def _in_short(reason: Exception) -> str:
+    """The first line of a message, or the kind of error where it says nothing."""
+    first = str(reason).replace("\n\t", " ").partition("\n")[0][:200]
+    return first if " " in first else type(reason).__name__
 
 
 def use_class_mean_head(model: Model, geometry: str) -> None:

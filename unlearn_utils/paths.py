@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from .settings import BadInput
+
 ROOT = Path(__file__).parent.parent
 
 
 def home() -> Path:
-    """The folder of ``.store`` and ``figures``: the repository, or $UNLEARN_HOME."""
-    return Path(os.environ.get("UNLEARN_HOME", ROOT))
+    """The folder of ``.store`` and ``figures``: the repository, or $UNLEARN_HOME.
+
+    Raises BadInput where nothing can be written there.
+    """
+    named = os.environ.get("UNLEARN_HOME")
+    try:
+        path = Path(named).expanduser().resolve() if named else ROOT
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except (OSError, RuntimeError) as reason:  # the latter where ~ or a link leads nowhere
+        raise BadInput(
+            f"results cannot be kept in {named or ROOT} ({getattr(reason, 'strerror', None) or reason}); "
+            "set UNLEARN_HOME to a folder that can be written to."
+        ) from None
+    return path
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Data(Views):
 class Network:
     architecture: str = "resnet"  # or "bottleneck_resnet", both with the CIFAR stem, or a ViT of timm's
     width: int = 64  # channels of a ResNet's first stage; every further stage doubles them
-    blocks: list = field(default_factory=lambda: [2, 2, 2, 2])  # residual blocks per stage
+    blocks: list[int] = field(default_factory=lambda: [2, 2, 2, 2])  # residual blocks per stage
     precision: str = "float32"  # "bfloat16": autocast in the encoder
     weights: str = "none"  # what an encoder starts from: "none", "imagenet" (a ViT's), or a file of weights
     images_per_pass: int = 0  # more images go through the encoder in parts, with less memory; 0: all at once

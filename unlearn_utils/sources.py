@@ -6,9 +6,12 @@ What is loaded counts by the fingerprint of its pixels and labels, wherever it c
 from __future__ import annotations
 
 import hashlib
+import inspect
+import mimetypes
 import os
 import pickle
 import tempfile
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Callable
@@ -159,13 +162,13 @@ def _tiny_imagenet(data: settings.Data, cache: Path) -> Loaded:
     if not home.is_dir():
         _fetched(data, lambda: _unpack(*TINY_IMAGENET, root, home.name))
     try:
-        names = sorted((home / "wnids.txt").read_text().split())
-        words = dict(line.split("\t") for line in (home / "words.txt").read_text().splitlines())
+        names = sorted((home / "wnids.txt").read_text(encoding="utf-8").split())
+        words = dict(line.split("\t") for line in (home / "words.txt").read_text(encoding="utf-8").splitlines())
         files = {
             "train": {name: sorted((home / "train" / name / "images").glob("*.JPEG")) for name in names},
             "test": {name: [] for name in names},
         }
-        for line in sorted((home / "val" / "val_annotations.txt").read_text().splitlines()):
+        for line in sorted((home / "val" / "val_annotations.txt").read_text(encoding="utf-8").splitlines()):
             file, name, *_ = line.split("\t")
             files["test"][name].append(home / "val" / "images" / file)
     except (OSError, ValueError, KeyError) as reason:
@@ -213,9 +216,14 @@ def _listing(root: Path, part: str) -> dict[str, list[Path]]:
         )
     listing = {}
     for entry in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        listing[entry.name] = sorted(f for f in entry.iterdir() if f.suffix.lower() in IMG_EXTENSIONS)
+        listing[entry.name], allowed = [], ", ".join(IMG_EXTENSIONS)
+        for file in sorted(entry.iterdir()):
+            if file.suffix.lower() in IMG_EXTENSIONS:
+                listing[entry.name].append(file)
+            elif (mimetypes.guess_type(file.name, strict=False)[0] or "").startswith("image/"):
+                raise BadInput(f"{file} is an image of another kind than {allowed}; convert it or take it out.")
         if not listing[entry.name]:
-            raise BadInput(f"{entry} holds no images; allowed endings are {', '.join(IMG_EXTENSIONS)}.")
+            raise BadInput(f"{entry} holds no images; allowed endings are {allowed}.")
     return listing
 
 
@@ -231,7 +239,7 @@ def _decoded(root: Path, files: Files, data: settings.Data, cache: Path) -> tupl
                  for part in chosen for fs in chosen[part].values() for f in fs]
     except OSError as reason:
         raise BadInput(f"{reason.filename} cannot be read ({reason.strerror}).") from None
-    key = hashlib.sha256(repr((stamp, data.image_size, data.channels)).encode()).hexdigest()[:16]
+    key = hashlib.sha256(repr((stamp, data.image_size, data.channels, DECODER)).encode()).hexdigest()[:16]
     packed = _packed(cache / f"{key}.safetensors", chosen, data)
     return tuple(Images(packed[f"{part}_pixels"], packed[f"{part}_labels"]) for part in ("train", "test"))
 
@@ -267,11 +275,16 @@ def _decode(file: Path, data: settings.Data) -> Tensor:
     from torchvision.transforms import v2
 
     try:
-        with Image.open(file) as image:
+        if not file.is_file():  # a pipe would be waited for
+            raise ValueError("it is no file")
+        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning), Image.open(file) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"its pixels have mode {image.mode}, but 8 bits per channel are needed")
             image = image.convert("L" if data.channels == 1 else "RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as reason:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError) as reason:
         raise BadInput(f"{file} cannot be read as an image ({reason}); replace it or take it out.") from None
     image = v2.functional.center_crop(v2.functional.resize(image, data.image_size, antialias=True), data.image_size)
     return v2.functional.pil_to_tensor(image)
+
+
+DECODER = inspect.getsource(_decode)  # part of the cache's names: another decoder, other pixels

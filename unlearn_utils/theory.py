@@ -5,14 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .settings import BadInput
+
 
 def simplex_etf(classes: int, dimension: int, generator: torch.Generator) -> Tensor:
     """Unit class means (K, d) with pairwise inner product -1/(K-1), in a random orientation, float64.
 
-    Raises ValueError when d < K - 1, where no simplex fits.
+    Raises BadInput when K < 2, or d < K - 1, where no simplex fits.
     """
+    if classes < 2:
+        raise BadInput(f"a simplex needs at least 2 classes, not {classes}.")
     if dimension < classes - 1:
-        raise ValueError(f"a simplex of {classes} classes needs at least {classes - 1} dimensions, not {dimension}.")
+        raise BadInput(f"a simplex of {classes} classes needs at least {classes - 1} dimensions, not {dimension}.")
     centred = torch.eye(classes, dtype=torch.float64) - 1 / classes
     vectors, values, _ = torch.linalg.svd(centred)
     corners = (vectors * values)[:, : classes - 1]  # (K, K-1), the last singular value is 0
@@ -27,8 +31,9 @@ def unlearned_weight(means: Tensor, forget: int, gamma: float) -> Tensor:
 
     That is descent on the retain classes with weight gamma, ascent on the forget class k with weight
     1 - gamma, in the linearised loss with weight decay: w_j = gamma mu_j and w_k = -(1 - gamma) mu_k. The
-    paper reports this form for w_k; the objective is our reading of it.
+    paper reports this form for w_k; the objective is our reading of it. Raises BadInput unless 0 < gamma < 1.
     """
+    _check_gamma(gamma)
     weight = gamma * means
     weight[forget] = -(1 - gamma) * means[forget]
     return weight
@@ -55,8 +60,10 @@ def classifier_gradient_descent(
 ) -> list[Tensor]:
     """The same objective with the cross-entropy loss, W trained from W = means; W after every step.
 
-    L(W) = gamma sum_{j != k} CE_j - (1 - gamma) CE_k + weight_decay ||W||^2 / 2, features fixed.
+    L(W) = gamma sum_{j != k} CE_j - (1 - gamma) CE_k + weight_decay ||W||^2 / 2, features fixed. Raises
+    BadInput unless 0 < gamma < 1.
     """
+    _check_gamma(gamma)
     labels = torch.arange(len(means))
     sign = torch.full((len(means),), gamma, dtype=means.dtype)
     sign[forget] = -(1 - gamma)
@@ -70,3 +77,8 @@ def classifier_gradient_descent(
             weight -= lr * gradient
         path.append(weight.detach().clone())
     return path
+
+
+def _check_gamma(gamma: float) -> None:
+    if not 0 < gamma < 1:
+        raise BadInput(f"gamma is {gamma}, but the weight of the retain loss must lie between 0 and 1.")

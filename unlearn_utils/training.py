@@ -33,6 +33,7 @@ class Run:
     forget_classes: tuple[int, ...]
     recipe: Recipe
     generator: torch.Generator  # the only source of randomness: order, augmentation, random labels
+    views: torch.Generator | None = None  # draws the views of ``features``, where they are augmented
     begun: Any = None  # what the method's ``begin`` returned
 
     @cached_property
@@ -57,6 +58,10 @@ class Run:
         """One shuffled, augmented epoch of (x, y)."""
         return self.dataset.batches(images, self.recipe.batch_size, self.generator)
 
+    def features(self, images: Images) -> Tensor:
+        """Features (N, d) of images in eval mode, under the view that features are read off in this study."""
+        return features_of(self.model, self.dataset, images, augmented=self.views)
+
     def endless_batches(self, images: Images) -> Iterator[tuple[Tensor, Tensor]]:
         while True:
             yield from self.batches(images)
@@ -70,7 +75,8 @@ def generator(device: str, *purpose: Any) -> torch.Generator:
 
 def begin(
     model: Model, method, dataset: Dataset, forget: tuple[int, ...], recipe: Recipe, random: torch.Generator,
-    geometry: str | None = None, encoder_frozen: bool = False, zeroed: bool = False,
+    views: torch.Generator | None = None, geometry: str | None = None, encoder_frozen: bool = False,
+    zeroed: bool = False,
 ) -> Run:
     """Everything that a method needs to change a model, the method begun.
 
@@ -84,7 +90,7 @@ def begin(
         zero_head(model)
     if encoder_frozen:
         model.freeze_encoder()
-    run = Run(model, teacher, dataset, forget, recipe, random)
+    run = Run(model, teacher, dataset, forget, recipe, random, views)
     run.begun = method.begin(run)
     return run
 
@@ -92,8 +98,7 @@ def begin(
 def refit_head(run: Run) -> None:
     """Bring a CMF head up to date with the features of all training images; a linear head stays as it is."""
     if isinstance(run.model.head, ClassMeanHead):
-        features = features_of(run.model, run.dataset, run.dataset.train)
-        run.model.head.refit(features, run.dataset.train.labels)
+        run.model.head.refit(run.features(run.everything), run.everything.labels)
 
 
 def learning_rate(recipe: Recipe, epoch: int) -> float:

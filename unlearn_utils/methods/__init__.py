@@ -39,7 +39,7 @@ class Method:
 
 def method(
     name: str, label: str, start: str = "original", sees_all: bool = False, role: str = "", variants: tuple = (),
-    why: str = "", head_only: bool = False,
+    why: str = "", head_only: bool = False, recipe_of: str = "", other_seed: int = 0,
 ):
     """Register a method under ``name``; ``label`` is what tables show.
 
@@ -47,12 +47,13 @@ def method(
     ``sees_all`` marks a model that is the same whatever is to be forgotten. ``role`` is "method" (of the paper),
     "extension", or "reference", as which every network trained from the initialisation counts. ``variants`` are
     those it can be used with (empty: all), and ``why`` says why it can be no other. ``head_only`` marks a method
-    that leaves the encoder as it is, so that its features are those of the model it starts from.
+    that leaves the encoder as it is, so that its features are those of the model it starts from. ``recipe_of`` names the
+    method whose recipe it takes, and ``other_seed`` is added to the seed of its initialisation.
     """
 
     def register(cls: type) -> type:
         cls.name, cls.label, cls.start, cls.sees_all, cls.variants, cls.why = name, label, start, sees_all, variants, why
-        cls.head_only = head_only
+        cls.head_only, cls.recipe_of, cls.other_seed = head_only, recipe_of or name, other_seed
         cls.role = role or ("reference" if start == "initialisation" else "method")
         cls.closed_form = cls.losses is Method.losses
         METHODS[name] = cls

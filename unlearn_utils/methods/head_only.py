@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import cross_entropy
 
-from ..representation import features_of
 from . import Method, method
 
 
@@ -45,7 +44,7 @@ class BiasShift(Method):
 
     def smallest(self, run) -> float:
         """max_i (max_{k in F} z_ik - max_{r not in F} z_ir), and 0.001 more against ties and rounding; at least 0."""
-        logits = run.model.head(features_of(run.model, run.dataset, run.forget))
+        logits = run.model.head(run.features(run.forget))
         forget = list(run.forget_classes)
         retain = [c for c in range(logits.shape[1]) if c not in forget]
         ahead = logits[:, forget].amax(1) - logits[:, retain].amax(1)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from ..heads import class_means
-from ..representation import features_of
 from . import Method, method
 
 
@@ -24,7 +23,7 @@ class PourP(Method):
 
     @torch.no_grad()
     def begin(self, run) -> None:
-        features = features_of(run.model, run.dataset, run.everything)
+        features = run.features(run.everything)
         means = class_means(features, run.everything.labels, len(run.model.head.weight))
         run.model.projection = complement(means[list(run.forget_classes)] - means.mean(0))
 

@@ -1,4 +1,4 @@
-"""The three networks that every reading of an unlearned model is held against."""
+"""The networks that every reading of an unlearned model is held against."""
 
 from dataclasses import dataclass
 
@@ -31,3 +31,9 @@ class Retrain(Method):
     def losses(self, run, epoch):
         for x, y in run.batches(run.retain):
             yield cross_entropy(run.model(x), y)
+
+
+@method("retrain_again", "Retrain, second seed", start="initialisation", recipe_of="retrain", other_seed=1000)
+@dataclass(frozen=True)
+class RetrainAgain(Retrain):
+    """Retrain from another initialisation: the null of every gap is what two networks without the class differ by."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..representation import features_of
 from . import Method, method
 
 
@@ -36,7 +35,7 @@ class Svd(Method):
         drawn = torch.randperm(len(run.forget), generator=run.generator, device=run.generator.device)
         retain, forget = run.retain.first_per_class(per_class), run.forget.select(drawn[: self.images])
         spaces = [
-            self.space(features_of(run.model, run.dataset, images), alpha)
+            self.space(run.features(images), alpha)
             for images, alpha in ((retain, self.alpha_retain), (forget, self.alpha_forget))
         ]
         run.model.head.weight.copy_(run.model.head.weight @ projection(*spaces).T)

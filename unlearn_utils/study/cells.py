@@ -181,7 +181,7 @@ class Trained(Task):
         if cell.forget:
             data.check_forget_set(cell.forget, len(images.classes))
         return {
-            "images": [images.fingerprint, asdict(cell.profile.data.views)],
+            "images": [images.fingerprint, asdict(cell.profile.data.views), cell.profile.data.readout_view],
             "network": asdict(network) | {"weights": _weights(network.weights)},
             "geometry": cell.geometry, "seed": cell.seed, "forget": list(cell.forget), "method": cell.method,
             "variant": cell.variant, "recipe": asdict(cell.recipe),
@@ -190,7 +190,8 @@ class Trained(Task):
 
     @property
     def code(self) -> str:
-        making = code.version(begin, train, generator, refit_head, models.build, extract, hits)
+        encoder = models.encoder_of(self.cell.profile.network.architecture)
+        making = code.version(begin, train, generator, refit_head, models.build, encoder, extract, hits)
         return digest([making, code.version(METHODS[self.cell.method])])
 
     @property
@@ -210,7 +211,7 @@ class Trained(Task):
         def on_epoch(epoch: int, loss: float) -> None:
             refit_head(run)
             if epoch in read_at:
-                final[:] = [extract(run.model, run.dataset)]
+                final[:] = [extract(run.model, run.dataset, views_of(self.cell, device))]
                 history.append({"epoch": epoch, "loss": loss, **hits(run.model, final[0], run.dataset)})
                 if from_scratch:
                     moments.update(_moments(run, final[0], epoch))
@@ -275,19 +276,25 @@ def _weights(named: str) -> str:
 def prepare(cell: Cell, device: str) -> tuple[Run, Method]:
     """The run of a cell, begun, and its method."""
     variant, dataset = VARIANTS[cell.variant], dataset_of(cell.profile).to(device)
-    first = "none" if cell.method == "random" else cell.profile.network.weights
-    model = load_model(cell.start, device) if cell.start else _built(cell, first).to(device)
+    model = load_model(cell.start, device) if cell.start else _built(cell, cell.profile.network.weights).to(device)
     method = build(cell.method, cell.recipe.constants)
     random = generator(device, cell.seed, list(cell.forget), cell.method, cell.variant)
     frozen = {"encoder_frozen": variant.encoder_frozen, "zeroed": variant.zeroed}
-    return begin(model, method, dataset, cell.forget, cell.recipe, random, cell.geometry, **frozen), method
+    views = views_of(cell, device)
+    return begin(model, method, dataset, cell.forget, cell.recipe, random, views, cell.geometry, **frozen), method
+
+
+def views_of(cell: Cell, device: str) -> torch.Generator | None:
+    """What draws the views of the training images that features are read off; None where they are the test view."""
+    return generator(device, cell.seed, "views") if cell.profile.data.readout_view == "augmented" else None
 
 
 def _built(cell: Cell, weights: str) -> models.Model:
     """A network of the cell's seed, whose encoder starts from ``weights``."""
     profile = cell.profile
     network = dataclasses.replace(profile.network, weights=weights)
-    return models.build(network, profile.data.channels, len(images_of(profile).classes), cell.seed)
+    return models.build(network, profile.data.channels, len(images_of(profile).classes),
+                        cell.seed + METHODS[cell.method].other_seed)
 
 
 def stored(task: Task) -> Record:
@@ -328,6 +335,6 @@ def load_features(cell: Cell, device: str) -> Features:
             return Features(**{part: f.float() for part, f in record.tensors("features").items()}).to(device)
     except Damaged:
         pass
-    features = extract(load_model(cell.encoder, device), dataset_of(cell.profile).to(device))
+    features = extract(load_model(cell.encoder, device), dataset_of(cell.profile).to(device), views_of(cell, device))
     Store().keep_features(spec, vars(features), device)
     return features.to(device)

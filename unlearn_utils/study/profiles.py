@@ -10,7 +10,7 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterable, get_type_hints
+from typing import Any, Collection, Iterable, Mapping, get_args, get_origin, get_type_hints
 
 from ..settings import Attack, BadInput, Data, Network, Probe, Recipe
 
@@ -27,17 +27,23 @@ CHOICES = {
 }
 
 
-POSITIVE = (
-    "epochs", "batch_size", "width", "image_size", "channels", "shots", "steps",
-)  # and no key of a profile may be negative
+MOST = 10**18  # below it: no number of a profile is infinite, none of them nan, and a seed fits in 64 bits
+RANGES = {  # of the numbers under a name: at least, and below; all others are at least 0
+    **dict.fromkeys(("epochs", "batch_size", "width", "blocks", "image_size", "channels", "shots", "steps"), (1, MOST)),
+    **dict.fromkeys(("momentum", "validation"), (0, 1)),
+}
+WORDS = {
+    int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list", dict: "a table",
+    tuple: "a list of tables",
+}
 
 
 @dataclass(frozen=True)
 class Runs:
     """A block of cells: every seed with every forget set."""
 
-    seeds: list
-    forget_sets: list
+    seeds: list[int]
+    forget_sets: list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -60,11 +66,11 @@ class Profile:
     probe: Probe
     attack: Attack
     runs: tuple[Runs, ...]
-    recipes: dict  # recipes[method][variant] -> Recipe
-    tuning: dict  # the search that chose the recipes; read by unlearn_utils.tune only
+    recipes: dict[str, dict[str, Recipe]]  # recipes[method][variant]
+    tuning: dict = field(default_factory=dict)  # the search that chose the recipes; read by tune.py only
     cmf_geometry: str = "centred"
     multi_runs: tuple[Runs, ...] = ()  # several classes forgotten at once
-    multi_recipes: dict = field(default_factory=dict)  # where they differ when several classes are forgotten
+    multi_recipes: dict[str, dict[str, Recipe]] = field(default_factory=dict)  # for several forget classes, where other
     images: Images | None = None  # set where results come from a pack, which needs no images
 
     def recipe(self, method: str, variant: str, several: bool = False) -> Recipe:
@@ -82,14 +88,16 @@ class Profile:
                 f"it has {', '.join(f'{m}.{v}' for m in self.recipes for v in self.recipes[m])}."
             ) from None
 
-    def pairs(self, seeds: list = (), forget_sets: list = ()) -> list[tuple[int, tuple[int, ...]]]:
-        """All (seed, forget set) pairs: those of the profile, or the product of what is given."""
-        if seeds or forget_sets:
-            first = self.runs[0]
-            blocks = [Runs(list(seeds) or first.seeds, list(forget_sets) or first.forget_sets)]
-        else:
-            blocks = self.runs
-        return _pairs(blocks)
+    def pairs(self, seeds: Iterable[int] = (), forget_sets: Iterable = ()) -> list[tuple[int, tuple[int, ...]]]:
+        """All (seed, forget set) pairs: those of the profile, or the product of what is given.
+
+        A forget set is a set: its classes are sorted, and what comes twice counts once.
+        """
+        if not (seeds or forget_sets):
+            return _pairs(self.runs)
+        given = {"seeds": list(seeds), "forget_sets": [list(forget) for forget in forget_sets]}
+        first = vars(self.runs[0])
+        return _pairs([_build(Runs, {key: value or first[key] for key, value in given.items()}, "")])
 
     @property
     def multi_pairs(self) -> list[tuple[int, tuple[int, ...]]]:
@@ -98,12 +106,12 @@ class Profile:
 
 
 def _pairs(blocks: Iterable[Runs]) -> list[tuple[int, tuple[int, ...]]]:
-    return list(dict.fromkeys((s, tuple(f)) for b in blocks for f in b.forget_sets for s in b.seeds))
+    return list(dict.fromkeys((s, tuple(sorted(f))) for b in blocks for f in b.forget_sets for s in b.seeds))
 
 
 def names() -> list[str]:
     """Profiles that can be asked for."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+    return sorted(path.stem for path in FOLDER.glob("*.toml") if path.is_file())
 
 
 def load(
@@ -114,21 +122,58 @@ def load(
     ``data_dir`` takes the place of the profile's image folder; ``hyperparameters`` names one of the profile's
     alternatives, a table of such overrides.
 
-    Raises BadInput for an unknown profile or key, or a value of the wrong type.
+    Raises BadInput for an unknown profile or key, or a value of the wrong type or out of range.
     """
     if name not in names():
         raise BadInput(f"there is no profile '{name}'; choose one of {', '.join(names())}.")
     try:
-        table = tomllib.loads((FOLDER / f"{name}.toml").read_text())
-    except tomllib.TOMLDecodeError as problem:
-        raise BadInput(f"profile '{name}' is not valid TOML: {problem}.") from None
-    alternatives = table.pop("alternatives", {})
+        table = tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as problem:
+        raise BadInput(f"profile '{name}' cannot be read as TOML ({problem}).") from None
+    where = f"profile '{name}': "
+    alternatives = _read(dict[str, dict], table.pop("alternatives", {}), f"{where}alternatives", "alternatives")
     if hyperparameters and hyperparameters not in alternatives:
         raise BadInput(
             f"profile '{name}' has no hyper-parameters '{hyperparameters}'; "
             f"{'choose one of ' + ', '.join(alternatives) if alternatives else 'it has only its own'}."
         )
-    for key, value in (alternatives.get(hyperparameters, {}) | (overrides or {})).items():
+    changed = alternatives.get(hyperparameters, {}) | _read(dict, overrides or {}, "overrides", "overrides")
+    _override(table, changed | ({"data.folder": data_dir} if data_dir else {}), name)
+    profile = _build(Profile, table, where, name=name, images=None)
+    if data_dir and profile.data.source == "digits":
+        raise BadInput(f"--data-dir {data_dir} has no use here: profile '{name}' reads no image folder.")
+    _check_images(profile.data, profile.network, name)
+    _refuse_unknown(profile.multi_recipes, profile.recipes, f"{where}multi_recipes.")
+    for method, recipes in profile.multi_recipes.items():
+        _refuse_unknown(recipes, profile.recipes[method], f"{where}multi_recipes.{method}.")
+    return profile
+
+
+def check_names(profile: Profile, methods: Mapping[str, type], variants: Collection[str]) -> None:
+    """Raise BadInput where a recipe or the search has a key that is no name, or that nobody would read.
+
+    ``methods`` are the classes by name, ``variants`` the names of those that have a recipe of their own.
+    """
+    where, trained = f"profile '{profile.name}': ", set(methods) - {"random"}  # which is not trained
+    _refuse_unknown(profile.recipes, trained, f"{where}recipes.")
+    _refuse_unknown(profile.multi_recipes, {m for m in trained if not methods[m].sees_all}, f"{where}multi_recipes.")
+    for method, recipes in profile.recipes.items():
+        _refuse_unknown(recipes, variants, f"{where}recipes.{method}.")
+        changed = set(recipes) - {"linear"}
+        if changed and methods[method].start == "initialisation" and not methods[method].sees_all:
+            raise BadInput(
+                f"{where}recipes.{method}.{min(changed)} would start from an Original that saw the forget class; "
+                f"'{method}' is trained from scratch, which 'linear' does."
+            )
+    rates = dict.fromkeys(variants, list[float])
+    search = {"rule": str, "tolerance": float, "seeds": list[int], "forget_sets": list[list[int]], **rates}
+    search |= dict.fromkeys(trained, {"setting": str, **rates})
+    _read(search, profile.tuning, f"{where}tuning", "tuning")
+
+
+def _override(table: dict, changed: dict[str, Any], name: str) -> None:
+    """Put the value of every dotted key into the table."""
+    for key, value in changed.items():
         if type(key) is not str:
             raise BadInput(f"override {key!r} must be a dotted key of the profile, like 'probe.epochs'.")
         *path, last = key.split(".")
@@ -138,36 +183,6 @@ def load(
             if not isinstance(node, dict):
                 raise BadInput(f"override '{key}' does not name a key of profile '{name}'.")
         node[last] = value
-    if data_dir:
-        if table.get("data", {}).get("source") == "digits":
-            raise BadInput(f"--data-dir {data_dir} has no use here: profile '{name}' reads no image folder.")
-        table["data"]["folder"] = data_dir
-    return _profile(name, table)
-
-
-def _profile(name: str, table: dict) -> Profile:
-    _refuse_unknown(table, {f.name for f in dataclasses.fields(Profile)} - {"name", "images"}, name)
-    _refuse_unlisted("cmf_geometry", table.get("cmf_geometry", "centred"), name)
-    try:
-        runs = {
-            key: tuple(_build(Runs, block, f"{name}: {key}") for block in table.get(key, ()))
-            for key in ("runs", "multi_runs")
-        }
-        recipes = {key: _recipes(table.get(key, {}), f"{name}: {key}") for key in ("recipes", "multi_recipes")}
-        rooms = {
-            key: _build(cls, table[key], f"{name}: {key}")
-            for key, cls in {"data": Data, "network": Network, "probe": Probe, "attack": Attack}.items()
-        }
-        _check_images(rooms["data"], rooms["network"], name)
-        rooms["network"].check_resolution(rooms["data"].crop_to or rooms["data"].image_size)
-        return Profile(
-            name=name, title=table["title"], tuning=table.get("tuning", {}),
-            cmf_geometry=table.get("cmf_geometry", "centred"), **runs, **recipes, **rooms,
-        )
-    except KeyError as missing:
-        raise BadInput(f"profile '{name}' lacks the key {missing}.") from None
-    except (AttributeError, TypeError) as problem:
-        raise BadInput(f"profile '{name}' has a value where a table is needed, or the reverse ({problem}).") from None
 
 
 def _check_images(data: Data, network: Network, name: str) -> None:
@@ -191,53 +206,72 @@ def _check_images(data: Data, network: Network, name: str) -> None:
         raise BadInput(f"{name}: {network.architecture} takes 224 pixels and 3 channels, not {seen} and {data.channels}.")
     if network.weights == "imagenet" and "vit" not in network.architecture:
         raise BadInput(f"{name}: ImageNet weights are there for a ViT only; set network.weights to 'none' or a file.")
+    network.check_resolution(seen)
 
 
-def _recipes(table: dict, where: str) -> dict[str, dict[str, Recipe]]:
+def _read(kind: Any, value: Any, where: str, name: str) -> Any:
+    """The value of a key as the type that its field states: a number, a text, a list, or tables within tables.
+
+    A dictionary of kinds is a table with these keys. Raises BadInput for another type and what is out of range.
+    """
+    shape, inside = get_origin(kind) or kind, get_args(kind)
+    tables = isinstance(kind, dict) or dataclasses.is_dataclass(kind)
+    written = dict if tables else list if shape is tuple else shape
+    if type(value) is not written and not (written is float and type(value) is int):
+        raise BadInput(f"{where} is {value!r}, but it must be {WORDS[tuple if shape is tuple else written]}.")
+    if type(value) in (int, float):
+        low, high = RANGES.get(name, (0, MOST))
+        if not low <= value < high:
+            raise BadInput(f"{where} is {value}, but it must be at least {low} and below {high:g}.")
+        return shape(value)
+    if name in CHOICES and value not in CHOICES[name]:
+        raise BadInput(f"{where} is {value!r}, but it must be one of {', '.join(CHOICES[name])}.")
+    if written is list:
+        if not value and name != "multi_runs":
+            raise BadInput(f"{where} is an empty list; it needs at least one entry.")
+        listed = enumerate(value)
+        return shape(_read(inside[0] if inside else type(item), item, f"{where}[{i}]", name) for i, item in listed)
+    if written is not dict:
+        return value
+    if kind is Recipe:
+        return _recipe(value, f"{where}.")
+    if tables:
+        return _entries(kind, value, f"{where}.") if isinstance(kind, dict) else _build(kind, value, f"{where}.")
     return {
-        method: {variant: _recipe(entry, f"{where}.{method}.{variant}") for variant, entry in variants.items()}
-        for method, variants in table.items()
+        key: _read(inside[1] if inside else type(item), item, f"{where}.{key}", str(key).rpartition(".")[2])
+        for key, item in value.items()
     }
 
 
-def _recipe(table: dict, where: str) -> Recipe:
-    """A table without ``epochs`` and ``lr`` is the recipe of a closed-form method."""
-    own = {f.name for f in dataclasses.fields(Recipe)} - {"constants"}
-    settings = {k: v for k, v in table.items() if k in own}
-    constants = {k: v for k, v in table.items() if k not in own}
-    if not settings:
-        return Recipe(epochs=0, lr=0.0, constants=constants)
-    return _build(Recipe, settings | {"constants": constants}, where)
+def _entries(kinds: dict[str, Any], table: dict, where: str) -> dict[str, Any]:
+    """The entries of a table, of these kinds and no others."""
+    _refuse_unknown(table, kinds, where)
+    return {key: _read(kinds[key], value, f"{where}{key}", key) for key, value in table.items()}
 
 
-def _refuse_unknown(table: dict, allowed: set[str], where: str) -> None:
-    for key in table:
-        if key not in allowed:
-            raise BadInput(f"{where}: unknown key '{key}'; allowed are {', '.join(sorted(allowed))}.")
-
-
-def _build(cls: type, table: dict, where: str) -> Any:
-    """Make a dataclass of a TOML table, refusing unknown keys, missing keys and wrong types."""
-    hints = get_type_hints(cls)
-    _refuse_unknown(table, set(hints), where)
+def _build(cls: type, table: dict, where: str, **given: Any) -> Any:
+    """Make a dataclass of a table and of what is given; a key that the table lacks must have a default."""
+    kinds = {key: kind for key, kind in get_type_hints(cls).items() if key not in given}
+    entries = _entries(kinds, table, where)
     for spec in dataclasses.fields(cls):
         optional = spec.default is not dataclasses.MISSING or spec.default_factory is not dataclasses.MISSING
-        if spec.name not in table and not optional:
-            raise BadInput(f"{where}: the key '{spec.name}' is missing.")
-    values = {}
-    for key, value in table.items():
-        kind = hints[key]
-        if kind is float and type(value) is int:
-            value = float(value)
-        if type(value) is not kind:
-            raise BadInput(f"{where}: '{key}' is {value!r}, but it must be of type {kind.__name__}.")
-        _refuse_unlisted(key, value, where)
-        values[key] = value
-    return cls(**values)
+        if spec.name not in entries | given and not optional:
+            raise BadInput(f"{where}{spec.name} is missing.")
+    return cls(**entries, **given)
 
 
-def _refuse_unlisted(key: str, value: Any, where: str) -> None:
-    if type(value) in (int, float) and value < (smallest := int(key in POSITIVE)):
-        raise BadInput(f"{where}: '{key}' is {value}, but it must be at least {smallest}.")
-    if key in CHOICES and value not in CHOICES[key]:
-        raise BadInput(f"{where}: '{key}' is {value!r}, but it must be one of {', '.join(CHOICES[key])}.")
+def _recipe(table: dict, where: str) -> Recipe:
+    """What is no setting is a constant of the method; a table without settings is the recipe of a closed form."""
+    own = {spec.name for spec in dataclasses.fields(Recipe)} - {"constants"}
+    settings = {key: value for key, value in table.items() if key in own}
+    constants = _read(dict, {key: value for key, value in table.items() if key not in own}, where[:-1], "")
+    if not settings:
+        return Recipe(epochs=0, lr=0.0, constants=constants)
+    return _build(Recipe, settings, where, constants=constants)
+
+
+def _refuse_unknown(given: Iterable[str], allowed: Collection[str], where: str) -> None:
+    for key in given:
+        if key not in allowed:
+            place, _, path = f"{where}{key}".rpartition(": ")
+            raise BadInput(f"{place}: there is no key '{path}'; allowed are {', '.join(sorted(allowed))}.")

@@ -15,7 +15,7 @@ from ..representation import Features, extract, output_predictions
 from ..settings import BadInput
 from ..training import begin, generator, refit_head, train, worth_reading
 from . import code
-from .cells import Cell, Result, Task, trained, dataset_of, load_features, load_model, prepare, stored
+from .cells import Cell, Result, Task, trained, dataset_of, load_features, load_model, prepare, stored, views_of
 
 
 class At:
@@ -282,7 +282,7 @@ class Curve(Task):
         at, readings, epoch_ends, done = At(self.cell, device), [], [], 0
 
         def read() -> None:
-            at.features = extract(run.model, run.dataset).to(device)
+            at.features = extract(run.model, run.dataset, views_of(self.cell, device)).to(device)
             found = {"output": output_predictions(run.model, at.features.test), "probe": at.probe(at.features).argmax(1),
                      "ncc": at.ncc(at.features)[0]}
             readings.append({"x": done, **{name: at.counts(predicted) for name, predicted in found.items()}})

@@ -23,7 +23,7 @@ Models = list[tuple[str, str]]  # (method, variant)
 Results = dict[str, dict[str, Any]]  # by key of the task
 
 DIFFERS = "UNLEARN_DIFFERS"  # set by a command for its notebooks: all parameters that are not the profile's own
-REFERENCES: Models = [("original", "linear"), ("retrain", "linear"), ("random", "linear")]
+REFERENCES: Models = [("original", "linear"), ("retrain", "linear"), ("retrain_again", "linear"), ("random", "linear")]
 
 
 def unlearned(profile: Profile, variant: str) -> Models:
@@ -62,7 +62,7 @@ class Study:
             raise BadInput(f"results is '{results}', but it must be '' (compute what is missing) or 'committed'.")
         own = profiles.load(profile, data_dir=data_dir)
         loaded = profiles.load(profile, overrides, data_dir, hyperparameters)
-        _check_recipes(loaded)
+        profiles.check_names(loaded, METHODS, WITH_RECIPE)
         machine = sweep.Machine.choose(device, jobs)
         committed = packs.reference(profile)
         pack = packs.read(committed) if results else None
@@ -159,15 +159,6 @@ class Study:
             if older := sum(p["code"] != p["today"] for p in packed):
                 line += f"; {older} of these by code that is not today's"
         return line + "."
-
-
-def _check_recipes(profile: Profile) -> None:
-    for method, recipes in profile.recipes.items():
-        if method not in METHODS or not set(recipes) <= set(WITH_RECIPE):
-            raise BadInput(
-                f"recipes.{method} ({', '.join(recipes)}) in profile '{profile.name}': the methods are "
-                f"{', '.join(METHODS)}; the variants with a recipe {', '.join(WITH_RECIPE)}."
-            )
 
 
 def _differences(profile: Profile, own: Profile) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from ..methods import METHODS
 from ..settings import Recipe
 from .profiles import Profile
 
@@ -42,5 +43,5 @@ def needs(variant: str) -> tuple[str, ...]:
 
 def recipe_of(profile: Profile, method: str, variant: str, several: bool = False) -> Recipe:
     """The recipe of a method and variant, for one forget class or several. Raises BadInput where there is none."""
-    recipe, *constants = (profile.recipe(method, name, several) for name in needs(variant))
+    recipe, *constants = (profile.recipe(METHODS[method].recipe_of, name, several) for name in needs(variant))
     return dataclasses.replace(recipe, constants=constants[0].constants) if constants else recipe
