@@ -168,16 +168,28 @@ def build(network: Network, channels: int, classes: int, seed: int) -> Model:
 ENCODERS: dict[str, Callable[[Network, int], tuple[nn.Module, int]]] = {}
 
 
+def encoder(*architectures: str):
+    """Register what makes the encoder of an architecture: a further one is no part of what made the others."""
+
+    def register(function: Callable[[Network, int], tuple[nn.Module, int]]):
+        ENCODERS.update(dict.fromkeys(architectures, function))
+        return function
+
+    return register
+
+
 def encoder_of(architecture: str) -> Callable[[Network, int], tuple[nn.Module, int]]:
     """The function that makes an encoder, and the number of its features, of a network and a number of channels."""
     return ENCODERS[architecture]
 
 
+@encoder("resnet", "bottleneck_resnet")
 def _resnet(network: Network, channels: int) -> tuple[nn.Module, int]:
     encoder = ResNet(channels, network)
     return encoder, encoder.out_features
 
 
+@encoder("vit_small_patch16_224")
 def _timm(network: Network, channels: int) -> tuple[nn.Module, int]:
     import timm
 
@@ -190,10 +202,6 @@ def _timm(network: Network, channels: int) -> tuple[nn.Module, int]:
             "set network.weights to a file that holds them, or to 'none' to train from scratch."
         ) from None
     return encoder, encoder.num_features
-
-
-# Looked up by name, so that a further network is no part of what made the others.
-ENCODERS |= {"resnet": _resnet, "bottleneck_resnet": _resnet, "vit_small_patch16_224": _timm}
 
 
 def _load_weights(encoder: nn.Module, file: Path, architecture: str) -> None:

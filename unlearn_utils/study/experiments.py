@@ -65,8 +65,9 @@ def misaligned_models(study: Study) -> Models:
 
 
 def changed_models(study: Study) -> Models:
-    """Those of them whose features are not the Original's."""
-    return REFERENCES + [model for model in unlearned(study.profile, "linear") if not METHODS[model[0]].head_only]
+    """Those of them whose features are not the Original's, beside one Retrain."""
+    references = [model for model in REFERENCES if model[0] != "retrain_again"]
+    return references + [model for model in unlearned(study.profile, "linear") if not METHODS[model[0]].head_only]
 
 
 def classifier_only_models(study: Study) -> Models:

@@ -1,4 +1,4 @@
-"""The search that chose the learning rates (SVD: its alpha) of a profile: ``python -m unlearn_utils.tune PROFILE``.
+"""The search that chose the learning rates (SVD: its alpha) of a profile: ``python -m unlearn_utils.study.tune PROFILE``.
 
 The rule and the candidates stand in the profile's ``[tuning]``. The table of all candidates is written to
 ``figures/<profile>/tuning.csv``; the winners are put into the profile by hand.
@@ -12,12 +12,13 @@ import sys
 import pandas as pd
 
 from . import profiles
-from .cells import Cell, Trained, stored
+from .cells import Cell, images_of, stored, trained
 from ..methods import METHODS
 from ..settings import BadInput
 from .profiles import Profile
 from .sweep import Machine, run
-from ..paths import folder, write
+from .variants import recipe_of
+from ..paths import Outputs, write
 
 
 def searched(profile: Profile, method: str, variant: str) -> tuple[str, list[float]]:
@@ -50,7 +51,8 @@ def unlearning_recipes(profile: Profile) -> list[tuple[str, str]]:
 
 def held_out(cell: Cell, forget: tuple[int, ...]) -> tuple[float, float]:
     """Held-out (retain, forget) accuracy of the model's output."""
-    accuracy = pd.Series(stored(Trained(cell)).result["history"][-1]["test_accuracy"])
+    hits = pd.Series(stored(trained(cell)).result["history"][-1]["test_hits"])
+    accuracy = hits / images_of(cell.profile).test
     forgotten = accuracy.index.isin(forget)
     return accuracy[~forgotten].mean(), accuracy[forgotten].mean()
 
@@ -63,17 +65,17 @@ def score(cell: Cell) -> dict[str, float]:
 
 
 def winner(rows: pd.DataFrame, tolerance: float) -> int:
-    """Index of the winning row by the profile's rule; ties go to the smaller value."""
+    """Index of the winning row by the profile's rule; ties go to the larger value, which moves the features most."""
     kept = rows[rows.cost <= tolerance]
     if kept.empty:
-        return rows.sort_values(["cost", "value"]).index[0]
-    return kept.sort_values(["forget", "value"]).index[0]
+        return rows.sort_values(["cost", "value"], ascending=[True, False]).index[0]
+    return kept.sort_values(["forget", "value"], ascending=[True, False]).index[0]
 
 
 def table(name: str, data_dir: str, machine: Machine) -> pd.DataFrame:
     """One row per method, variant and candidate: mean accuracies over the search's cells, and whether it won."""
     listed = candidates(name, data_dir)
-    run([Trained(cell) for *_, cell in listed], machine)
+    run([trained(cell) for *_, cell in listed], machine)
     names = ("method", "variant", "setting", "value")
     rows = [dict(zip(names, row)) | score(cell) for *row, cell in listed]
     means = pd.DataFrame(rows).groupby(list(names), sort=False).mean().reset_index().round(6)
@@ -87,7 +89,7 @@ def disagreements(profile: Profile, means: pd.DataFrame) -> list[str]:
     """Recipes whose setting is not the winner's."""
     listed = []
     for row in means[means.chosen].itertuples():
-        recipe = profile.recipe(row.method, row.variant)
+        recipe = recipe_of(profile, row.method, row.variant)
         value = recipe.lr if row.setting == "lr" else recipe.constants.get(row.setting)
         if value != row.value:
             listed.append(f"{row.method}.{row.variant}: {row.setting} is {value} in the profile, {row.value} in the search")
@@ -95,7 +97,7 @@ def disagreements(profile: Profile, means: pd.DataFrame) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m unlearn_utils.tune", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m unlearn_utils.study.tune", description=__doc__)
     parser.add_argument("profile")
     parser.add_argument("--data-dir", default="")
     parser.add_argument("--device", default="auto")
@@ -106,7 +108,7 @@ def main() -> int:
         means = table(options.profile, options.data_dir, Machine.choose(options.device, options.jobs))
     except BadInput as problem:
         sys.exit(f"tune: {problem}")
-    write(folder(options.profile) / "tuning.csv", means.round(4).to_csv(index=False))
+    write(Outputs(options.profile).file("tuning.csv"), means.round(4).to_csv(index=False))
     print(means.round(4).to_string(index=False))
     differing = disagreements(profile, means)
     print("\n".join(differing) or "Every setting of the profile is the winner of its search.")
