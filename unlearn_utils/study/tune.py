@@ -10,15 +10,18 @@ import argparse
 import sys
 
 import pandas as pd
+import torch
 
-from . import profiles
-from .cells import Cell, images_of, stored, trained
 from ..methods import METHODS
-from ..settings import BadInput
+from ..metrics import pooled_accuracy
+from ..paths import Outputs, write
+from ..settings import READOUTS, BadInput
+from . import profiles
+from .cells import Cell, stored
 from .profiles import Profile
+from .readings import Reading
 from .sweep import Machine, run
 from .variants import recipe_of
-from ..paths import Outputs, write
 
 
 def searched(profile: Profile, method: str, variant: str) -> tuple[str, list[float]]:
@@ -49,19 +52,22 @@ def unlearning_recipes(profile: Profile) -> list[tuple[str, str]]:
     ]
 
 
-def held_out(cell: Cell, forget: tuple[int, ...]) -> tuple[float, float]:
-    """Held-out (retain, forget) accuracy of the model's output."""
-    hits = pd.Series(stored(trained(cell)).result["history"][-1]["test_hits"])
-    accuracy = hits / images_of(cell.profile).test
-    forgotten = accuracy.index.isin(forget)
-    return accuracy[~forgotten].mean(), accuracy[forgotten].mean()
+def held_out(cell: Cell, forget: tuple[int, ...], readout: str) -> tuple[float, float]:
+    """Held-out (retain, forget) accuracy of a readout of the cell's model."""
+    counts = torch.tensor(stored(Reading.of(cell, readout)).result["counts"])
+    retain = tuple(c for c in range(len(counts)) if c not in forget)
+    return pooled_accuracy(counts, retain), pooled_accuracy(counts, forget)
 
 
 def score(cell: Cell) -> dict[str, float]:
-    """The cell's accuracies, and the retain accuracy that it costs against its original."""
-    retain, forget = held_out(cell, cell.forget)
-    original, _ = held_out(Cell(cell.profile, cell.seed, (), "original"), cell.forget)
-    return {"retain": retain, "forget": forget, "cost": original - retain}
+    """The accuracies of the cell's output, the retain accuracy that it costs, and what its features still hold.
+
+    The output alone decides. Probe and NCC are noted, so that everybody can see how they follow the rate.
+    """
+    retain, forget = held_out(cell, cell.forget, "output")
+    original, _ = held_out(Cell(cell.profile, cell.seed, (), "original"), cell.forget, "output")
+    features = {name: held_out(cell, cell.forget, name)[1] for name in ("probe", "ncc")}
+    return {"retain": retain, "forget": forget, "cost": original - retain, **features}
 
 
 def winner(rows: pd.DataFrame, tolerance: float) -> int:
@@ -75,7 +81,8 @@ def winner(rows: pd.DataFrame, tolerance: float) -> int:
 def table(name: str, data_dir: str, machine: Machine) -> pd.DataFrame:
     """One row per method, variant and candidate: mean accuracies over the search's cells, and whether it won."""
     listed = candidates(name, data_dir)
-    run([trained(cell) for *_, cell in listed], machine)
+    originals = [Cell(cell.profile, cell.seed, (), "original") for *_, cell in listed]
+    run([Reading.of(cell, name) for cell in [*originals, *(cell for *_, cell in listed)] for name in READOUTS], machine)
     names = ("method", "variant", "setting", "value")
     rows = [dict(zip(names, row)) | score(cell) for *row, cell in listed]
     means = pd.DataFrame(rows).groupby(list(names), sort=False).mean().reset_index().round(6)
