@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .study import profiles
 from .paths import ROOT, home
 from .settings import BadInput
+from .study import profiles
 
 NOTEBOOKS = ROOT / "notebooks"
 
@@ -146,8 +146,9 @@ def checked(argv: list[str]) -> tuple[argparse.Namespace, dict[Path, dict[str, A
         given = parameters(options, chosen_notebooks(options.only))
         if options.results not in ("", "committed"):
             raise BadInput(f"--results is '{options.results}', but it must be 'committed', or left out.")
-        if options.refresh_reference and any(set(values) - {"profile", "data_dir", "jobs", "device"} for values in given.values()):
-            raise BadInput("--refresh-reference takes a profile's own parameters; leave out --set, --results and --batch-size.")
+        changed = {name for values in given.values() for name in values}
+        if options.refresh_reference and changed - {"profile", "data_dir", "jobs", "device"}:
+            raise BadInput("--refresh-reference takes a profile's own parameters; leave out --set, --results, --batch-size.")
     except BadInput as problem:
         sys.exit(f"run_all.sh: {problem}")
     return options, given

@@ -92,10 +92,12 @@ class Model(nn.Module):
         self.autocast_to = torch.bfloat16 if precision == "bfloat16" else None
         self.images_per_pass = images_per_pass
         self.encoder_frozen = False
+        self.images_seen = 0  # with a gradient: what a training costs
         self.register_buffer("projection", None)  # (d, d), where a method has set one
 
     def features(self, x: Tensor) -> Tensor:
         """Penultimate features, float32 (N, d)."""
+        self.images_seen += len(x) * torch.is_grad_enabled()
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, dtype=self.autocast_to, enabled=self.autocast_to is not None):
             parts = x.split(self.images_per_pass or len(x))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import data, models, representation, sources, training
+from .. import data, models, representation, sources
 from ..heads import class_moments
 from ..methods import METHODS, Method, build, check
 from ..representation import Features, extract, hits
@@ -223,7 +223,8 @@ class Trained(Task):
         own = _changed(self.cell, state)
         if self.cell.encoder == self.cell:
             Store().keep_features(features_spec(self.cell), vars(final[0]), device)
-        return {"history": history, "weights": _digest_of(state)}, {"weights": own, "moments": moments}
+        result = {"history": history, "weights": _digest_of(state), "images_seen": run.model.images_seen}
+        return result, {"weights": own, "moments": moments}
 
 
 def _changed(cell: Cell, state: dict[str, Tensor]) -> dict[str, Tensor]:

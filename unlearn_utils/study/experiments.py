@@ -106,7 +106,8 @@ def misalignment(
 ) -> dict[str, Asked]:
     models = misaligned_models(study)
     return {
-        "measured": rows.measurements(study, models), "curves": rows.curves(study, curve_method),
+        "measured": rows.measurements(study, models), "costs": rows.costs(study, models),
+        "curves": rows.curves(study, curve_method),
         "several": rows.measurements(study.several(multi_forget_sets), models),
         "layouts": rows.embeddings(study, changed_models(study), tsne_points),
     }

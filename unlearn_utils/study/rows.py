@@ -49,16 +49,33 @@ def histories(study: Study, models: Models) -> Asked:
 
     def made(results: Results) -> pd.DataFrame:
         rows = []
-        for seed, forget, trained, collapse in listed:
-            if trained.key not in results or collapse.key not in results:
+        for seed, forget, training, collapse in listed:
+            if training.key not in results or collapse.key not in results:
                 continue
-            for at, collapsed in zip(results[trained.key]["history"], results[collapse.key]["epochs"]):
+            for at, collapsed in zip(results[training.key]["history"], results[collapse.key]["epochs"]):
                 accuracies = {f"{part}_{side}": value for part in ("train", "test")
                               for side, value in _pool(study, at[f"{part}_hits"], forget, part).items()}
-                rows.append(_identity(trained.cell, seed, forget) | accuracies | {"loss": at["loss"]} | collapsed)
+                rows.append(_identity(training.cell, seed, forget) | accuracies | {"loss": at["loss"]} | collapsed)
         return pd.DataFrame(rows)
 
-    return Asked(study, [task for *_, trained, collapse in listed for task in (trained, collapse)], made)
+    return Asked(study, [task for *_, training, collapse in listed for task in (training, collapse)], made)
+
+
+def costs(study: Study, models: Models) -> Asked:
+    """One row per model and pair: epochs, passes over the training images with a gradient, seconds on the machine."""
+    listed = [(s, f, trained(study.cell(s, f, *model))) for model in models for s, f in study.pairs]
+    images = sum(images_of(study.profile).train)
+
+    def made(results: Results) -> pd.DataFrame:
+        return pd.DataFrame([
+            _identity(task.cell, seed, forget) | {
+                "epochs": results[task.key]["history"][-1]["epoch"],
+                "image_passes": results[task.key]["images_seen"] / images, "seconds": results[task.key]["seconds"],
+            }
+            for seed, forget, task in listed if task.key in results
+        ])
+
+    return Asked(study, [task for *_, task in listed], made)
 
 
 def measurements(study: Study, models: Models) -> Asked:
@@ -102,7 +119,8 @@ def _measured(study: Study, found: dict[str, dict], forget: tuple[int, ...]) -> 
 def curves(study: Study, method: str) -> Asked:
     """One row per reading, readout and pair of ``few`` while ``method`` runs."""
     if METHODS[study.cell(0, (0,), method).method].closed_form or METHODS[method].start != "original":
-        raise BadInput(f"'{method}' has no unlearning steps, so it has no curve; choose a method that trains, like random_label.")
+        raise BadInput(f"'{method}' has no unlearning steps, so it has no curve; choose a method that trains, like "
+                       "random_label.")
     listed = [(s, f, Curve(study.cell(s, f, method))) for s, f in study.few.pairs]
 
     def made(results: Results) -> pd.DataFrame:

@@ -26,14 +26,15 @@ from . import packs
 from .cells import Task, trained
 from .code import without_prose
 from .experiments import PLANS, Plan
-from .readings import OfModel
 from .store import Store, digest, hardware, remove
 from .studies import DIFFERS, Study
 from .sweep import GIVEN_UP, Failure, missing
 from .sweep import run as run_tasks
 
 Given = dict[Path, dict[str, Any]]
-STUDY_PARAMETERS = ("profile", "seeds", "forget_sets", "device", "data_dir", "jobs", "overrides", "hyperparameters", "results")
+STUDY_PARAMETERS = (
+    "profile", "seeds", "forget_sets", "device", "data_dir", "jobs", "overrides", "hyperparameters", "results",
+)
 VERSIONS = ("torch", "torchvision", "numpy", "scikit-learn", "pandas", "matplotlib", "seaborn", "papermill")
 
 
@@ -56,7 +57,8 @@ class Whole:
             plans[path] = PLANS[path.stem](study, **own)
         differs = {k: v for plan in plans.values() for k, v in json.loads(plan.outputs.differs or "{}").items()}
         os.environ[DIFFERS] = json.dumps(differs)
-        return Whole(study, {path: dataclasses.replace(plan, outputs=study.outputs(differs)) for path, plan in plans.items()})
+        outputs = study.outputs(differs)
+        return Whole(study, {path: dataclasses.replace(plan, outputs=outputs) for path, plan in plans.items()})
 
     @property
     def tasks(self) -> list[Task]:
@@ -121,8 +123,9 @@ def run(whole: Whole, given: Given, options, started: float) -> int:
         write(given_up, json.dumps(failure.reasons))
         os.environ[GIVEN_UP] = str(given_up)
     computed = time.time()
+    again = options.force or options.refresh_reference
     stale = {path: stamp for path, plan in whole.plans.items()
-             if (stamp := _stamp(path, plan, given[path])) != _made_of(path, plan) or options.force or options.refresh_reference}
+             if (stamp := _stamp(path, plan, given[path])) != _made_of(path, plan) or again}
     executed = Parallel(n_jobs=min(whole.study.machine.jobs, max(1, len(stale))))(
         delayed(execute)(path, given[path], whole.plans[path].outputs, stamp, options.refresh_reference)
         for path, stamp in stale.items()
