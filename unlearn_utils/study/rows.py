@@ -140,6 +140,9 @@ def curves(study: Study, method: str) -> Asked:
 def attacked(study: Study, models: dict[str, Models], shots: list[int], draws: int) -> Asked:
     """One row per reading of every attack named in ``models`` on the models under its name."""
     smallest = min(images_of(study.profile).train)
+    if study.profile.attack.shots > smallest:
+        raise BadInput(f"attack.shots is {study.profile.attack.shots}, but the smallest class has {smallest} training "
+                       "images; set it to as many at most.")
     if not shots or any(type(k) is not int or not 1 <= k <= smallest for k in shots) or draws < 1:
         raise BadInput(f"shots is {shots!r} and draws is {draws!r}, but both must be whole numbers from 1 on, and "
                        f"the smallest class has {smallest} training images.")
