@@ -12,6 +12,7 @@ import platform
 import re
 import time
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -163,8 +164,6 @@ def exchange(whole: Whole, options) -> int:
 
 def _stamp(path: Path, plan: Plan, parameters: dict[str, Any]) -> str:
     """Hash of all that a notebook's outputs are made of: its code, parameters and results, and the package."""
-    package = {str(f.relative_to(ROOT)): without_prose(f.read_text(encoding="utf-8"))
-               for f in sorted((ROOT / "unlearn_utils").rglob("*.py"))}
     store, pack = Store(), plan.study.pack
     records = sorted({
         "packed" if pack and pack.find(task) else record.checksum if (record := store.get(task.spec)) else "missing"
@@ -173,7 +172,13 @@ def _stamp(path: Path, plan: Plan, parameters: dict[str, Any]) -> str:
     committed = packs.reference(plan.study.profile.name)
     reference = hashlib.sha256(committed.read_bytes()).hexdigest() if committed.exists() else ""
     notebook = nbformat.read(path, as_version=4)
-    return digest([code_of(notebook), parameters, records, reference, package])
+    return digest([code_of(notebook), parameters, records, reference, _package()])
+
+
+@cache
+def _package() -> str:
+    """Hash of all code of the package: views draw what a notebook shows."""
+    return digest([without_prose(f.read_text(encoding="utf-8")) for f in sorted((ROOT / "unlearn_utils").rglob("*.py"))])
 
 
 def _made_of(path: Path, plan: Plan) -> str:
