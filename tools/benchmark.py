@@ -28,7 +28,7 @@ from unlearn_utils.methods import METHODS, build
 from unlearn_utils.settings import BadInput, Recipe
 from unlearn_utils.study.profiles import Profile
 from unlearn_utils.representation import extract
-from unlearn_utils.study.rows import unlearned
+from unlearn_utils.study.studies import unlearned
 from unlearn_utils.study.sweep import Machine
 from unlearn_utils.training import Run, optimiser_of, train
 
