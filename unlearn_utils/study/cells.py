@@ -177,14 +177,16 @@ class Trained(Task):
     @property
     def asked(self) -> dict[str, Any]:
         cell, images, network = self.cell, images_of(self.cell.profile), self.cell.profile.network
+        variant = VARIANTS[cell.variant]
         check(cell.method, cell.variant, cell.recipe)  # refuses what cannot run before anything runs
         if cell.forget:
             data.check_forget_set(cell.forget, len(images.classes))
         return {
             "images": [images.fingerprint, asdict(cell.profile.data.views), cell.profile.data.readout_view],
             "network": asdict(network) | {"weights": _weights(network.weights)},
-            "geometry": cell.geometry, "seed": cell.seed, "forget": list(cell.forget), "method": cell.method,
-            "variant": cell.variant, "recipe": asdict(cell.recipe),
+            "geometry": cell.geometry, "seed": cell.seed, "other_seed": METHODS[cell.method].other_seed,
+            "forget": list(cell.forget), "method": cell.method, "recipe": asdict(cell.recipe),
+            "variant": [cell.variant, variant.encoder_frozen, variant.zeroed],
             "start": trained(cell.start).question if cell.start else None,
         }
 
