@@ -66,7 +66,7 @@ class At:
 
 @dataclass(frozen=True)
 class Readout:
-    """A function of a trained cell; ``code`` is what its numbers come from."""
+    """A function of a trained cell; ``code`` is what its numbers come from besides."""
 
     function: Callable[[At], Any]
     code: tuple[Callable, ...]
@@ -190,7 +190,7 @@ class Reading(OfModel):
 
     @property
     def code(self) -> str:
-        return code.version(*READOUTS[self.name].code)
+        return code.version(READOUTS[self.name].function, *READOUTS[self.name].code)
 
     @property
     def label(self) -> str:
