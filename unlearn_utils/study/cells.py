@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterable
 
 import torch
 from torch import Tensor
@@ -107,9 +107,12 @@ def images_of(profile: Profile) -> Images:
     return Images(dataset.fingerprint, dataset.classes, counts["train"], counts["test"], dataset.groups)
 
 
-def look_again() -> None:
-    """Notice what was edited since the last sweep: code, image folders, files of weights."""
+def look_again(tasks: Iterable[Task] = ()) -> None:
+    """Notice what was edited since the last sweep: code, image folders, files of weights; ``tasks`` find new keys."""
     code.look_again()
+    for task in tasks:
+        for known in ("question", "spec", "key"):
+            vars(task).pop(known, None)
     _trained.clear()
     _weights.cache_clear()
     if any(sources.stamp(data) != before for data, before in _stamps.items()):

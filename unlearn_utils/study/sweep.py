@@ -158,7 +158,7 @@ def run(tasks: list[Task], machine: Machine) -> int:
 
     A task that fails does not stop those that do not need it. Raises Failure at the end if any failed.
     """
-    look_again()
+    look_again(tasks)
     Store().tidy()
     waiting = missing(tasks)
     if waiting:
