@@ -11,7 +11,7 @@ import pytest
 from unlearn_utils import models
 from unlearn_utils.methods import METHODS, Method
 from unlearn_utils.settings import Attack, Network, Probe, Recipe, Views
-from unlearn_utils.study import profiles, readings, variants
+from unlearn_utils.study import cells, profiles, readings, variants
 from unlearn_utils.study.cells import Cell, Task, Trained, look_again, trained
 from unlearn_utils.study.profiles import Images
 from unlearn_utils.study.readings import READOUTS, Attacked, Collapse, Curve, Embedded, Reading
@@ -30,17 +30,18 @@ def tasks_of(profile, shots=(1, 2), draws=1, target=(0,), points=60, **changed) 
 
 
 def keys(profile=DIGITS, **changed) -> dict[str, str]:
-    look_again()
+    cells._trained.clear()
     return {name: task.key for name, task in tasks_of(profile, **changed).items()}
 
 
-EVERYTHING = set(keys())
+UNCHANGED = keys()
+EVERYTHING = set(UNCHANGED)
 
 
 def changed_by(profile=DIGITS, **changed) -> set[str]:
     """The kinds of task whose key is another than that of the unchanged profile and cell."""
-    before, after = keys(), keys(profile, **changed)
-    return {name for name in before if before[name] != after[name]}
+    after = keys(profile, **changed)
+    return {name for name in UNCHANGED if UNCHANGED[name] != after[name]}
 
 
 def another(value):
@@ -157,6 +158,7 @@ def test_the_geometry_of_a_cmf_head_is_in_the_keys_of_the_models_that_have_one()
 def test_the_file_of_first_weights_is_in_all_keys_by_its_content(tmp_path):
     def key(name: str, content: bytes) -> str:
         (tmp_path / name).write_bytes(content)
+        look_again()
         return keys(replace(DIGITS, network=replace(DIGITS.network, weights=str(tmp_path / name))))["model"]
 
     assert key("a", b"some") != key("a", b"others")

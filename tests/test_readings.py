@@ -15,6 +15,7 @@ from unlearn_utils.study import rows, store
 from unlearn_utils.study.cells import dataset_of, features_spec, load_features, load_model, stored, trained
 from unlearn_utils.study.readings import READOUTS, Collapse, Curve, Reading, readings_of
 from unlearn_utils.study.store import Store
+from unlearn_utils.study.studies import Study
 from unlearn_utils.training import generator
 
 FORGET = (3,)
@@ -56,9 +57,11 @@ def nearest(train, labels, test):
 LINEAR, FROZEN, WITH_CMF = ("random_label", "linear"), ("random_label", "classifier"), ("scrub", "cmf")
 
 
-@pytest.fixture(params=[("original", "linear"), LINEAR, FROZEN, WITH_CMF], ids=" ".join)
-def read(ran, request) -> ByHand:
-    return ByHand(ran, *request.param)
+@pytest.fixture(scope="module", params=[("original", "linear"), LINEAR, FROZEN, WITH_CMF], ids=" ".join)
+def read(computed, tiny, request) -> ByHand:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNLEARN_HOME", str(computed))
+        return ByHand(learned_study(tiny), *request.param)
 
 
 def test_the_networks_of_these_tests_have_learned_something(ran):
@@ -150,8 +153,7 @@ def test_classes_with_fewer_than_ten_images_have_no_membership(home, tiny):
 
 @pytest.mark.parametrize("several", [False, True])
 def test_given_seeds_are_those_of_one_and_of_several_classes(home, tiny, several):
-    study = learned_study(tiny)
-    given = type(study).of("digits", [5, 6], [[0], [3]], "cpu", jobs=1, overrides=tiny["overrides"])
+    given = Study.of("digits", [5, 6], [[0], [3]], "cpu", jobs=1, overrides=tiny["overrides"])
     pairs = (given.several([[1, 2]]) if several else given).pairs
     assert [seed for seed, _ in pairs] == [5, 6] * (1 if several else 2)
     assert given.several().pairs == tuple((s, f) for f in ((0, 1, 2), (3, 4, 5), (6, 7, 8)) for s in (5, 6))
@@ -197,18 +199,18 @@ def test_retrain_starts_from_the_originals_initialisation_and_the_second_from_an
 
 
 @pytest.mark.parametrize("method", ["random_label", "salun", "neggrad_plus", "scrub", "unsir"])
-def test_a_curve_reads_the_cells_own_run(method, study):
-    curve, measured = rows.curves(study, method).get(), rows.measurements(study, [(method, "linear")]).get()
-    original = rows.measurements(study, [("original", "linear")]).get()
-    epochs = sum(phase.epochs for phase in [study.cell(0, (0,), method).recipe]) * (2 if method == "unsir" else 1)
+def test_a_curve_reads_the_cells_own_run(method, home, tiny):
+    study = Study.of("digits", [0], [[0]], "cpu", jobs=1, overrides=tiny["overrides"])
+    curve = rows.curves(study, method).get()
+    original, measured = rows.measurements(study, [("original", "linear"), (method, "linear")]).get().to_dict("records")
+    epochs = study.cell(0, (0,), method).recipe.epochs * (2 if method == "unsir" else 1)
     for label, name in [("Output", "output"), ("Linear probe", "probe"), ("NCC", "ncc")]:
-        for i, forget in enumerate(("0", "3")):
-            read = curve[(curve.readout == label) & (curve.forget == forget)].sort_values("step")
-            for at, table in ((0, original), (-1, measured)):
-                assert read.forget_accuracy.iloc[at] == pytest.approx(table[f"{name}_forget"][i])
-                assert read.retain.iloc[at] == pytest.approx(table[f"{name}_retain"][i])
-            assert read.epoch_end.sum() == epochs == read.epoch.iloc[-1] and read.epoch.iloc[0] == 0
-            assert set(read.step) >= {s for s in (0, 1, 2, 4, 8) if s <= read.step.iloc[-1]}
+        read = curve[curve.readout == label].sort_values("step")
+        for at, row in ((0, original), (-1, measured)):
+            assert read.forget_accuracy.iloc[at] == pytest.approx(row[f"{name}_forget"])
+            assert read.retain.iloc[at] == pytest.approx(row[f"{name}_retain"])
+        assert read.epoch_end.sum() == epochs == read.epoch.iloc[-1] and read.epoch.iloc[0] == 0
+        assert set(read.step) >= {s for s in (0, 1, 2, 4, 8) if s <= read.step.iloc[-1]}
 
 
 @pytest.mark.parametrize("method", ["svd", "retrain", "original"])

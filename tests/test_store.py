@@ -36,7 +36,9 @@ def test_another_parameter_is_another_result(filled):
 
 
 def cut(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-3])
+    content = file.read_bytes()
+    file.unlink()  # tensors that are loaded lie in the old file
+    file.write_bytes(content[:-3])
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"checksum": 1, "body": []}', b"\xff\xfe"])
