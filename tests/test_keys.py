@@ -11,10 +11,11 @@ import pytest
 from unlearn_utils import models
 from unlearn_utils.methods import METHODS, Method
 from unlearn_utils.settings import Attack, Network, Probe, Recipe, Views
-from unlearn_utils.study import cells, profiles, readings, variants
+from unlearn_utils.study import cells, profiles, readouts, variants
 from unlearn_utils.study.cells import Cell, Task, Trained, look_again, trained
 from unlearn_utils.study.profiles import Images
-from unlearn_utils.study.readings import READOUTS, Attacked, Collapse, Curve, Embedded, Reading
+from unlearn_utils.study.readings import Attacked, Collapse, Curve, Embedded, Reading
+from unlearn_utils.study.readouts import READOUTS
 
 DIGITS = replace(profiles.load("digits"), images=Images("0123456789abcdef", tuple("0123456789"), (107,) * 10, (71,) * 10))
 BY_FEATURES = {"few_shot", "few_shot_shuffled", "prototype"}
@@ -187,7 +188,7 @@ def test_registering_a_method_a_readout_a_variant_or_an_architecture_changes_no_
             monkeypatch.setitem(registry, name, registry[name])  # what is added is taken out at the end
     monkeypatch.setitem(variants.VARIANTS, "mine", variants.Variant(" mine", zeroed=True))
     monkeypatch.setitem(METHODS, "mine", Mine)
-    monkeypatch.setitem(READOUTS, "mine", readings.Readout(a_new_readout, (), (), False, lambda cell: True))
+    monkeypatch.setitem(READOUTS, "mine", readouts.Readout(a_new_readout, (), False, lambda cell: True))
     monkeypatch.setitem(models.ENCODERS, "mine", lambda network, channels: None)
     after = keys()
     assert {name: after[name] for name in before} == before
@@ -237,7 +238,7 @@ EDITS = [
     edit("attacks.py", "LogisticRegression(max_iter=1000)", "LogisticRegression(max_iter=999)", "few_shot", "few_shot_shuffled"),
     edit("attacks.py", "neutral - w[f] @ centre", "neutral", "prototype"),
     edit("attacks.py", "epochs=1, lr=budget.lr", "epochs=1, lr=2 * budget.lr", "fresh_head", "own_head", "retain_only"),
-    edit("study/readings.py", "at.counts(at.ncc(at.in_head)[0])", "at.counts(at.ncc(at.features)[0])", "ncc_in_head"),
+    edit("study/readouts.py", "nearest(at.in_head.train", "nearest(at.features.train", "ncc_in_head"),
 ]
 
 

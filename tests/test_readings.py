@@ -13,7 +13,8 @@ from unlearn_utils.representation import Features
 from unlearn_utils.settings import BadInput
 from unlearn_utils.study import rows, store
 from unlearn_utils.study.cells import dataset_of, features_spec, load_features, load_model, stored, trained
-from unlearn_utils.study.readings import READOUTS, Collapse, Curve, Reading, readings_of
+from unlearn_utils.study.readings import Collapse, Curve, Reading, readings_of
+from unlearn_utils.study.readouts import READOUTS, Readout, readout
 from unlearn_utils.study.store import Store
 from unlearn_utils.study.studies import Study
 from unlearn_utils.training import generator
@@ -168,8 +169,6 @@ def test_a_reading_of_features_is_shared_by_the_models_that_share_an_encoder(ran
 
 def test_a_new_readout_computes_itself_and_nothing_else(ran, count, monkeypatch):
     monkeypatch.setitem(READOUTS, "mine", None)  # taken out at the end
-    from unlearn_utils.study.readings import readout
-
     def mine(at):
         return {"nc1": float(at.test_labels.sum())}
 
@@ -220,7 +219,7 @@ def test_a_method_without_unlearning_steps_has_no_curve(method, study):
 
 
 def attack_row(study, model, attack, **where):
-    table = rows.attacked(study, [model], [1, 4], 2, (attack,)).get().query("forget == '3'")
+    table = rows.attacked(study, {attack: [model]}, [1, 4], 2).get().query("forget == '3'")
     return table[np.logical_and.reduce([table[key] == value for key, value in where.items()])].iloc[0]
 
 
@@ -253,7 +252,7 @@ def test_the_prototype_is_aimed_at_the_forget_set(ran):
 @pytest.mark.parametrize("shots, draws", [([], 1), ([0], 1), ([1.5], 1), ([21], 1), ([1], 0)])
 def test_shots_that_the_smallest_class_does_not_have_are_refused(ran, shots, draws):
     with pytest.raises(BadInput, match="the smallest class has 20 training images"):
-        rows.attacked(ran, [LINEAR], shots, draws)
+        rows.attacked(ran, {"few_shot": [LINEAR]}, shots, draws)
 
 
 def test_a_layout_shows_the_first_test_images_of_each_class(ran):
@@ -278,7 +277,7 @@ def test_a_training_that_diverged_gives_rows_without_numbers_and_says_so(diverge
 
 def test_curves_attacks_and_layouts_of_a_training_that_diverged_raise_nothing(diverged):
     assert len(rows.curves(diverged, "random_label").get())
-    assert len(rows.attacked(diverged, [LINEAR], [1], 1).get())
+    assert len(rows.attacked(diverged, dict.fromkeys(rows.ALL_ATTACKS, [LINEAR]), [1], 1).get())
     assert np.isnan(rows.embeddings(diverged, [LINEAR], 60).get()["Random Label"]["points"]).all()
 
 
@@ -288,7 +287,7 @@ def test_what_failed_has_no_row_and_the_others_have(ran, monkeypatch, capsys):
 
     for model in (LINEAR, FROZEN):
         store.remove(Store().folder(Reading.of(ran.cell(0, FORGET, *model), "output").spec))
-    monkeypatch.setitem(READOUTS, "output", type(READOUTS["output"])(broken, (), (), False, lambda cell: True))
+    monkeypatch.setitem(READOUTS, "output", Readout(broken, (), False, lambda cell: True))
     table = rows.measurements(ran, [LINEAR, FROZEN]).get()
     assert "output of Random Label, forget [3], seed 0: RuntimeError: no such class" in capsys.readouterr().out
     assert len(table) == 4 and table.ncc_forget.notna().all() and "output_forget" not in table

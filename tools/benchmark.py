@@ -17,17 +17,18 @@ from typing import Callable, Iterator
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, Dataset as TorchDataset
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
 from unlearn_utils import metrics, models
-from unlearn_utils.study import profiles
-from unlearn_utils.study.cells import dataset_of
 from unlearn_utils.data import Dataset
 from unlearn_utils.heads import class_means
 from unlearn_utils.methods import METHODS, build
-from unlearn_utils.settings import BadInput, Recipe
-from unlearn_utils.study.profiles import Profile
 from unlearn_utils.representation import extract
+from unlearn_utils.settings import BadInput, Recipe
+from unlearn_utils.study import profiles
+from unlearn_utils.study.cells import dataset_of
+from unlearn_utils.study.profiles import Profile
 from unlearn_utils.study.studies import unlearned
 from unlearn_utils.study.sweep import Machine
 from unlearn_utils.training import Run, optimiser_of, train
@@ -149,7 +150,8 @@ def peak_memory(device: str) -> str:
 
     if device.startswith("cuda"):
         return f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB on the GPU"
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB"
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes there, kilobytes elsewhere
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit:.2f} GiB"
 
 
 def main() -> int:

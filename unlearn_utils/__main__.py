@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .study import profiles
 from .paths import ROOT, home
 from .settings import BadInput
+from .study import profiles
 
 NOTEBOOKS = ROOT / "notebooks"
 
@@ -146,8 +146,9 @@ def checked(argv: list[str]) -> tuple[argparse.Namespace, dict[Path, dict[str, A
         given = parameters(options, chosen_notebooks(options.only))
         if options.results not in ("", "committed"):
             raise BadInput(f"--results is '{options.results}', but it must be 'committed', or left out.")
-        if options.refresh_reference and any(set(values) - {"profile", "data_dir", "jobs", "device"} for values in given.values()):
-            raise BadInput("--refresh-reference takes a profile's own parameters; leave out --set, --results and --batch-size.")
+        changed = {name for values in given.values() for name in values}
+        if options.refresh_reference and changed - {"profile", "data_dir", "jobs", "device"}:
+            raise BadInput("--refresh-reference takes a profile's own parameters; leave out --set, --results, --batch-size.")
     except BadInput as problem:
         sys.exit(f"run_all.sh: {problem}")
     return options, given
@@ -158,7 +159,7 @@ def main() -> int:
     options, given = checked(sys.argv[1:])
     os.environ["UNLEARN_HOME"] = str(home())  # where a relative one counts from is this folder, not a notebook's
     try:
-        from .study import running  # needs torch
+        from .study import running, sweep  # need torch
 
         whole = running.Whole.of({path: parameters_of(path) | values for path, values in given.items()})
         if options.export or options.merge or options.carry or options.bring:
@@ -171,6 +172,10 @@ def main() -> int:
         return running.run(whole, given, options, started)
     except BadInput as problem:
         sys.exit(f"run_all.sh: {problem}")
+    except OSError as problem:
+        if problem.errno in (errno.EPIPE, errno.ENOSPC):
+            raise
+        sys.exit(f"run_all.sh: {sweep.reason(problem)}.")
     except KeyboardInterrupt:
         print("\nrun_all.sh: interrupted; run it again to go on, what is stored stays.", file=sys.stderr)
         return 130

@@ -19,8 +19,8 @@ from .data import Dataset, Images, is_in
 from .heads import LinearHead, class_means
 from .metrics import accuracy_per_class
 from .models import Model
-from .settings import Attack, Recipe
 from .representation import Features, features_of, output_predictions
+from .settings import Attack, Recipe
 from .training import train, worth_reading
 
 Readings = list[dict[str, Any]]

@@ -166,4 +166,5 @@ def check_forget_set(forget: tuple[int, ...], classes: int) -> None:
     if not forget:
         raise BadInput("an empty forget set leaves nothing to forget; name at least one class.")
     if len(forget) > classes - 2:
-        raise BadInput(f"forget set {list(forget)} must leave at least two of the {classes} classes to retain.")
+        raise BadInput(f"forget set {list(forget)} must leave at least two of the {classes} classes to retain; where "
+                       "classes are few, leave out the sets of several: --set 'overrides={\"multi_runs\": []}'.")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+FEWEST = 10  # losses in each group: a tenth of them is tested on
+
 
 def membership_inference(members: Tensor, others: Tensor, seed: int = 0) -> tuple[float, float]:
     """Accuracy of telling members from others by their loss, and max(0, 2 (accuracy - 0.5)).
@@ -14,7 +16,7 @@ def membership_inference(members: Tensor, others: Tensor, seed: int = 0) -> tupl
     Logistic regression on the loss, mean accuracy over five stratified random splits; that a tenth is tested
     on is our reading. Null values 0.5 and 0: losses tell nothing, as in Retrain, which saw neither group. Higher:
     training images still stand out. It says nothing about the class as such, which both groups belong to. Needs
-    ten losses in each group.
+    ``FEWEST`` losses in each group.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score

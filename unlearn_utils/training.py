@@ -145,7 +145,8 @@ class Checkpoint:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial, state = self.path.with_suffix(".partial"), BytesIO()
         torch.save({
-            "device": self.generator.device.type, "model": model.state_dict(), "optimiser": optimiser.state_dict(), "epoch": epoch, "step": step,
+            "device": self.generator.device.type, "model": model.state_dict(), "optimiser": optimiser.state_dict(),
+            "epoch": epoch, "step": step,
             "generator": self.generator.get_state(), "history": self.history,
             "moments": self.moments,
         }, state)

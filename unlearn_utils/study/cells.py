@@ -7,13 +7,12 @@ import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any, Iterable
 
 import torch
 from torch import Tensor
 
-from .. import data, models, representation, sources, training
+from .. import data, models, representation, sources
 from ..heads import class_moments
 from ..methods import METHODS, Method, build, check
 from ..representation import Features, extract, hits
@@ -228,7 +227,8 @@ class Trained(Task):
         own = _changed(self.cell, state)
         if self.cell.encoder == self.cell:
             Store().keep_features(features_spec(self.cell), vars(final[0]), device)
-        return {"history": history, "weights": _digest_of(state)}, {"weights": own, "moments": moments}
+        result = {"history": history, "weights": _digest_of(state), "images_seen": run.model.images_seen}
+        return result, {"weights": own, "moments": moments}
 
 
 def _changed(cell: Cell, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -271,10 +271,7 @@ def _weights(named: str) -> str:
     """What stands for the encoder's first weights in a key: their name, or the hash of their file."""
     if named in ("none", "imagenet"):
         return named
-    file = Path(named).expanduser()
-    if not file.is_file():
-        raise BadInput(f"there is no file {file}; network.weights must be 'none', 'imagenet' or a file of weights.")
-    with file.open("rb") as opened:
+    with models.weights_file(named).open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 

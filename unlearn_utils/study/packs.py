@@ -17,7 +17,7 @@ from typing import Any, Iterable, Iterator
 from ..methods import METHODS
 from ..paths import ROOT, home
 from ..settings import BadInput
-from .cells import Task, trained, images_of
+from .cells import Task, images_of, trained
 from .code import PACKAGE
 from .profiles import Images, Profile
 from .store import Store

@@ -4,163 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Callable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from .. import attacks, bias, membership, metrics
-from ..representation import Features, extract, output_predictions
+from .. import attacks, metrics
+from ..representation import extract, output_predictions
 from ..settings import BadInput
 from ..training import begin, generator, refit_head, train, worth_reading
 from . import code
-from .cells import Cell, Result, Task, trained, dataset_of, load_features, load_model, prepare, stored, views_of
-
-
-class At:
-    """A trained cell as its readings see it; what one of them has loaded the others share."""
-
-    def __init__(self, cell: Cell, device: str):
-        self.cell, self.device = cell, device
-        self.dataset = dataset_of(cell.profile).to(device)
-        self.train_labels, self.test_labels = self.dataset.train.labels, self.dataset.test.labels
-        self.classes = len(self.dataset.classes)
-
-    @cached_property
-    def features(self) -> Features:
-        return load_features(self.cell, self.device)
-
-    @cached_property
-    def model(self):
-        return load_model(self.cell, self.device)
-
-    @cached_property
-    def in_head(self) -> Features:
-        """Features in the geometry of a CMF head, in which the official code probes such models."""
-        with torch.no_grad():
-            return Features(self.model.head.embed(self.features.train), self.model.head.embed(self.features.test))
-
-    @cached_property
-    def means(self) -> Tensor:
-        """Centred class means of what the head's rows are compared with, (K, d) float64."""
-        return metrics.centred_means(self.model.head.transform(self.features.train), self.train_labels, self.classes)
-
-    @property
-    def weight(self) -> Tensor:
-        return self.model.head.weight.detach()
-
-    def counts(self, predicted: Tensor) -> list[list[int]]:
-        """Confusion counts of test images (K, K), rows the true class: every accuracy is a view of them."""
-        return metrics.confusion(predicted, self.test_labels, self.classes).tolist()
-
-    def probe(self, features: Features) -> Tensor:
-        """Test logits (N, K) of a linear probe."""
-        recipe, seed = self.cell.profile.probe, self.cell.seed
-        return metrics.probed(features.train, self.train_labels, features.test, self.classes, recipe, seed)
-
-    def ncc(self, features: Features) -> tuple[Tensor, Tensor]:
-        """Test predictions (N,) of the nearest class centre, and its scores (N, K)."""
-        return metrics.nearest(features.train, self.train_labels, features.test, self.classes)
-
-
-@dataclass(frozen=True)
-class Readout:
-    """A function of a trained cell; ``code`` is what its numbers come from besides."""
-
-    function: Callable[[At], Any]
-    code: tuple[Callable, ...]
-    uses: tuple[str, ...]  # the parts of the profile that it depends on
-    of_features: bool  # the same for all models that share an encoder
-    where: Callable[[Cell], bool]  # the cells that have it
-
-
-READOUTS: dict[str, Readout] = {}
-
-
-def readout(*code: Callable, uses: tuple[str, ...] = (), of_features: bool = False, where=lambda cell: True):
-    """Register a readout under the function's name."""
-
-    def register(function: Callable[[At], Any]) -> Callable[[At], Any]:
-        READOUTS[function.__name__] = Readout(function, code, uses, of_features, where)
-        return function
-
-    return register
-
-
-def _with_cmf(cell: Cell) -> bool:
-    return cell.head == "cmf"
-
-
-@readout(metrics.confusion, output_predictions)
-def output(at: At) -> dict:
-    return {"counts": at.counts(output_predictions(at.model, at.features.test))}
-
-
-@readout(metrics.confusion, metrics.probed, metrics.probe_scores, metrics.auroc, uses=("probe",), of_features=True)
-def probe(at: At) -> dict:
-    logits = at.probe(at.features)
-    return {"counts": at.counts(logits.argmax(1)), "auroc": metrics.auroc(metrics.probe_scores(logits), at.test_labels).tolist()}
-
-
-@readout(metrics.confusion, metrics.nearest, metrics.auroc, of_features=True)
-def ncc(at: At) -> dict:
-    predicted, scores = at.ncc(at.features)
-    return {"counts": at.counts(predicted), "auroc": metrics.auroc(scores, at.test_labels).tolist()}
-
-
-@readout(metrics.confusion, metrics.probed, uses=("probe",), where=_with_cmf)
-def probe_in_head(at: At) -> dict:
-    return {"counts": at.counts(at.probe(at.in_head).argmax(1))}
-
-
-@readout(metrics.confusion, metrics.nearest, where=_with_cmf)
-def ncc_in_head(at: At) -> dict:
-    return {"counts": at.counts(at.ncc(at.in_head)[0])}
-
-
-@readout(metrics.confusion, metrics.refitted_head, uses=("probe",), where=lambda cell: cell.head == "cmf" and cell.forget)
-def refitted(at: At) -> dict:
-    cell = at.cell
-    head = metrics.refitted_head(
-        at.features.train, at.train_labels, at.classes, cell.forget, cell.profile.probe, cell.seed)
-    with torch.no_grad():
-        return {"counts": at.counts(head(at.features.test).argmax(1))}
-
-
-@readout(metrics.alignment, metrics.centre_distance, metrics.centred_means)
-def geometry(at: At) -> dict:
-    return {"alignment": metrics.alignment(at.weight, at.means).tolist(),
-            "centre_distance": metrics.centre_distance(at.means).tolist()}
-
-
-@readout(metrics.nc1, metrics.nc2, metrics.nc3, metrics.centred_means)
-def collapse(at: At) -> dict:
-    return {"nc1": metrics.nc1(at.features.train, at.train_labels, at.classes), "nc2": metrics.nc2(at.means),
-            "nc3": metrics.nc3(at.weight, at.means)}
-
-
-@readout(bias.margin_parts)
-def margin(at: At) -> dict:
-    vector = getattr(at.model.head, "bias", None)
-    features = at.features.test if vector is not None else at.in_head.test
-    with torch.no_grad():
-        row, of_bias = bias.margin_parts(features, at.test_labels, at.weight, vector)
-    return {"margin_row": row.tolist(), "margin_bias": of_bias.tolist(),
-            "bias": vector.tolist() if vector is not None else None}
-
-
-@readout(membership.membership_inference)
-def members(at: At) -> dict:
-    """Per class, where a class has the ten images that it takes; of the forgotten classes alone where there are any."""
-    losses = [cross_entropy(at.model.head(features).detach(), labels, reduction="none") for features, labels in
-              ((at.features.train, at.train_labels), (at.features.test, at.test_labels))]
-    found = [None] * at.classes
-    for c in at.cell.forget or range(at.classes):
-        groups = losses[0][at.train_labels == c], losses[1][at.test_labels == c]
-        if min(map(len, groups)) >= 10:
-            found[c] = membership.membership_inference(*groups)[0]
-    return {"membership": found}
+from .cells import Cell, Result, Task, dataset_of, load_model, prepare, stored, trained, views_of
+from .readouts import READOUTS, At, look
 
 
 class OfModel(Task):
@@ -190,33 +45,20 @@ class Reading(OfModel):
 
     @property
     def code(self) -> str:
-        return code.version(READOUTS[self.name].function, *READOUTS[self.name].code)
+        return code.version(READOUTS[self.name].function)
 
     @property
     def label(self) -> str:
         return f"{self.name} of {super().label.removeprefix('reading of ')}"
 
     def compute(self, device: str) -> Result:
-        at = _at(self.cell, device)
-        finite = torch.isfinite(at.features.train).all() and torch.isfinite(at.features.test).all()
-        return READOUTS[self.name].function(at) if finite else {"diverged": True}, {}
+        at = look(self.cell, device)
+        return READOUTS[self.name].function(at) if at.finite() else {"diverged": True}, {}
 
 
 def readings_of(cell: Cell) -> list[Reading]:
     """Every readout that a cell has."""
     return [Reading.of(cell, name) for name, readout in READOUTS.items() if readout.where(cell)]
-
-
-_last: dict[tuple, At] = {}
-
-
-def _at(cell: Cell, device: str) -> At:
-    """The cell, loaded; kept until another is asked for."""
-    place = (trained(cell).key, device)
-    if place not in _last:
-        _last.clear()
-        _last[place] = At(cell, device)
-    return _last[place]
 
 
 @dataclass(frozen=True)
@@ -281,11 +123,17 @@ class Curve(Task):
         run, method = prepare(self.cell, device)
         at, readings, epoch_ends, done = At(self.cell, device), [], [], 0
 
+        def counts(predicted: Tensor) -> list[list[int]]:
+            return metrics.confusion(predicted, at.test_labels, at.classes).tolist()
+
         def read() -> None:
-            at.features = extract(run.model, run.dataset, views_of(self.cell, device)).to(device)
-            found = {"output": output_predictions(run.model, at.features.test), "probe": at.probe(at.features).argmax(1),
-                     "ncc": at.ncc(at.features)[0]}
-            readings.append({"x": done, **{name: at.counts(predicted) for name, predicted in found.items()}})
+            features = extract(run.model, run.dataset, views_of(self.cell, device)).to(device)
+            common = (features.train, at.train_labels, features.test, at.classes)
+            readings.append({
+                "x": done, "output": counts(output_predictions(run.model, features.test)),
+                "probe": counts(metrics.probed(*common, at.recipe, at.seed).argmax(1)),
+                "ncc": counts(metrics.nearest(*common)[0]),
+            })
 
         def on_step(step: int) -> None:
             nonlocal done
@@ -345,7 +193,7 @@ class Attacked(OfModel):
         return f"{self.attack} {super().label}"
 
     def compute(self, device: str) -> Result:
-        at = _at(self.cell, device)
+        at = look(self.cell, device)
         if self.attack in attacks.FINE_TUNING:
             random = generator(device, self.cell.seed, self.attack)
             budget = self.cell.profile.attack
@@ -382,8 +230,8 @@ class Embedded(OfModel):
         return code.version(metrics.tsne)
 
     def compute(self, device: str) -> Result:
-        at = _at(self.cell, device)
+        at = look(self.cell, device)
         labels, features = at.test_labels.cpu(), at.features.test.cpu()
         keep = torch.cat([torch.where(labels == c)[0][: self.points // at.classes] for c in labels.unique()])
-        layout = metrics.tsne(features[keep]) if torch.isfinite(features).all() else torch.full((len(keep), 2), torch.nan)
-        return {"points": [[round(v, 2) for v in at] for at in layout.tolist()], "labels": labels[keep].tolist()}, {}
+        layout = metrics.tsne(features[keep]) if at.finite() else torch.full((len(keep), 2), torch.nan)
+        return {"points": [[round(v, 2) for v in point] for point in layout.tolist()], "labels": labels[keep].tolist()}, {}

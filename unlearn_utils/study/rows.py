@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .. import attacks
 from ..bias import bias_numbers
 from ..methods import METHODS
 from ..metrics import any_forget, false_alarms, pooled_accuracy
@@ -19,7 +18,6 @@ from .cells import Cell, Task, images_of, trained
 from .readings import Attacked, Collapse, Curve, Embedded, readings_of
 from .studies import Models, Results, Study
 
-ALL_ATTACKS = attacks.ON_FEATURES + attacks.FINE_TUNING
 
 
 @dataclass(frozen=True)
@@ -49,16 +47,33 @@ def histories(study: Study, models: Models) -> Asked:
 
     def made(results: Results) -> pd.DataFrame:
         rows = []
-        for seed, forget, trained, collapse in listed:
-            if trained.key not in results or collapse.key not in results:
+        for seed, forget, training, collapse in listed:
+            if training.key not in results or collapse.key not in results:
                 continue
-            for at, collapsed in zip(results[trained.key]["history"], results[collapse.key]["epochs"]):
+            for at, collapsed in zip(results[training.key]["history"], results[collapse.key]["epochs"]):
                 accuracies = {f"{part}_{side}": value for part in ("train", "test")
                               for side, value in _pool(study, at[f"{part}_hits"], forget, part).items()}
-                rows.append(_identity(trained.cell, seed, forget) | accuracies | {"loss": at["loss"]} | collapsed)
+                rows.append(_identity(training.cell, seed, forget) | accuracies | {"loss": at["loss"]} | collapsed)
         return pd.DataFrame(rows)
 
-    return Asked(study, [task for *_, trained, collapse in listed for task in (trained, collapse)], made)
+    return Asked(study, [task for *_, training, collapse in listed for task in (training, collapse)], made)
+
+
+def costs(study: Study, models: Models) -> Asked:
+    """One row per model and pair: epochs, passes over the training images with a gradient, seconds on the machine."""
+    listed = [(s, f, trained(study.cell(s, f, *model))) for model in models for s, f in study.pairs]
+    images = sum(images_of(study.profile).train)
+
+    def made(results: Results) -> pd.DataFrame:
+        return pd.DataFrame([
+            _identity(task.cell, seed, forget) | {
+                "epochs": results[task.key]["history"][-1]["epoch"],
+                "image_passes": results[task.key]["images_seen"] / images, "seconds": results[task.key]["seconds"],
+            }
+            for seed, forget, task in listed if task.key in results
+        ])
+
+    return Asked(study, [task for *_, task in listed], made)
 
 
 def measurements(study: Study, models: Models) -> Asked:
@@ -102,7 +117,8 @@ def _measured(study: Study, found: dict[str, dict], forget: tuple[int, ...]) -> 
 def curves(study: Study, method: str) -> Asked:
     """One row per reading, readout and pair of ``few`` while ``method`` runs."""
     if METHODS[study.cell(0, (0,), method).method].closed_form or METHODS[method].start != "original":
-        raise BadInput(f"'{method}' has no unlearning steps, so it has no curve; choose a method that trains, like random_label.")
+        raise BadInput(f"'{method}' has no unlearning steps, so it has no curve; choose a method that trains, like "
+                       "random_label.")
     listed = [(s, f, Curve(study.cell(s, f, method))) for s, f in study.few.pairs]
 
     def made(results: Results) -> pd.DataFrame:
@@ -121,15 +137,19 @@ def curves(study: Study, method: str) -> Asked:
     return Asked(study, [task for *_, task in listed], made)
 
 
-def attacked(study: Study, models: Models, shots: list[int], draws: int, chosen: tuple[str, ...] = ALL_ATTACKS) -> Asked:
-    """One row per reading of every chosen attack on every model."""
+def attacked(study: Study, models: dict[str, Models], shots: list[int], draws: int) -> Asked:
+    """One row per reading of every attack named in ``models`` on the models under its name."""
     smallest = min(images_of(study.profile).train)
+    if study.profile.attack.shots > smallest:
+        raise BadInput(f"attack.shots is {study.profile.attack.shots}, but the smallest class has {smallest} training "
+                       "images; set it to as many at most.")
     if not shots or any(type(k) is not int or not 1 <= k <= smallest for k in shots) or draws < 1:
         raise BadInput(f"shots is {shots!r} and draws is {draws!r}, but both must be whole numbers from 1 on, and "
                        f"the smallest class has {smallest} training images.")
     listed = [
         (s, f, cell, Attacked.of(cell, attack, f, tuple(shots), draws))
-        for model in models for s, f in study.pairs for cell in [study.cell(s, f, *model)] for attack in chosen
+        for attack, listed in models.items() for model in listed for s, f in study.pairs
+        for cell in [study.cell(s, f, *model)]
     ]
 
     def made(results: Results) -> pd.DataFrame:

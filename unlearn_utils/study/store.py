@@ -53,7 +53,7 @@ class Record:
             content = b""
         if hashlib.sha256(content).hexdigest() != self.files[path.name]:
             remove(self.folder)
-            raise Damaged(f"stored result {self.folder.parent.name}/{self.folder.name} is damaged; run again to compute it anew.")
+            raise Damaged(f"stored result {self.folder.name} is damaged; run again to compute it anew.")
         return load_file(path)
 
 

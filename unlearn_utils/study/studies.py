@@ -130,8 +130,8 @@ class Study:
         stored = {task.key: record for task in here if (record := Store().get(task.spec))}
         self.tally["pack"].update({t.question: packed[t.key] | {"today": t.code} for t in tasks if t.key in packed})
         self.tally["here"].update(stored)
-        results = {key: found["result"] for key, found in packed.items()}
-        return results | {key: record.result for key, record in stored.items()}
+        results = {key: found["result"] | {"seconds": found["seconds"]} for key, found in packed.items()}
+        return results | {key: record.result | {"seconds": record.seconds} for key, record in stored.items()}
 
     def _check_images(self, here: list[Task]) -> None:
         try:

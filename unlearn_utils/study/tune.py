@@ -10,15 +10,18 @@ import argparse
 import sys
 
 import pandas as pd
+import torch
 
-from . import profiles
-from .cells import Cell, images_of, stored, trained
 from ..methods import METHODS
-from ..settings import BadInput
-from .profiles import Profile
-from .sweep import Machine, run
-from .variants import recipe_of
+from ..metrics import pooled_accuracy
 from ..paths import Outputs, write
+from ..settings import READOUTS, BadInput
+from . import profiles
+from .cells import Cell, stored
+from .profiles import Profile
+from .readings import Reading
+from .sweep import Failure, Machine, run
+from .variants import recipe_of
 
 
 def searched(profile: Profile, method: str, variant: str) -> tuple[str, list[float]]:
@@ -31,6 +34,8 @@ def candidates(name: str, data_dir: str) -> list[tuple[str, str, str, float, Cel
     """(method, variant, setting, value, cell) of every model of the search, on held-out training images."""
     listed = []
     profile = profiles.load(name, data_dir=data_dir)
+    if not profile.tuning:
+        raise BadInput(f"profile '{name}' has no [tuning]: its rates are the authors', and nothing is searched.")
     for method, variant in unlearning_recipes(profile):
         setting, values = searched(profile, method, variant)
         for value in values:
@@ -49,19 +54,25 @@ def unlearning_recipes(profile: Profile) -> list[tuple[str, str]]:
     ]
 
 
-def held_out(cell: Cell, forget: tuple[int, ...]) -> tuple[float, float]:
-    """Held-out (retain, forget) accuracy of the model's output."""
-    hits = pd.Series(stored(trained(cell)).result["history"][-1]["test_hits"])
-    accuracy = hits / images_of(cell.profile).test
-    forgotten = accuracy.index.isin(forget)
-    return accuracy[~forgotten].mean(), accuracy[forgotten].mean()
+def held_out(cell: Cell, forget: tuple[int, ...], readout: str) -> tuple[float, float]:
+    """Held-out (retain, forget) accuracy of a readout of the cell's model."""
+    result = stored(Reading.of(cell, readout)).result
+    if "diverged" in result:  # a rate that is too high, which is what a search is to find out
+        return 0.0, float("nan")
+    counts = torch.tensor(result["counts"])
+    retain = tuple(c for c in range(len(counts)) if c not in forget)
+    return pooled_accuracy(counts, retain), pooled_accuracy(counts, forget)
 
 
 def score(cell: Cell) -> dict[str, float]:
-    """The cell's accuracies, and the retain accuracy that it costs against its original."""
-    retain, forget = held_out(cell, cell.forget)
-    original, _ = held_out(Cell(cell.profile, cell.seed, (), "original"), cell.forget)
-    return {"retain": retain, "forget": forget, "cost": original - retain}
+    """The accuracies of the cell's output, the retain accuracy that it costs, and what its features still hold.
+
+    The output alone decides. Probe and NCC are noted, so that everybody can see how they follow the rate.
+    """
+    retain, forget = held_out(cell, cell.forget, "output")
+    original, _ = held_out(Cell(cell.profile, cell.seed, (), "original"), cell.forget, "output")
+    features = {name: held_out(cell, cell.forget, name)[1] for name in ("probe", "ncc")}
+    return {"retain": retain, "forget": forget, "cost": original - retain, **features}
 
 
 def winner(rows: pd.DataFrame, tolerance: float) -> int:
@@ -75,7 +86,11 @@ def winner(rows: pd.DataFrame, tolerance: float) -> int:
 def table(name: str, data_dir: str, machine: Machine) -> pd.DataFrame:
     """One row per method, variant and candidate: mean accuracies over the search's cells, and whether it won."""
     listed = candidates(name, data_dir)
-    run([trained(cell) for *_, cell in listed], machine)
+    originals = [Cell(cell.profile, cell.seed, (), "original") for *_, cell in listed]
+    try:
+        run([Reading.of(cell, name) for cell in [*originals, *(cell for *_, cell in listed)] for name in READOUTS], machine)
+    except Failure as failure:
+        raise BadInput(f"the search is not complete: {failure}") from None
     names = ("method", "variant", "setting", "value")
     rows = [dict(zip(names, row)) | score(cell) for *row, cell in listed]
     means = pd.DataFrame(rows).groupby(list(names), sort=False).mean().reset_index().round(6)

@@ -12,8 +12,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from ..methods import METHODS
-from ..settings import READOUTS
 from ..paths import Outputs
+from ..settings import READOUTS
 from .tables import per_forget_set
 
 sns.set_theme(context="paper", style="ticks", palette="colorblind", rc={

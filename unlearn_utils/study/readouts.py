@@ -1,0 +1,176 @@
+"""What can be read off a trained cell: each readout is a function of the cell as ``At`` shows it, under its own name.
+
+Its key holds its own code and what that reaches in the thin module, so a new readout computes itself and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ..bias import margin_parts
+from ..membership import FEWEST, membership_inference
+from ..metrics import (
+    alignment, auroc, centre_distance, centred_means, confusion, nc1, nc2, nc3, nearest, probe_scores, probed,
+    refitted_head,
+)
+from ..representation import Features, output_predictions
+from .cells import Cell, dataset_of, load_features, load_model, trained
+
+
+class At:
+    """A trained cell as its readouts see it; what one of them has loaded the others share."""
+
+    def __init__(self, cell: Cell, device: str):
+        self.cell, self.device = cell, device
+        self.dataset = dataset_of(cell.profile).to(device)
+        self.train_labels, self.test_labels = self.dataset.train.labels, self.dataset.test.labels
+        self.classes, self.recipe, self.seed = len(self.dataset.classes), cell.profile.probe, cell.seed
+
+    @cached_property
+    def features(self) -> Features:
+        return load_features(self.cell, self.device)
+
+    @cached_property
+    def model(self):
+        return load_model(self.cell, self.device)
+
+    @cached_property
+    def in_head(self) -> Features:
+        """Features in the geometry of a CMF head, in which the official code probes such models."""
+        with torch.no_grad():
+            return Features(self.model.head.embed(self.features.train), self.model.head.embed(self.features.test))
+
+    @property
+    def compared(self) -> Tensor:
+        """What the head's rows are compared with: training features (N, d), transformed as the head does it."""
+        return self.model.head.transform(self.features.train)
+
+    @property
+    def weight(self) -> Tensor:
+        return self.model.head.weight.detach()
+
+    def finite(self) -> bool:
+        return bool(torch.isfinite(self.features.train).all() and torch.isfinite(self.features.test).all())
+
+
+_last: dict[tuple[str, str], At] = {}
+
+
+def look(cell: Cell, device: str) -> At:
+    """The cell, loaded; kept until another is looked at."""
+    place = (trained(cell).key, device)
+    if place not in _last:
+        _last.clear()
+        _last[place] = At(cell, device)
+    return _last[place]
+
+
+@dataclass(frozen=True)
+class Readout:
+    function: Callable[[At], dict[str, Any]]
+    uses: tuple[str, ...]  # the parts of the profile that it depends on
+    of_features: bool  # the same for all models that share an encoder
+    where: Callable[[Cell], bool]  # the cells that have it
+
+
+READOUTS: dict[str, Readout] = {}
+
+
+def readout(uses: tuple[str, ...] = (), of_features: bool = False, where: Callable[[Cell], bool] = lambda cell: True):
+    """Register a readout under the function's name."""
+
+    def register(function: Callable[[At], dict[str, Any]]) -> Callable[[At], dict[str, Any]]:
+        READOUTS[function.__name__] = Readout(function, uses, of_features, where)
+        return function
+
+    return register
+
+
+def with_cmf(cell: Cell) -> bool:
+    return cell.head == "cmf"
+
+
+# "counts" are confusion counts of test images (K, K), rows the true class: every accuracy is a view of them.
+
+
+@readout()
+def output(at: At) -> dict:
+    predicted = output_predictions(at.model, at.features.test)
+    return {"counts": confusion(predicted, at.test_labels, at.classes).tolist()}
+
+
+@readout(uses=("probe",), of_features=True)
+def probe(at: At) -> dict:
+    logits = probed(at.features.train, at.train_labels, at.features.test, at.classes, at.recipe, at.seed)
+    return {"counts": confusion(logits.argmax(1), at.test_labels, at.classes).tolist(),
+            "auroc": auroc(probe_scores(logits), at.test_labels).tolist()}
+
+
+@readout(of_features=True)
+def ncc(at: At) -> dict:
+    predicted, scores = nearest(at.features.train, at.train_labels, at.features.test, at.classes)
+    return {"counts": confusion(predicted, at.test_labels, at.classes).tolist(),
+            "auroc": auroc(scores, at.test_labels).tolist()}
+
+
+@readout(uses=("probe",), where=with_cmf)
+def probe_in_head(at: At) -> dict:
+    logits = probed(at.in_head.train, at.train_labels, at.in_head.test, at.classes, at.recipe, at.seed)
+    return {"counts": confusion(logits.argmax(1), at.test_labels, at.classes).tolist()}
+
+
+@readout(where=with_cmf)
+def ncc_in_head(at: At) -> dict:
+    predicted, _ = nearest(at.in_head.train, at.train_labels, at.in_head.test, at.classes)
+    return {"counts": confusion(predicted, at.test_labels, at.classes).tolist()}
+
+
+@readout(uses=("probe",), where=lambda cell: cell.head == "cmf" and bool(cell.forget))
+def refitted(at: At) -> dict:
+    """An ordinary head fitted to the retain images, in the place of a CMF head."""
+    head = refitted_head(at.features.train, at.train_labels, at.classes, at.cell.forget, at.recipe, at.seed)
+    with torch.no_grad():
+        return {"counts": confusion(head(at.features.test).argmax(1), at.test_labels, at.classes).tolist()}
+
+
+@readout()
+def geometry(at: At) -> dict:
+    means = centred_means(at.compared, at.train_labels, at.classes)
+    return {"alignment": alignment(at.weight, means).tolist(), "centre_distance": centre_distance(means).tolist()}
+
+
+@readout()
+def collapse(at: At) -> dict:
+    means = centred_means(at.compared, at.train_labels, at.classes)
+    return {"nc1": nc1(at.features.train, at.train_labels, at.classes), "nc2": nc2(means), "nc3": nc3(at.weight, means)}
+
+
+@readout()
+def margin(at: At) -> dict:
+    """The forget logit's margin in two parts, and the head's bias where it has one."""
+    bias = getattr(at.model.head, "bias", None)
+    features = at.features.test if bias is not None else at.in_head.test
+    with torch.no_grad():
+        row, of_bias = margin_parts(features, at.test_labels, at.weight, bias)
+    return {"margin_row": row.tolist(), "margin_bias": of_bias.tolist(), "bias": None if bias is None else bias.tolist()}
+
+
+@readout()
+def members(at: At) -> dict:
+    """Per class, where it has images enough; only of the forgotten classes where some are."""
+    losses = [
+        cross_entropy(at.model.head(features).detach(), labels, reduction="none")
+        for features, labels in ((at.features.train, at.train_labels), (at.features.test, at.test_labels))
+    ]
+    found = [None] * at.classes
+    for c in at.cell.forget or range(at.classes):
+        groups = losses[0][at.train_labels == c], losses[1][at.test_labels == c]
+        if min(map(len, groups)) >= FEWEST:
+            found[c] = membership_inference(*groups)[0]
+    return {"membership": found}
