@@ -100,7 +100,7 @@ def test_every_rate_of_a_profile_won_its_committed_search(name):
     ({"data.random_resized_crop": True}, "needs 'crop_to'"),
     ({"data.normalisation": "imagenet"}, "3 for ImageNet"),
     ({"network.architecture": "vit_small_patch16_224"}, "takes 224 pixels and 3 channels, not 8 and 1"),
-    ({"network.weights": "imagenet"}, "for a ViT only"),
+    ({"network.weights": "imagenet"}, "there for timm's encoders"),
     ({"network.images_per_pass": -1}, "at least 0"),
     ({"data.source": "digit"}, "one of digits, folder, fashion_mnist"),
     ({"recipes": 3}, "table"),
