@@ -1,5 +1,9 @@
 """Fixtures shared by the tests: seeded randomness, clusters, and a data set and network small enough for a test."""
 
+import os
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -8,10 +12,20 @@ import torch
 
 from unlearn_utils import models
 from unlearn_utils.data import Dataset, Images
+from unlearn_utils.paths import ROOT
 from unlearn_utils.settings import Network, Views
-from unlearn_utils.study.rows import Study
+from unlearn_utils.study import rows
+from unlearn_utils.study.studies import Study
 
 torch.set_num_threads(1)
+
+LEARNED = {  # on top of tiny.toml: long enough that networks and probes tell most digits apart
+    "network.width": 6, "recipes.original.linear.epochs": 15, "recipes.retrain.linear.epochs": 15, "probe.epochs": 20,
+}
+MODELS = [  # one of each kind: from scratch, whole network, the head alone, a frozen encoder, a CMF head
+    ("original", "linear"), ("retrain", "linear"), ("random", "linear"), ("random_label", "linear"),
+    ("prune", "linear"), ("random_label", "classifier"), ("original", "cmf"), ("scrub", "cmf"),
+]
 
 
 @pytest.fixture
@@ -85,3 +99,65 @@ def home(tmp_path, monkeypatch) -> Path:
 def study(home, tiny) -> Study:
     """A study of seconds, on the digits."""
     return Study.of("digits", tiny["seeds"], tiny["forget_sets"], "cpu", jobs=1, overrides=tiny["overrides"])
+
+
+def learned_study(tiny: dict, **given) -> Study:
+    overrides = tiny["overrides"] | LEARNED | given.pop("overrides", {})
+    return Study.of("digits", [0], given.pop("forget_sets", tiny["forget_sets"]), "cpu", jobs=1, overrides=overrides, **given)
+
+
+@pytest.fixture(scope="session")
+def computed(tmp_path_factory, tiny) -> Path:
+    """A home in which all readings of MODELS lie, computed once for all tests."""
+    home = tmp_path_factory.mktemp("computed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNLEARN_HOME", str(home))
+        rows.measurements(learned_study(tiny), MODELS).get()
+    return home
+
+
+@pytest.fixture
+def ran(computed, home, tiny) -> Study:
+    """A study whose MODELS and readings are in the store, in a home of its own."""
+    shutil.copytree(computed, home, dirs_exist_ok=True)
+    return learned_study(tiny)
+
+
+@pytest.fixture
+def count(monkeypatch) -> list:
+    """The labels of all tasks that are computed in this process from here on."""
+    from unlearn_utils.study.cells import Task
+
+    done = []
+    for kind in Task.__subclasses__() + [sub for cls in Task.__subclasses__() for sub in cls.__subclasses__()]:
+        if "compute" in vars(kind) and kind.__module__.startswith("unlearn_utils."):
+            def noted(task, device, compute=kind.compute):
+                done.append(task.label)
+                return compute(task, device)
+
+            monkeypatch.setattr(kind, "compute", noted)
+    return done
+
+
+@pytest.fixture(scope="session")
+def python():
+    """python(script, home, root): a process that runs a script, with the package that lies in a folder."""
+
+    def start(script: str, home: Path, root: Path = ROOT, **options) -> subprocess.Popen:
+        environment = os.environ | {"UNLEARN_HOME": str(home), "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen([sys.executable, "-c", script], env=environment, cwd=root, **pipes | options)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def copied(tmp_path_factory):
+    """copied(): a folder with a copy of the package, whose code a test may edit."""
+
+    def copy() -> Path:
+        root = tmp_path_factory.mktemp("copy")
+        shutil.copytree(ROOT / "unlearn_utils", root / "unlearn_utils", ignore=shutil.ignore_patterns("__pycache__"))
+        return root
+
+    return copy

@@ -1,14 +1,18 @@
-"""Results are found again under what determines them, and a damaged one is never believed."""
+"""Results are found again under what determines them, and a damaged one is never believed or kept in the way."""
 
+import errno
 import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from unlearn_utils.study import store
-from unlearn_utils.study.store import Store, code_version, digest
+from unlearn_utils.study import rows, store
+from unlearn_utils.study.cells import dataset_of, features_spec, load_features, load_model, load_state, stored, trained
+from unlearn_utils.study.readings import Reading
+from unlearn_utils.study.store import Damaged, Store, digest
 
 SPEC = {"kind": "model", "seed": 0, "rate": 0.1}
 
@@ -31,13 +35,60 @@ def test_another_parameter_is_another_result(filled):
     assert filled.get(dict(reversed(SPEC.items()))) is not None  # the order of keys is no parameter
 
 
-@pytest.mark.parametrize("name", ["record.json", "weights.safetensors"])
-def test_a_truncated_file_is_computed_again(filled, name, capsys):
-    file = filled.folder(SPEC) / name
-    file.write_bytes(file.read_bytes()[:-3])
+def cut(file: Path) -> None:
+    content = file.read_bytes()
+    file.unlink()  # tensors that are loaded lie in the old file
+    file.write_bytes(content[:-3])
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"checksum": 1, "body": []}', b"\xff\xfe"])
+def test_a_damaged_record_is_removed_and_computed_again(filled, content, capsys):
+    (filled.folder(SPEC) / "record.json").write_bytes(content)
     assert filled.get(SPEC) is None
-    assert "damaged" in capsys.readouterr().out
+    assert "damaged; it will be computed again" in capsys.readouterr().out
     assert not filled.folder(SPEC).exists()
+
+
+def test_damaged_tensors_are_found_when_they_are_loaded_and_removed(filled):
+    cut(filled.folder(SPEC) / "weights.safetensors")
+    record = filled.get(SPEC)
+    assert record is not None  # a look at the store reads no tensors
+    with pytest.raises(Damaged, match="is damaged; run again to compute it anew"):
+        record.tensors("weights")
+    assert not filled.folder(SPEC).exists()
+
+
+@pytest.mark.parametrize("problem", [errno.EMFILE, errno.EIO, errno.EACCES])
+def test_a_file_that_cannot_be_read_now_is_not_removed(filled, problem, monkeypatch):
+    record, content = filled.get(SPEC), sorted(filled.folder(SPEC).iterdir())
+
+    def refused(path):
+        raise OSError(problem, os.strerror(problem))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refused)
+        for read in (lambda: filled.get(SPEC), lambda: record.tensors("weights")):
+            with pytest.raises(OSError):
+                read()
+    assert sorted(filled.folder(SPEC).iterdir()) == content and filled.get(SPEC).result == record.result
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling link", "link to a folder", "folder without a record"])
+def test_what_lies_in_the_place_of_a_result_makes_room_for_it_and_nothing_else_is_touched(kind, home):
+    foreign, place = home / "foreign", Store().folder(SPEC)
+    foreign.mkdir()
+    (foreign / "kept.txt").write_text("")
+    place.parent.mkdir(parents=True)
+    targets = {"dangling link": home / "nowhere", "link to a folder": foreign}
+    if kind == "file":
+        place.write_text("")
+    elif kind == "folder without a record":
+        place.mkdir()
+    else:
+        place.symlink_to(targets[kind])
+    Store().put(SPEC, {"accuracy": 1.0}, {}, 0.0, "cpu")
+    assert Store().get(SPEC).result == {"accuracy": 1.0}
+    assert place.is_dir() and not place.is_symlink() and (foreign / "kept.txt").exists()
 
 
 def test_a_changed_number_is_not_believed(filled):
@@ -64,20 +115,21 @@ def test_an_interrupted_write_leaves_nothing(home, monkeypatch):
     monkeypatch.setattr(store, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         Store().put(SPEC, {}, {"weights": {"w": torch.zeros(1)}}, 0.0, "cpu")
-    assert Store().get(SPEC) is None
+    assert not Store().folder(SPEC).exists()
     assert list((home / ".store" / "model").iterdir()) == []
 
 
 def test_what_killed_runs_left_is_removed_when_nobody_can_want_it(filled):
-    day, half_written = 86400, filled.root / "model" / ".partial-1"
+    day, half_written, lock = 86400, filled.root / "model" / ".partial-1", filled.root / "locks" / "1"
     half_written.mkdir()
+    lock.parent.mkdir()
     trainings = [filled.root / "unfinished" / name for name in ("recent.pt", "old.pt")]
     trainings[0].parent.mkdir()
-    for file, age in [(half_written, 2 * day), (trainings[0], 2 * day), (trainings[1], 31 * day)]:
+    for file, age in [(half_written, 2 * day), (lock, 2 * day), (trainings[0], 2 * day), (trainings[1], 31 * day)]:
         file.is_dir() or file.write_bytes(b"")
         os.utime(file, (time.time() - age,) * 2)
     filled.tidy()
-    assert not half_written.exists() and [file.exists() for file in trainings] == [True, False]
+    assert not half_written.exists() and not lock.exists() and [file.exists() for file in trainings] == [True, False]
     assert filled.get(SPEC)
 
 
@@ -86,19 +138,81 @@ def test_the_second_writer_of_the_same_result_keeps_the_first(filled):
     assert filled.get(SPEC).result == {"accuracy": [0.5, 1.0]}
 
 
-def test_the_code_version_sees_code_and_not_prose(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "__file__", str(tmp_path / "study" / "store.py"))
-
-    def version(source: str) -> str:
-        (tmp_path / "room.py").write_text(source)
-        code_version.cache_clear()
-        return code_version("room")
-
-    plain = version("def f(x):\n    return x + 1\n")
-    assert version('"""Prose."""\n\ndef f(x):\n    """More."""\n    return x + 1  # why\n') == plain
-    assert version("def f(x):\n    return x + 2\n") != plain
-    code_version.cache_clear()
-
-
 def test_the_digest_is_that_of_canonical_json():
     assert digest({"b": 1, "a": [1.0, None]}) == digest(json.loads('{"a": [1.0, null], "b": 1}'))
+
+
+def test_numbers_keep_their_hash_and_weights_their_bits(filled):
+    weights = {"a": torch.tensor([0.1, float("nan"), -0.0]), "b": torch.tensor([1.0, 2.0]).bfloat16(), "c": torch.tensor(3)}
+    filled.put(SPEC | {"seed": 2}, {"nan": float("nan")}, {"weights": weights}, 0.0, "cpu")
+    record = filled.get(SPEC | {"seed": 2})
+    found = record.tensors("weights")
+    assert all(found[k].dtype == t.dtype and found[k].numpy(force=True).tobytes() == t.numpy(force=True).tobytes()
+               for k, t in weights.items() if t.dtype != torch.bfloat16)
+    assert torch.equal(found["b"], weights["b"]) and record.result["nan"] != record.result["nan"]
+
+
+def features_of_32_bits():
+    return {"train": torch.tensor([[1 / 3]]), "test": torch.tensor([[0.5]])}
+
+
+def test_features_lie_in_16_bits_only_where_that_loses_nothing(home):
+    kept = Store()
+    kept.keep_features({"kind": "features"}, features_of_32_bits(), "cpu")
+    found = kept.get({"kind": "features"}).tensors("features")
+    assert [found[part].dtype for part in ("train", "test")] == [torch.float32, torch.bfloat16]
+    assert all(torch.equal(found[part].float(), f) for part, f in features_of_32_bits().items())
+
+
+def test_features_are_bounded_and_the_oldest_make_room(home, monkeypatch):
+    specs = [{"kind": "features", "model": i} for i in range(4)]
+    for age, spec in zip((40, 30, 20, 10), specs):
+        Store().keep_features(spec, features_of_32_bits(), "cpu")
+        size = sum(file.stat().st_size for file in Store().folder(spec).iterdir())
+        monkeypatch.setattr(store, "FEATURES_KEPT", 2.5 * size)  # room for two
+        os.utime(Store().folder(spec), (time.time() - age,) * 2)
+    assert [Store().get(spec) is not None for spec in specs] == [False, False, True, True]
+
+
+def test_the_features_just_kept_stay_however_large_they_are(home, monkeypatch):
+    monkeypatch.setattr(store, "FEATURES_KEPT", 1)
+    Store().keep_features({"kind": "features"}, features_of_32_bits(), "cpu")
+    assert Store().get({"kind": "features"})
+
+
+def test_features_that_made_room_or_are_damaged_come_back_bit_for_bit(ran):
+    cell = ran.cell(0, (0,), "random_label")
+    place, before = Store().folder(features_spec(cell)), load_features(cell, "cpu")
+    for harm in (store.remove, lambda place: cut(place / "features.safetensors")):
+        harm(place)
+        again = load_features(cell, "cpu")
+        assert torch.equal(again.train, before.train) and torch.equal(again.test, before.test)
+        assert place.exists()
+
+
+@pytest.mark.parametrize("model", [("prune", "linear"), ("random_label", "classifier")])
+def test_a_model_whose_head_alone_changed_stores_no_encoder_and_shares_the_originals_features(ran, model):
+    cell, original = ran.cell(0, (0,), *model), ran.cell(0, (0,), "original")
+    own = stored(trained(cell)).tensors("weights")
+    assert own and all(name.startswith("head.") for name in own)
+    assert features_spec(cell) == features_spec(original)
+    assert Reading.of(cell, "probe").key == Reading.of(original, "probe").key
+    assert Reading.of(cell, "output").key != Reading.of(original, "output").key
+
+
+@pytest.mark.parametrize("model", [("prune", "linear"), ("random_label", "classifier"), ("random_label", "linear"), ("scrub", "cmf")])
+def test_a_model_that_shares_tensors_with_its_start_is_loaded_whole(ran, model):
+    cell = ran.cell(0, (0,), *model)
+    loaded = load_model(cell, "cpu")
+    with torch.no_grad():
+        dataset = dataset_of(ran.profile)
+        direct = loaded.features(dataset.test_view(dataset.test.pixels))
+    assert torch.equal(direct, load_features(cell, "cpu").test)
+    assert load_state(cell).keys() >= loaded.state_dict().keys()
+
+
+def test_a_look_at_the_store_reads_no_tensors(ran, monkeypatch):
+    monkeypatch.setattr(store, "load_file", None)
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) if path.name == "record.json" else 1 / 0)
+    assert len(rows.measurements(ran, [("scrub", "cmf")]).get()) == 2

@@ -1,12 +1,17 @@
 """An interrupted training goes on with the numbers of one that was not cut."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from unlearn_utils.methods.references import Original
 from unlearn_utils.settings import Recipe
+from unlearn_utils.study import cells, sweep
+from unlearn_utils.study.cells import stored, trained
+from unlearn_utils.study.store import Store
 from unlearn_utils.training import Checkpoint, train
 
 RECIPE = Recipe(epochs=5, lr=0.05, batch_size=16, schedule="cosine", warmup_epochs=1)
@@ -18,10 +23,10 @@ class Cut(Exception):
 
 @pytest.fixture
 def training(dataset, tmp_path):
-    """training(model, last epoch or None) -> history; the run ends by force after that epoch was saved."""
+    """training(model, last epoch or None) -> history, moments; the run ends by force after that epoch was saved."""
 
     def run(model, cut_after=None, path=tmp_path / "checkpoint.pt"):
-        generator, history = torch.Generator().manual_seed(3), []
+        generator, history, moments = torch.Generator().manual_seed(3), [], {}
 
         def losses(epoch):
             if epoch == cut_after:
@@ -29,24 +34,81 @@ def training(dataset, tmp_path):
             for x, y in dataset.batches(dataset.train, RECIPE.batch_size, generator):
                 yield cross_entropy(model(x), y)
 
-        checkpoint = Checkpoint(path, generator, history, seconds=0)
-        train(model, losses, [RECIPE], on_epoch=lambda epoch, loss: history.append([epoch, loss]), checkpoint=checkpoint)
-        return history
+        def note(epoch, loss):
+            history.append([epoch, loss])
+            moments[str(epoch)] = model.head.weight.detach().clone()
+
+        train(model, losses, [RECIPE], on_epoch=note, checkpoint=Checkpoint(path, generator, history, moments, seconds=0))
+        return history, moments
 
     return run
 
 
-def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(training, resnet, tmp_path, state_of, same):
+@pytest.fixture
+def cut(training, resnet, tmp_path, state_of):
+    """A training that was cut after three epochs, and what one without a cut ends at."""
     fresh = state_of(resnet)
-    expected_history = training(resnet, path=tmp_path / "other.pt")
-    expected = state_of(resnet)
+    history, moments = training(resnet, path=tmp_path / "other.pt")
+    expected = state_of(resnet), history, moments
     resnet.load_state_dict(fresh)
     with pytest.raises(Cut):
         training(resnet, cut_after=3)
     resnet.load_state_dict(fresh)  # what a new process starts from
-    history = training(resnet)
-    assert same(state_of(resnet), expected)
+    return expected
+
+
+def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(cut, training, resnet, state_of, same, capsys):
+    state, expected_history, expected_moments = cut
+    history, moments = training(resnet)
+    assert same(state_of(resnet), state) and same(moments, expected_moments)
     assert history[1:] == expected_history[1:] and [epoch for epoch, _ in history] == [0, 1, 2, 3, 4, 5]
+    assert capsys.readouterr().out == ""
+
+
+def half(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def of_a_gpu(file: Path) -> None:
+    state = torch.load(file, weights_only=True)
+    torch.save(state | {"device": "cuda", "generator": torch.zeros(16, dtype=torch.uint8)}, file)
+
+
+def without_a_device(file: Path) -> None:
+    torch.save({key: value for key, value in torch.load(file, weights_only=True).items() if key != "device"}, file)
+
+
+@pytest.mark.parametrize("harm, why", [
+    (of_a_gpu, "began on another device (cuda, now cpu)"), (half, "is damaged"), (without_a_device, "is damaged"),
+])
+def test_a_checkpoint_of_another_device_or_a_damaged_one_starts_anew_with_one_line(
+    harm, why, cut, training, resnet, tmp_path, state_of, same, capsys
+):
+    harm(tmp_path / "checkpoint.pt")
+    history, moments = training(resnet)
+    assert capsys.readouterr().out == f"the unfinished training checkpoint {why}; it starts anew.\n"
+    assert same(state_of(resnet), cut[0]) and same(moments, cut[2]) and len(history) == 6
+
+
+def test_an_interrupted_cell_is_taken_up_where_it_was_and_ends_at_the_same_result(study, monkeypatch, same):
+    task, begun, losses = trained(study.cell(0, (0,), "original")), [], Original.losses
+    once = task.compute("cpu")
+    monkeypatch.setattr(cells, "Checkpoint", partial(Checkpoint, seconds=0))
+
+    def cut(self, run, epoch):
+        begun.append(epoch)
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        return losses(self, run, epoch)
+
+    monkeypatch.setattr(Original, "losses", cut)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run([task], study.machine)
+    assert Store().unfinished(task.spec).exists() and Store().get(task.spec) is None
+    sweep.run([task], study.machine)
+    assert begun == [0, 1, 2, 2]  # the epochs that were done are not done again
+    assert repr(stored(task).result) == repr(once[0]) and not Store().unfinished(task.spec).exists()
+    assert all(same(stored(task).tensors(name), once[1][name]) for name in ("weights", "moments"))
 
 
 def test_a_checkpoint_that_finds_no_room_is_not_left_half_written(training, resnet, tmp_path, monkeypatch):
@@ -60,17 +122,3 @@ def test_a_checkpoint_that_finds_no_room_is_not_left_half_written(training, resn
     with pytest.raises(OSError, match="No space left"):
         training(resnet)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_damaged_checkpoint_means_that_the_training_starts_anew(training, resnet, tmp_path, state_of, same):
-    fresh = state_of(resnet)
-    training(resnet, path=tmp_path / "other.pt")
-    expected = state_of(resnet)
-    resnet.load_state_dict(fresh)
-    with pytest.raises(Cut):
-        training(resnet, cut_after=3)
-    kept = (tmp_path / "checkpoint.pt").read_bytes()
-    (tmp_path / "checkpoint.pt").write_bytes(kept[: len(kept) // 2])
-    resnet.load_state_dict(fresh)
-    training(resnet)
-    assert same(state_of(resnet), expected)

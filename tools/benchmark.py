@@ -29,7 +29,7 @@ from unlearn_utils.settings import BadInput, Recipe
 from unlearn_utils.study import profiles
 from unlearn_utils.study.cells import dataset_of
 from unlearn_utils.study.profiles import Profile
-from unlearn_utils.study.rows import unlearned
+from unlearn_utils.study.studies import unlearned
 from unlearn_utils.study.sweep import Machine
 from unlearn_utils.training import Run, optimiser_of, train
 

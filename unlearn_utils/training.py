@@ -147,7 +147,7 @@ class Checkpoint:
         torch.save({
             "device": self.generator.device.type, "model": model.state_dict(), "optimiser": optimiser.state_dict(),
             "epoch": epoch, "step": step,
-            "generator": self.generator.get_state(), "history": self.history,
+            "generator": self.generator.get_state(), "history": self.history, "images_seen": model.images_seen,
             "moments": self.moments,
         }, state)
         try:
@@ -177,6 +177,7 @@ class Checkpoint:
             self.path.unlink(missing_ok=True)
             return 0, 0
         model.load_state_dict(state["model"])
+        model.images_seen = state["images_seen"]
         optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"])
         self.history[:] = state["history"]

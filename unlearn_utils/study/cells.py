@@ -7,7 +7,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, Iterable
 
 import torch
 from torch import Tensor
@@ -106,9 +106,12 @@ def images_of(profile: Profile) -> Images:
     return Images(dataset.fingerprint, dataset.classes, counts["train"], counts["test"], dataset.groups)
 
 
-def look_again() -> None:
-    """Notice what was edited since the last sweep: code, image folders, files of weights."""
+def look_again(tasks: Iterable[Task] = ()) -> None:
+    """Notice what was edited since the last sweep: code, image folders, files of weights; ``tasks`` find new keys."""
     code.look_again()
+    for task in tasks:
+        for known in ("question", "spec", "key"):
+            vars(task).pop(known, None)
     _trained.clear()
     _weights.cache_clear()
     if any(sources.stamp(data) != before for data, before in _stamps.items()):
@@ -176,14 +179,16 @@ class Trained(Task):
     @property
     def asked(self) -> dict[str, Any]:
         cell, images, network = self.cell, images_of(self.cell.profile), self.cell.profile.network
+        variant = VARIANTS[cell.variant]
         check(cell.method, cell.variant, cell.recipe)  # refuses what cannot run before anything runs
         if cell.forget:
             data.check_forget_set(cell.forget, len(images.classes))
         return {
             "images": [images.fingerprint, asdict(cell.profile.data.views), cell.profile.data.readout_view],
             "network": asdict(network) | {"weights": _weights(network.weights)},
-            "geometry": cell.geometry, "seed": cell.seed, "forget": list(cell.forget), "method": cell.method,
-            "variant": cell.variant, "recipe": asdict(cell.recipe),
+            "geometry": cell.geometry, "seed": cell.seed, "other_seed": METHODS[cell.method].other_seed,
+            "forget": list(cell.forget), "method": cell.method, "recipe": asdict(cell.recipe),
+            "variant": [cell.variant, variant.encoder_frozen, variant.zeroed],
             "start": trained(cell.start).question if cell.start else None,
         }
 

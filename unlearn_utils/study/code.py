@@ -144,17 +144,46 @@ def _reached(statement: ast.stmt, source: Source) -> list[tuple[str, str, Any]]:
     """(module, name, object) of what a statement names, where it is ours or the user's."""
     body = ast.walk(statement) if not isinstance(statement, ast.ClassDef) else itertools.chain.from_iterable(
         ast.walk(part) for part in [*statement.bases, *statement.body])
-    listed = []
+    listed, here = [], vars(sys.modules.get(source.module, object)) | _imported_within(statement, source)
     for node in body:
-        owner = node.value if isinstance(node, ast.Attribute) else node
-        if not isinstance(owner, ast.Name):
+        attributes, at = [], source
+        while isinstance(node, ast.Attribute):
+            node, attributes = node.value, [node.attr, *attributes]
+        if not isinstance(node, ast.Name) or node.id not in here:
             continue
-        thing = getattr(sys.modules.get(source.module), owner.id, None)
-        if isinstance(thing, ModuleType) and owner is not node:
-            listed.append((thing.__name__, node.attr, getattr(thing, node.attr, None)))
-        elif thing is not None and not isinstance(thing, ModuleType):
-            listed.append((*_home_of(source, owner.id, thing), thing))
+        name, thing = node.id, here[node.id]
+        while isinstance(thing, ModuleType) and attributes and _counts(thing.__name__, source):
+            at, name = _source_of(thing.__name__, attributes[0], None), attributes.pop(0)
+            thing = getattr(thing, name, None)
+        if not isinstance(thing, ModuleType) and (thing is not None or at is not source):
+            listed.append((*_home_of(at, name, thing), thing))
     return [place for place in listed if _counts(place[0], source)]
+
+
+def _imported_within(statement: ast.stmt, source: Source) -> dict[str, Any]:
+    """What a function imports for itself, by name, except from libraries."""
+    found = {}
+    for node in ast.walk(statement):
+        if isinstance(node, ast.ImportFrom):
+            module = _loaded(_module_of(node, source))
+            found |= {alias.asname or alias.name: getattr(module, alias.name, None) for alias in node.names}
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                first = _loaded(alias.name) and alias.name.partition(".")[0]
+                found[alias.asname or first] = sys.modules.get(alias.name if alias.asname else first)
+    return found
+
+
+def _module_of(statement: ast.ImportFrom, source: Source) -> str:
+    package = getattr(sys.modules.get(source.module), "__package__", None)
+    return importlib.util.resolve_name("." * statement.level + (statement.module or ""), package)
+
+
+def _loaded(module: str) -> ModuleType | None:
+    """A module; None for one of a library that nothing has imported yet."""
+    spec = None if module in sys.modules else importlib.util.find_spec(module.partition(".")[0])
+    library = spec and (not spec.origin or spec.origin.startswith(LIBRARIES))
+    return None if library else importlib.import_module(module)
 
 
 def _home_of(source: Source, name: str, thing: Any) -> tuple[str, str]:
@@ -163,9 +192,7 @@ def _home_of(source: Source, name: str, thing: Any) -> tuple[str, str]:
         return thing.__module__, thing.__qualname__.partition(".")[0]
     for statement in source.names.get(name, ()):
         if isinstance(statement, ast.ImportFrom):  # a value of another module
-            package = sys.modules[source.module].__package__
-            module = importlib.util.resolve_name("." * statement.level + (statement.module or ""), package)
-            return module, next(a.name for a in statement.names if (a.asname or a.name) == name)
+            return _module_of(statement, source), next(a.name for a in statement.names if (a.asname or a.name) == name)
     return source.module, name
 
 
@@ -186,10 +213,14 @@ def _source_of(module: str, name: str, thing: Any) -> Source:
         return _text_of_file(file, module)
     functions = [thing] if isinstance(thing, FunctionType) else [
         value for value in vars(thing).values() if isinstance(value, FunctionType)] if isinstance(thing, type) else []
-    for function in functions:
-        text = "".join(linecache.getlines(inspect.unwrap(function).__code__.co_filename))
-        if text and name in (source := Source(text, module)).names:
-            return source
+    texts = ["".join(linecache.getlines(inspect.unwrap(function).__code__.co_filename)) for function in functions]
+    cells = getattr(sys.modules.get(module), "In", ()) if isinstance(thing, type) else ()  # of a notebook
+    for text in [*texts, *reversed(cells)]:  # a class without functions of its own is found by its name
+        try:
+            if text and name in (source := Source(text, module)).names:
+                return source
+        except SyntaxError:  # a magic
+            pass
     if isinstance(thing, type) or functions:
         raise BadInput(f"the source of '{name}' cannot be found, so its results could not be told from those of "
                        "another version; define it in a notebook cell or a file.")

@@ -159,7 +159,7 @@ def run(tasks: list[Task], machine: Machine) -> int:
 
     A task that fails does not stop those that do not need it. Raises Failure at the end if any failed.
     """
-    look_again()
+    look_again(tasks)
     Store().tidy()
     waiting = missing(tasks)
     if waiting:
@@ -198,8 +198,8 @@ class _Schedule:
         """What failed, by key, with its reason."""
         given_up = os.environ.get(GIVEN_UP)
         for key, why in json.loads(Path(given_up).read_text(encoding="utf-8")).items() if given_up else ():
-            if key in self.waiting:
-                self._fail(self.waiting.pop(key), why)
+            if task := self.waiting.pop(key, None):
+                self._fail(task, why.removeprefix(f"{task.label}: "))
         try:
             with self.progress:
                 self._give_up()

@@ -1,0 +1,286 @@
+"""A key holds all that makes a result and nothing else: every input is changed in turn."""
+
+import dataclasses
+import json
+import os
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from unlearn_utils import models
+from unlearn_utils.methods import METHODS, Method
+from unlearn_utils.settings import Attack, Network, Probe, Recipe, Views
+from unlearn_utils.study import cells, profiles, readouts, variants
+from unlearn_utils.study.cells import Cell, Task, Trained, look_again, trained
+from unlearn_utils.study.profiles import Images
+from unlearn_utils.study.readings import Attacked, Collapse, Curve, Embedded, Reading
+from unlearn_utils.study.readouts import READOUTS
+
+DIGITS = replace(profiles.load("digits"), images=Images("0123456789abcdef", tuple("0123456789"), (107,) * 10, (71,) * 10))
+BY_FEATURES = {"few_shot", "few_shot_shuffled", "prototype"}
+BY_PROBE = {"probe", "probe_in_head", "refitted", "curve"}
+
+
+def tasks_of(profile, shots=(1, 2), draws=1, target=(0,), points=60, **changed) -> dict[str, Task]:
+    """One task of every kind and name, of SCRUB + CMF unless ``changed``."""
+    cell = Cell(**{"profile": profile, "seed": 0, "forget": (0,), "method": "scrub", "variant": "cmf"} | changed)
+    tasks = {"model": Trained(cell), "collapse": Collapse(cell), "curve": Curve(cell), "t-SNE": Embedded(cell, points)}
+    tasks |= {name: Reading.of(cell, name) for name in READOUTS}
+    return tasks | {a: Attacked.of(cell, a, target, shots, draws) for a in (*BY_FEATURES, "fresh_head", "own_head", "retain_only")}
+
+
+def keys(profile=DIGITS, **changed) -> dict[str, str]:
+    cells._trained.clear()
+    return {name: task.key for name, task in tasks_of(profile, **changed).items()}
+
+
+UNCHANGED = keys()
+EVERYTHING = set(UNCHANGED)
+
+
+def changed_by(profile=DIGITS, **changed) -> set[str]:
+    """The kinds of task whose key is another than that of the unchanged profile and cell."""
+    after = keys(profile, **changed)
+    return {name for name in UNCHANGED if UNCHANGED[name] != after[name]}
+
+
+def another(value):
+    if isinstance(value, dict):
+        return {"max_epochs": 3}
+    if isinstance(value, list):
+        return [*value, 1]
+    return {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v + 0.25, str: "another {}".format}[type(value)](value)
+
+
+def with_one_changed(settings, field: str):
+    values = {"architecture": "bottleneck_resnet", "weights": "imagenet"}
+    return replace(settings, **{field: values.get(field) or another(getattr(settings, field))})
+
+
+def with_recipe(method: str, variant: str, recipe: Recipe):
+    return replace(DIGITS, recipes=DIGITS.recipes | {method: DIGITS.recipes[method] | {variant: recipe}})
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Recipe)])
+def test_every_field_of_a_recipe_is_in_the_keys_of_the_model_and_of_all_that_is_read_off_it(field):
+    recipe = with_one_changed(DIGITS.recipes["scrub"]["cmf"], field)
+    assert changed_by(with_recipe("scrub", "cmf", recipe)) == EVERYTHING
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Network)])
+def test_every_field_of_the_network_is_in_all_keys(field):
+    assert changed_by(replace(DIGITS, network=with_one_changed(DIGITS.network, field))) == EVERYTHING
+
+
+@pytest.mark.parametrize("field", [*(field.name for field in fields(Views)), "readout_view"])
+def test_every_view_of_the_images_is_in_all_keys(field):
+    assert changed_by(replace(DIGITS, data=with_one_changed(DIGITS.data, field))) == EVERYTHING
+
+
+def test_other_images_are_in_all_keys():
+    assert changed_by(replace(DIGITS, images=replace(DIGITS.images, fingerprint="fedcba9876543210"))) == EVERYTHING
+
+
+@pytest.mark.parametrize("changed", [
+    {"data.train_per_class": 20}, {"data.test_per_class": 20}, {"data.evaluate_on": "validation"},
+])
+def test_fewer_or_other_images_of_a_source_are_other_images(changed, home):
+    usual, other = (Trained(Cell(profiles.load("digits", given), 0, (0,), "scrub")) for given in ({}, changed))
+    assert other.key != usual.key
+
+
+@pytest.mark.parametrize("start", [("original", "cmf"), ("original", "linear")])
+def test_the_recipe_of_every_model_on_the_way_is_in_all_keys(start):
+    recipe = replace(DIGITS.recipes[start[0]][start[1]], epochs=29)
+    assert changed_by(with_recipe(*start, recipe)) == EVERYTHING
+
+
+@pytest.mark.parametrize("changed", [
+    {"seed": 1}, {"forget": (1,)}, {"forget": (0, 1)}, {"method": "salun"}, {"variant": "cmf_raw"}, {"variant": "linear"},
+])
+def test_seed_forget_set_method_and_variant_are_in_all_keys(changed):
+    assert changed_by(**changed) == EVERYTHING
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_variants_of_a_head_differ_from_each_other(seed):
+    named = [v for v in variants.VARIANTS if v != "cmf_budget"]
+    listed = [trained(Cell(DIGITS, seed, (0,), "scrub", variant)).key for variant in named]
+    assert len(set(listed)) == len(listed)
+
+
+@pytest.mark.parametrize("changed, kinds", [
+    ({"target": (3,)}, {"prototype", "retain_only"}), ({"shots": (1, 3)}, BY_FEATURES), ({"draws": 2}, BY_FEATURES),
+    ({"points": 90}, {"t-SNE"}),
+])
+def test_target_shots_draws_and_points_are_in_the_keys_of_what_uses_them(changed, kinds):
+    assert changed_by(**changed) == kinds
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Probe)])
+def test_every_field_of_the_probe_is_in_the_keys_of_what_probes(field):
+    profile = replace(DIGITS, probe=replace(DIGITS.probe))
+    object.__setattr__(profile.probe, field, another(getattr(DIGITS.probe, field)))  # whatever values are allowed
+    assert changed_by(profile) == BY_PROBE
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Attack)])
+def test_every_field_of_the_attacks_budget_is_in_the_keys_of_the_attacks_that_fine_tune(field):
+    attack = with_one_changed(DIGITS.attack, field)
+    assert changed_by(replace(DIGITS, attack=attack)) == {"fresh_head", "own_head", "retain_only"}
+
+
+@pytest.mark.parametrize("changed", [
+    {"name": "another"}, {"title": "another"}, {"tuning": {}}, {"runs": ()}, {"multi_runs": ()}, {"multi_recipes": {}},
+    {"data": replace(DIGITS.data, folder="elsewhere")}, {"images": replace(DIGITS.images, groups={"round": (0, 6)})},
+], ids=lambda changed: next(iter(changed)))
+def test_what_makes_no_number_is_in_no_key(changed):
+    assert changed_by(replace(DIGITS, **changed)) == set()
+
+
+def test_the_recipe_of_another_method_or_variant_is_in_no_key():
+    assert changed_by(with_recipe("salun", "cmf", Recipe(1, 1.0))) == set()
+    assert changed_by(with_recipe("scrub", "linear", Recipe(1, 1.0))) == set()
+
+
+def test_the_recipe_for_several_classes_counts_for_several_classes_alone():
+    several = replace(DIGITS, multi_recipes={"scrub": {"cmf": replace(DIGITS.recipes["scrub"]["cmf"], epochs=3)}})
+    assert changed_by(several) == set()
+    assert keys(several, forget=(0, 1))["model"] != keys(forget=(0, 1))["model"]
+
+
+def test_the_geometry_of_a_cmf_head_is_in_the_keys_of_the_models_that_have_one():
+    raw = replace(DIGITS, cmf_geometry="raw")
+    assert changed_by(raw) == EVERYTHING
+    assert keys(raw, variant="linear") == keys(variant="linear")
+
+
+def test_the_file_of_first_weights_is_in_all_keys_by_its_content(tmp_path):
+    def key(name: str, content: bytes) -> str:
+        (tmp_path / name).write_bytes(content)
+        look_again()
+        return keys(replace(DIGITS, network=replace(DIGITS.network, weights=str(tmp_path / name))))["model"]
+
+    assert key("a", b"some") != key("a", b"others")
+
+
+@pytest.mark.parametrize("part, value, changes", [
+    ("label", " elsewhere", False), ("zeroed", True, True), ("encoder_frozen", False, True), ("head", "cmf", True),
+])
+def test_what_a_variant_does_is_in_the_key_of_the_model_and_what_it_is_called_is_not(part, value, changes, monkeypatch):
+    before = keys(variant="classifier")
+    monkeypatch.setitem(variants.VARIANTS, "classifier", replace(variants.VARIANTS["classifier"], **{part: value}))
+    recipes = replace(DIGITS, recipes=DIGITS.recipes | {"original": {v: DIGITS.recipes["original"]["linear"] for v in ("linear", "classifier")}})
+    assert (keys(recipes, variant="classifier")["model"] != before["model"]) == changes
+
+
+def test_the_initialisation_that_a_method_starts_from_is_in_its_key(monkeypatch):
+    before = keys(method="retrain_again", variant="linear")
+    monkeypatch.setattr(METHODS["retrain_again"], "other_seed", 2000)
+    assert keys(method="retrain_again", variant="linear")["model"] != before["model"]
+
+
+def test_registering_a_method_a_readout_a_variant_or_an_architecture_changes_no_key(monkeypatch):
+    before = keys()
+    for registry in (METHODS, READOUTS, variants.VARIANTS, models.ENCODERS):
+        for name in list(registry):
+            monkeypatch.setitem(registry, name, registry[name])  # what is added is taken out at the end
+    monkeypatch.setitem(variants.VARIANTS, "mine", variants.Variant(" mine", zeroed=True))
+    monkeypatch.setitem(METHODS, "mine", Mine)
+    monkeypatch.setitem(READOUTS, "mine", readouts.Readout(a_new_readout, (), False, lambda cell: True))
+    monkeypatch.setitem(models.ENCODERS, "mine", lambda network, channels: None)
+    after = keys()
+    assert {name: after[name] for name in before} == before
+
+
+def a_new_readout(at):
+    return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Mine(Method):
+    """A method that the test alone registers."""
+
+
+def edit(file, old, new, *kinds):
+    return pytest.param(file, old, new, set(kinds), id=f"{file}: {(old or new).strip().splitlines()[0][:40]}")
+
+
+EDITS = [
+    edit("metrics.py", "", "\n\ndef a_new_metric(features):\n    return features.mean()\n"),
+    edit("models.py", "", "\n\ndef unused():\n    return 1\n"),
+    edit("models.py", "", "\n\n@encoder('a_new_architecture')\ndef _new(network, channels):\n    return None, 3\n"),
+    edit("attacks.py", "", "\n\ndef a_new_attack():\n    return []\n"),
+    edit("training.py", '"""The one training loop', '"""Another header; the one training loop'),
+    edit("training.py", "model.train()  # a reading leaves the model in eval mode", "model.train()"),
+    edit("data.py", '"""Random crop after zero padding', '"""Words. Random crop after zero padding'),
+    edit("methods/scrub.py", "class Scrub(Method):", "# words\n\n\nclass Scrub(Method):"),
+    edit("methods/salun.py", "class SalUn(RandomLabel):", "class SalUn(RandomLabel):\n    share = 0.5\n"),
+    edit("study/store.py", "FEATURES_KEPT = 2e9", "FEATURES_KEPT = 1e9"),
+    edit("study/sweep.py", "print(f\"[{self.count}/{self.total}] {line}\"", "print(f\"{line}\""),
+    edit("methods/scrub.py", "kl_div", "l1_loss", *EVERYTHING),
+    edit("methods/__init__.py", "return [recipe]", "return [recipe] * 2", *EVERYTHING),
+    edit("methods/references.py", "for x, y in run.batches(run.everything)", "for x, y in run.batches(run.retain)", *EVERYTHING),
+    edit("training.py", "recipe.lr * (epoch + 1) / recipe.warmup_epochs", "recipe.lr", *EVERYTHING),
+    edit("training.py", "loss.backward()", "(2 * loss).backward()", *EVERYTHING),
+    edit("data.py", "torch.rand(n, **draw) < 0.5", "torch.rand(n, **draw) < 0.6", *EVERYTHING),
+    edit("models.py", "return relu(y + self.shortcut(x))", "return y + self.shortcut(x)", *EVERYTHING),
+    edit("heads.py", "self.centre.copy_(means.mean(0))", "self.centre.copy_(means.sum(0))", *EVERYTHING),
+    edit("representation.py", "batch_size: int = 500", "batch_size: int = 400", *EVERYTHING),
+    edit("metrics.py", "best_hits, best_epoch = None, -1, 0", "best_hits, best_epoch = None, 0, 0", *BY_PROBE),
+    edit("metrics.py", "(n * (len(labels) - n))", "(n * len(labels))", "probe", "ncc"),
+    edit("metrics.py", "return (torch.trace(within", "return 2 * (torch.trace(within", "collapse_reading", "collapse"),
+    edit("metrics.py", "perplexity = min(30", "perplexity = min(20", "t-SNE"),
+    edit("metrics.py", "<= 0.01 * norms.mean()", "<= 0.02 * norms.mean()", "collapse_reading", "collapse", "geometry"),
+    edit("membership.py", "n_splits=5", "n_splits=4", "members"),
+    edit("bias.py", "scatter(1, own, -torch.inf)", "scatter(1, own, 0)", "margin"),
+    edit("attacks.py", "LogisticRegression(max_iter=1000)", "LogisticRegression(max_iter=999)", "few_shot", "few_shot_shuffled"),
+    edit("attacks.py", "neutral - w[f] @ centre", "neutral", "prototype"),
+    edit("attacks.py", "epochs=1, lr=budget.lr", "epochs=1, lr=2 * budget.lr", "fresh_head", "own_head", "retain_only"),
+    edit("study/readouts.py", "nearest(at.in_head.train", "nearest(at.features.train", "ncc_in_head"),
+]
+
+
+def compute_after_edits(root: str, edits: list) -> None:
+    """Runs in a process of its own: print the keys as they stand, and after each edit of the copied package."""
+    found = [named_keys()]
+    for file, old, new in edits:
+        path = Path(root) / "unlearn_utils" / file
+        text = path.read_text()
+        assert old in text, (file, old)
+        path.write_text(text.replace(old, new) if old else text + new)
+        found.append(named_keys())
+        path.write_text(text)
+    print(json.dumps([*found, named_keys()]))
+
+
+def named_keys() -> dict[str, str]:
+    """``keys``, the readout of neural collapse by another name than the training's."""
+    look_again()
+    tasks = tasks_of(DIGITS)
+    reading = Reading.of(tasks["model"].cell, "collapse")
+    return {n: t.key for n, t in tasks.items()} | {"collapse": Collapse(reading.cell).key, "collapse_reading": reading.key}
+
+
+@pytest.fixture(scope="module")
+def edited(python, copied, tmp_path_factory) -> dict:
+    """Keys of the copied package by edit, each noticed by one process that goes on running."""
+    root, edits = copied(), [param.values[:3] for param in EDITS]
+    script = (f"import sys; sys.path.append({os.path.dirname(__file__)!r})\n"
+              f"import test_keys; test_keys.compute_after_edits({str(root)!r}, {edits!r})")
+    told, errors = python(script, tmp_path_factory.mktemp("home"), root).communicate()
+    assert told, errors
+    before, *after, undone = json.loads(told)
+    return {"before": before, "undone": undone} | dict(zip(edits, after))
+
+
+def test_keys_are_the_same_wherever_the_package_lies_and_whichever_process_asks(edited):
+    assert edited["before"] == named_keys() == edited["undone"]
+
+
+@pytest.mark.parametrize("file, old, new, kinds", EDITS)
+def test_an_edit_on_the_disk_is_in_the_keys_of_what_it_changes_and_in_no_other(file, old, new, kinds, edited):
+    before, after = edited["before"], edited[file, old, new]
+    everything = set(before) if "model" in kinds else kinds
+    assert {name for name in before if before[name] != after[name]} == everything
