@@ -34,15 +34,10 @@ DASHES = {"linear": "-", "cmf": "--", "cmf_budget": ":", "classifier": "-.", "ze
 REFERENCE_DASHES = {"original": (0, (6, 2)), "retrain": (0, (2, 2)), "random": "-"}
 
 
-def colour(method: str) -> str:
-    return COLOURS.setdefault(method, next(SPARES)) if method not in COLOURS else COLOURS[method]
-
-
 def save(figure: Figure, name: str, outputs: Outputs) -> Figure:
     """Write a figure as PNG and PDF."""
     for ending in ("png", "pdf"):
-        # Without a date the same figure is the same file.
-        metadata = {"CreationDate": None} if ending == "pdf" else None
+        metadata = {"CreationDate": None} if ending == "pdf" else None  # the same figure is the same file
         figure.savefig(outputs.file(f"{name}.{ending}"), metadata=metadata)
     return figure
 
@@ -51,18 +46,19 @@ def bars(rows: pd.DataFrame) -> Figure:
     """Retain and forget accuracy of every model, one panel per readout; lines mark Original and Retrain."""
     models = list(rows.model.unique())
     figure, axes = plt.subplots(1, 3, figsize=(7.2, 0.32 * len(models) + 0.9), sharey=True)
+    place = np.arange(len(models))
     for axis, (readout, label) in zip(axes, READOUTS.items()):
-        place = np.arange(len(models))
         for offset, side, colour in ((-0.2, "retain", RETAIN), (0.2, "forget", FORGET)):
             values = 100 * per_forget_set(rows, f"{readout}_{side}")[models]
             error = values.std(ddof=1) if len(values) > 1 else None
             axis.barh(place + offset, values.mean(), 0.38, xerr=error, color=colour, label=side,
                       error_kw={"linewidth": 0.8})
         for reference in ("Original", "Retrain"):
-            level, dash = 100 * per_forget_set(rows, f"{readout}_forget")[reference].mean(), REFERENCE_DASHES[reference.lower()]
-            axis.axvline(level, color="black", linestyle=dash, linewidth=1, label=f"{reference}, forget")
+            level = 100 * per_forget_set(rows, f"{readout}_forget")[reference].mean()
+            axis.axvline(level, color="black", linestyle=REFERENCE_DASHES[reference.lower()], linewidth=1,
+                         label=f"{reference}, forget")
         axis.set(title=label, xlabel="test accuracy (%)", xlim=(-2, 105))  # room for a line at 0
-    axes[0].set_yticks(np.arange(len(models)), models)
+    axes[0].set_yticks(place, models)
     axes[0].set_ylim(len(models) - 0.4, -0.6)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0), ncol=4)
     figure.tight_layout()
@@ -156,7 +152,8 @@ def attack_curves(readings: pd.DataFrame, attacks: dict[str, str], x_label: str)
             method, variant = identity.loc[model, ["method", "variant"]]
             spread = of_model.groupby("x").forget_accuracy.agg(["mean", "std"]).fillna(0) * 100
             dash = REFERENCE_DASHES.get(method) if variant == "linear" else None
-            style = {"color": colour(method), "linestyle": dash or DASHES[variant], "linewidth": 2.2 if dash else 1.2}
+            colour = COLOURS.get(method) or COLOURS.setdefault(method, next(SPARES))
+            style = {"color": colour, "linestyle": dash or DASHES[variant], "linewidth": 2.2 if dash else 1.2}
             axis.plot(spread.index, spread["mean"], label=model, **style)
             axis.fill_between(spread.index, spread["mean"] - spread["std"], spread["mean"] + spread["std"],
                               color=style["color"], alpha=0.07, linewidth=0)
@@ -183,9 +180,6 @@ def retain_and_forget(x, retain, forget, x_label: str, y_label: str, span: tuple
         axis.axvspan(*span, color="#bbddcc", alpha=0.5, linewidth=0, label="predicted interval")
     axis.plot(x, retain, color=RETAIN, label="retain")
     axis.plot(x, forget, color=FORGET, label="forget")
-    if log:
-        axis.set_xscale("symlog")
-        axis.set_xlim(left=0)
-    axis.set(xlabel=x_label, ylabel=y_label)
+    axis.set(xlabel=x_label, ylabel=y_label, **{"xscale": "symlog", "xlim": (0, None)} if log else {})
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -1,12 +1,12 @@
-"""Readings: sentences that a profile's numbers can refute, written from the numbers. Every function returns Markdown."""
+"""Readings: sentences that a profile's numbers can refute, written from the numbers, as Markdown."""
 
 from __future__ import annotations
 
 import pandas as pd
 
 from .claims import WORDS
-from .evidence import DISTILLED, EXAMPLE, FORGOTTEN, HALF, ORIGINAL, RETRAIN, ROOM, TURNED, Key, Run
-from .intervals import Interval
+from .evidence import DISTILLED, EXAMPLE, HALF, ORIGINAL, RETRAIN, ROOM, TURNED, Key, Run
+from .intervals import Interval, number
 from .tables import attack_gaps, per_forget_set, published
 
 GROUP = 0.2  # smallest distance of "some forget class" and "its own class" that says the group outlives its members
@@ -100,8 +100,8 @@ def relearning(readings: pd.DataFrame, key: Key = EXAMPLE) -> str:
     gaps, said = attack_gaps(readings), []
     model = _run(readings).label(key)
     for attack, name in ATTACKS.items():
-        if f"{attack}_gap" in gaps and model in gaps.index:
-            interval = gaps.loc[model, f"{attack}_gap"]
+        if f"{attack}_difference" in gaps and model in gaps.index:
+            interval = gaps.loc[model, f"{attack}_difference"]
             word = "faster than" if interval.above() else "slower than" if interval.below() else "not to be told from"
             said.append(f"{name}: {word} Retrain, {interval.percent()} points")
     text = "; ".join(said)
@@ -137,14 +137,13 @@ def neural_collapse(histories: pd.DataFrame) -> str:
 
 
 def apart(rows: pd.DataFrame, column: str, name: str, models: list[str] = (), reference: str = "Retrain") -> str:
-    """Models held against a reference in one column, in points: what lies above it, and what below it, surely."""
+    """Models against a reference in one column: the gaps in points, and which of them may be none."""
     values = per_forget_set(rows, column)
-    gaps = {model: Interval.of(values[model] - values[reference]) for model in models or values if model in values}
-    said = {"above it": [f"{m} by {gap.percent()}" for m, gap in gaps.items() if gap.above()],
-            "below it": [f"{m} by {gap.percent()}" for m, gap in gaps.items() if gap.below()],
-            "not to be told from it": [m for m, gap in gaps.items() if m != reference and not (gap.above() or gap.below())]}
-    listed = "; ".join(f"{word}: {', '.join(models)}" for word, models in said.items() if models)
-    return f"{name} reads {100 * values[reference].mean():.1f} % in {reference}; {listed or 'nothing else was measured'}."
+    gaps = {m: Interval.of(values[m] - values[reference]) for m in models or values if m in values and m != reference}
+    words = {m: "above" if gap.above() else "below" if gap.below() else "not apart" for m, gap in gaps.items()}
+    listed = "; ".join(f"{word}: " + ", ".join(f"{m} ({gaps[m].percent()})" for m in gaps if words[m] == word)
+                       for word in dict.fromkeys(words.values()))
+    return f"{name} reads {100 * values[reference].mean():.1f} % in {reference}; {listed or 'no other model was read'}."
 
 
 def unfit(rows: pd.DataFrame) -> str:
@@ -160,7 +159,7 @@ def attractor(rows: pd.DataFrame) -> str:
     run, keys = _run(rows), _run(rows).keys("linear", ("method", "extension"))
     beyond = [key for key in keys if run.gap(key, ORIGINAL, "ncc_forget").mean() > 0]
     alarms = [f"{run.label(key)} {100 * run.values(key, 'ncc_alarms').mean():.1f} %" for key in [*beyond, ORIGINAL]]
-    return "No NCC reads more of the forget class than the Original's." if not beyond else (
+    return "No model's NCC reads more of the forget class than the Original's." if not beyond else (
         "NCC reads more of the forget class than in the Original, but how many retain images does it call by that name? "
         f"{', '.join(alarms)}. Where that is more than in the Original, recall is bought with false alarms.")
 
@@ -171,23 +170,16 @@ def hidden_by(rows: pd.DataFrame) -> str:
     for key in [*run.keys("linear", ("method", "extension", "reference")), DISTILLED]:
         part = {part: run.values(key, f"margin_{part}_forget").mean() for part in lost}
         if sum(part.values()) < 0:
-            lost[min(part, key=part.get)].append(f"{run.label(key)} ({part['row']:+.1f}, {part['bias']:+.1f})")
+            lost[min(part, key=part.get)].append(f"{run.label(key)} ({number(part['row'], 1)}, {number(part['bias'], 1)})")
     said = [f"mostly by the {part}: {', '.join(names)}" for part, names in lost.items() if names]
     return f"Forget images lose to another class (mean margin of row, of bias) {'; '.join(said) or 'in no model'}."
-
-
-def zeroed(rows: pd.DataFrame) -> str:
-    """Whether a zeroed head forgets by itself: fine-tuning on retain images asks for no forgetting."""
-    kept, zero = (_run(rows).values(("finetune", v), "output_forget").mean() for v in ("classifier", "zeroed_classifier"))
-    word = "decides the result, not the method" if zero <= FORGOTTEN < kept else "does not decide the result"
-    return (f"Fine-tuning on retain images alone leaves the output at {100 * kept:.1f} % from the trained head and at "
-            f"{100 * zero:.1f} % from a zeroed one: there the start {word}.")
 
 
 def refitted(rows: pd.DataFrame) -> str:
     """With CMF: what an ordinary head, fitted to the same features on retain images alone, would show instead."""
     run = _run(rows)
-    said = {key: [run.values(key, f"{name}_forget").mean() for name in ("output", "refitted")] for key in run.keys("cmf")}
+    columns = ("output_forget", "refitted_forget")
+    said = {key: [run.values(key, column).mean() for column in columns] for key in run.keys("cmf")}
     listed = "; ".join(f"{run.label(key)} {100 * a:.1f} and {100 * b:.1f} %" for key, (a, b) in said.items())
     hides = sum(b < HALF * a for a, b in said.values())
     return f"Output and refitted head: {listed}. The refitted head hides more than half in {hides} of {len(said)}."

@@ -20,6 +20,7 @@ from ..settings import READOUTS
 from . import evidence
 from .intervals import NAN, Interval, number, ratio
 
+pd.set_option("display.max_colwidth", None)  # no verdict is cut off
 SIDES = ("retain", "forget")
 # The profiles that are experiments of the paper, with their column in its tables.
 PAPER_SETTINGS = {
@@ -30,11 +31,11 @@ PAPER_SETTINGS = {
 ACCURACIES = [f"{readout}_{side}" for readout in READOUTS for side in SIDES]
 LABELS = READOUTS | {
     "probe_in_head": "Probe, head's geometry", "ncc_in_head": "NCC, head's geometry", "alignment": "cosine",
-    "any": "any forget class", "alarms": "false alarms", "auroc": "AUROC", "gap": "gap to Retrain",
+    "any": "any forget class", "alarms": "false alarms", "auroc": "AUROC", "difference": "gap to Retrain",
     "ncc_auroc": "NCC's AUROC", "nc1": "NC1", "nc2": "NC2", "nc3": "NC3", "membership": "membership inference",
 }
-DIFFERENCES = ("_gap", "_recovery")
-PARTS = (*SIDES, "paper", "any", "alarms", "auroc", "gap", "recovery")  # the second line of a table's head
+INTERVALS = ("_difference", "_recovery")  # shown with their bounds, other means with their spread
+PARTS = (*SIDES, "paper", "any", "alarms", "auroc", "difference", "recovery")  # the second line of a table's head
 COSTS = ["epochs", "image_passes", "seconds"]
 PLAIN = re.compile("alignment|centre|margin|.*bias|nc[123]|.*recovery|.*auroc")  # neither costs nor per cent
 CARD = {"claim", "counted", "agrees", "shows"}  # columns that a card of today has
@@ -55,7 +56,8 @@ def over(rows: pd.DataFrame) -> str:
 def summary(rows: pd.DataFrame, columns: list[str] = ACCURACIES) -> pd.DataFrame:
     """Every column of every model, over its forget sets."""
     values = {column: per_forget_set(rows, column).reindex(columns=rows.model.unique()) for column in columns}
-    return pd.DataFrame({column: {m: Interval.of(of[m]) for m in of} for column, of in values.items()}).rename_axis("model")
+    table = {column: {model: Interval.of(of[model]) for model in of} for column, of in values.items()}
+    return pd.DataFrame(table).rename_axis("model")
 
 
 def beside_paper(table: pd.DataFrame, rows: pd.DataFrame, profile: str, architecture: str) -> pd.DataFrame:
@@ -80,7 +82,7 @@ def gaps(rows: pd.DataFrame) -> pd.DataFrame:
         values = per_forget_set(rows, f"{readout}_forget")
         room = values["Original"] - values["Retrain"]
         room = room if room.mean() >= evidence.ROOM else room * NAN
-        table[f"{readout}_gap"] = [Interval.of(values[m] - values["Retrain"]) for m in table.index]
+        table[f"{readout}_difference"] = [Interval.of(values[m] - values["Retrain"]) for m in table.index]
         table[f"{readout}_recovery"] = [ratio(values[m] - values["Retrain"], room) for m in table.index]
     means = rows.groupby("model").mean(numeric_only=True)
     return table.join(means[["ncc_alarms", "ncc_auroc_forget", "membership_forget"]])
@@ -91,7 +93,7 @@ def attack_gaps(readings: pd.DataFrame) -> pd.DataFrame:
     after, table = readings[readings.x > 0], {}
     for attack, part in after.groupby("attack", sort=False):
         values = per_forget_set(part[part.x == part.x.min()] if attack in ON_FEATURES else part, "forget_accuracy")
-        table[f"{attack}_gap"] = {model: Interval.of(values[model] - values["Retrain"]) for model in values}
+        table[f"{attack}_difference"] = {model: Interval.of(values[model] - values["Retrain"]) for model in values}
     return pd.DataFrame(table).rename_axis("model")
 
 
@@ -127,10 +129,9 @@ def setting(profile: str, architecture: str = "resnet") -> tuple[str, str, bool]
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
     """A table as text: 92.5 ± 1.2 or 13.6 [6.4, 20.7], in per cent; – where there is no number."""
-    shown = pd.DataFrame({_head(name): [_text(name, cell) for cell in table[name]] for name in table}, index=table.index)
-    if any(part for _, part in shown):
-        return shown.set_axis(pd.MultiIndex.from_tuples(shown.columns), axis=1)
-    return shown.set_axis([first for first, _ in shown], axis=1)
+    text = {_head(name): [_text(name, cell) for cell in table[name]] for name in table}
+    flat = not any(part for _, part in text)
+    return pd.DataFrame({head[0] if flat else head: cells for head, cells in text.items()}, index=table.index)
 
 
 def _head(name: str) -> tuple[str, str]:
@@ -142,7 +143,7 @@ def _head(name: str) -> tuple[str, str]:
 def _text(name: str, cell) -> str:
     scale, digits = (1, 2) if PLAIN.match(name) else (1 if name in COSTS else 100, 1)
     if isinstance(cell, Interval):
-        return cell.text(scale, digits) if name.endswith(DIFFERENCES) else cell.spread(scale, digits)
+        return cell.text(scale, digits) if name.endswith(INTERVALS) else cell.spread(scale, digits)
     if isinstance(cell, (str, int)):
         return str(cell)
     return "–" if cell != cell else number(scale * cell, digits)
@@ -152,8 +153,9 @@ def numbers(table: pd.DataFrame) -> pd.DataFrame:
     """A table as numbers: means with their spread and bounds in columns of their own."""
     flat = {}
     for name in table:
-        stats = ("mean", "std", "low", "high", "n") if isinstance(table[name].iloc[0], Interval) else ()
-        flat |= {f"{name} {stat}": [getattr(cell, stat) for cell in table[name]] for stat in stats} or {name: table[name]}
+        cells = list(table[name])
+        stats = ("mean", "std", "low", "high", "n") if isinstance(cells[0], Interval) else ()
+        flat |= {f"{name} {stat}": [getattr(cell, stat) for cell in cells] for stat in stats} or {name: cells}
     return pd.DataFrame(flat, index=table.index)
 
 
@@ -164,8 +166,8 @@ def save(table: pd.DataFrame, name: str, outputs: Outputs, caption: str) -> pd.D
     latex = shown.to_latex(
         caption=re.sub(r"([_%&#{}])", r"\\\1", text), label=f"tab:{name}", escape=True, multicolumn_format="c",
         column_format="l" * shown.index.nlevels + "r" * shown.shape[1])
-    for plain, symbol in {"±": r"$\pm$", "–": "--", "●": r"$\bullet$", "◐": r"$\odot$", "○": r"$\circ$"}.items():
-        latex = latex.replace(plain, symbol)
+    symbols = {"±": r"$\pm$", "–": "--", "●": r"$\bullet$", "◐": r"$\odot$", "○": r"$\circ$"}
+    latex = latex.translate(str.maketrans(symbols))
     latex = "% needs \\usepackage{booktabs}\n" + re.sub(r"(?<![\w-])-(?=\d)", "$-$", latex)
     write(outputs.file(f"{name}.tex"), latex)
     print(f"{name}: {caption}")
@@ -173,13 +175,11 @@ def save(table: pd.DataFrame, name: str, outputs: Outputs, caption: str) -> pd.D
 
 
 def other_cards(own: str) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """Cards of the other folders in ``figures``, and the folders whose card an older version made, which are left out.
-
-    Runs with other parameters (name+hash) are not read.
-    """
-    paths = [p for p in sorted((home() / "figures").glob("*/scorecard.csv")) if p.parent.name != own and "+" not in p.parent.name]
-    cards = {path.parent.name: pd.read_csv(path) for path in paths}
-    return {n: c for n, c in cards.items() if CARD <= set(c)}, [n for n, c in cards.items() if not CARD <= set(c)]
+    """Cards of the other profiles in ``figures``, not of runs with other parameters (name+hash); and whose are too old."""
+    cards = {path.parent.name: pd.read_csv(path) for path in sorted((home() / "figures").glob("*/scorecard.csv"))
+             if path.parent.name != own and "+" not in path.parent.name}
+    older = [name for name, card in cards.items() if not CARD <= set(card)]
+    return {name: card for name, card in cards.items() if name not in older}, older
 
 
 def reproduction(rows: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
