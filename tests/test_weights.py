@@ -41,3 +41,20 @@ def test_weights_that_are_no_finite_numbers_are_refused(tmp_path, value):
     weights["stem.0.weight"][0, 0, 1, 1] = value
     save_file(weights, tmp_path / "weights.safetensors")
     assert "weights.safetensors holds weights that are infinite or no numbers" in refusal(tmp_path / "weights.safetensors")
+
+
+def test_an_installed_package_gives_weights_of_other_names_in_the_same_order(tmp_path, monkeypatch):
+    network = Network(architecture="timm/resnet18", weights="package:some_weights")
+    wanted = models.build(Network(architecture="timm/resnet18"), 3, 4, seed=1).encoder.state_dict()
+    (tmp_path / "some_weights").mkdir()
+    (tmp_path / "some_weights" / "__init__.py").touch()
+    renamed = {f"other.{i}": tensor for i, tensor in enumerate(wanted.values())} | {"classifier": torch.zeros(7)}
+    torch.save(renamed, tmp_path / "some_weights" / "weights.pth")
+    monkeypatch.syspath_prepend(tmp_path)
+    loaded = models.build(network, 3, 4, seed=0).encoder.state_dict()
+    assert all(torch.equal(loaded[name], wanted[name]) for name in wanted)
+
+
+def test_a_package_that_is_not_installed_is_named():
+    with pytest.raises(BadInput, match="pip install no-such-weights"):
+        models.build(Network(architecture="timm/resnet18", weights="package:no_such_weights"), 3, 4, seed=0)

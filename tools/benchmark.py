@@ -150,7 +150,8 @@ def peak_memory(device: str) -> str:
 
     if device.startswith("cuda"):
         return f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB on the GPU"
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB"
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes there, kilobytes elsewhere
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit:.2f} GiB"
 
 
 def main() -> int:

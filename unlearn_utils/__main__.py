@@ -159,7 +159,7 @@ def main() -> int:
     options, given = checked(sys.argv[1:])
     os.environ["UNLEARN_HOME"] = str(home())  # where a relative one counts from is this folder, not a notebook's
     try:
-        from .study import running  # needs torch
+        from .study import running, sweep  # need torch
 
         whole = running.Whole.of({path: parameters_of(path) | values for path, values in given.items()})
         if options.export or options.merge or options.carry or options.bring:
@@ -172,6 +172,10 @@ def main() -> int:
         return running.run(whole, given, options, started)
     except BadInput as problem:
         sys.exit(f"run_all.sh: {problem}")
+    except OSError as problem:
+        if problem.errno in (errno.EPIPE, errno.ENOSPC):
+            raise
+        sys.exit(f"run_all.sh: {sweep.reason(problem)}.")
     except KeyboardInterrupt:
         print("\nrun_all.sh: interrupted; run it again to go on, what is stored stays.", file=sys.stderr)
         return 130

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Callable, Iterator
@@ -162,7 +163,7 @@ def build(network: Network, channels: int, classes: int, seed: int) -> Model:
             nn.init.trunc_normal_(head.weight, std=0.02)
             nn.init.zeros_(head.bias)
     if network.weights not in ("none", "imagenet"):
-        _load_weights(encoder, Path(network.weights).expanduser(), network.architecture)
+        _load_weights(encoder, weights_file(network.weights), network.architecture)
     model = Model(encoder, head, network.precision, network.images_per_pass)
     return model.to(memory_format=torch.channels_last)
 
@@ -182,7 +183,7 @@ def encoder(*architectures: str):
 
 def encoder_of(architecture: str) -> Callable[[Network, int], tuple[nn.Module, int]]:
     """The function that makes an encoder, and the number of its features, of a network and a number of channels."""
-    return ENCODERS[architecture]
+    return ENCODERS[architecture.partition("/")[0]]
 
 
 @encoder("resnet", "bottleneck_resnet")
@@ -191,12 +192,16 @@ def _resnet(network: Network, channels: int) -> tuple[nn.Module, int]:
     return encoder, encoder.out_features
 
 
-@encoder("vit_small_patch16_224")
+@encoder("vit_small_patch16_224", "timm")
 def _timm(network: Network, channels: int) -> tuple[nn.Module, int]:
+    """An encoder of timm's: its features after pooling, a ViT's class token after the last norm."""
     import timm
 
-    try:  # without a classifier a ViT returns its class token after the last norm
-        encoder = timm.create_model(network.architecture, pretrained=network.weights == "imagenet", num_classes=0)
+    name, pretrained = network.architecture.removeprefix("timm/"), network.weights == "imagenet"
+    if not timm.is_model(name):
+        raise BadInput(f"timm has no model '{name}'; timm.list_models() names those that it has.")
+    try:
+        encoder = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels)
     except Exception as reason:  # the model hub's errors have no base class of their own
         raise BadInput(
             f"the ImageNet weights of {network.architecture} could not be downloaded "
@@ -206,14 +211,41 @@ def _timm(network: Network, channels: int) -> tuple[nn.Module, int]:
     return encoder, encoder.num_features
 
 
+def weights_file(named: str) -> Path:
+    """The file that ``network.weights`` names: a path, or "package:<name>" for the one in an installed package.
+
+    Raises BadInput where there is none.
+    """
+    package = named.removeprefix("package:")
+    if package == named:
+        file = Path(named).expanduser()
+        if not file.is_file():
+            raise BadInput(f"there is no file {file}; network.weights must be 'none', 'imagenet', 'package:<name>' or a "
+                           "file of weights.")
+        return file
+    found = importlib.util.find_spec(package)
+    files = [path for folder in (found.submodule_search_locations or () if found else ())
+             for ending in ("pth", "safetensors") for path in Path(folder).rglob(f"*.{ending}")]
+    if len(files) != 1:
+        raise BadInput(f"network.weights is '{named}', but no package of that name with one file of weights is installed "
+                       f"here; pip install {package.replace('_', '-')}.")
+    return files[0]
+
+
 def _load_weights(encoder: nn.Module, file: Path, architecture: str) -> None:
-    """Fill the encoder from a .safetensors or PyTorch file; no code in the file is executed, a head is ignored."""
+    """Fill the encoder from a .safetensors or PyTorch file; no code in the file is executed, a head is ignored.
+
+    A file whose tensors have other names, but the same shapes in the same order, is the same network.
+    """
     from safetensors.torch import load_file
 
     try:
         is_safe = file.suffix == ".safetensors"
         weights = load_file(file) if is_safe else torch.load(file, map_location="cpu", weights_only=True)
         weights = {key: value for key, value in weights.items() if not key.startswith("head.")}
+        own = encoder.state_dict()
+        if not own.keys() & weights.keys() and all(a.shape == b.shape for a, b in zip(own.values(), weights.values())):
+            weights = dict(zip(own, weights.values()))
         encoder.load_state_dict(weights)
     except Exception as reason:  # what files that hold something else lead to has no base class
         raise BadInput(f"{file} does not hold the weights of a {architecture} encoder ({_in_short(reason)}).") from None

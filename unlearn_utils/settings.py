@@ -28,7 +28,7 @@ class Views:
     enlarge_to: int = 0  # images are enlarged to this size ...
     crop_to: int = 0  # ... and this is cut out of them: at random in training, from the centre in testing
     random_resized_crop: bool = False  # in training a random part of the image is brought to ``crop_to`` instead
-    normalisation: str = "own"  # mean and deviation of the training images, or those of "cifar10" or "imagenet"
+    normalisation: str = "own"  # of the training images, of "cifar10" or "imagenet", or 0.5 ("half")
 
 
 @dataclass(frozen=True, kw_only=True)

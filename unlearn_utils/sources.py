@@ -30,6 +30,7 @@ TINY_IMAGENET = ("http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1
 CONSTANTS = {  # mean and standard deviation per channel; the official code takes CIFAR-10's for CIFAR-100 too
     "cifar10": ((0.491, 0.482, 0.447), (0.247, 0.243, 0.262)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 
 Files = dict[str, dict[str, list[Path]]]  # files[part][class]

@@ -7,7 +7,6 @@ import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -267,10 +266,7 @@ def _weights(named: str) -> str:
     """What stands for the encoder's first weights in a key: their name, or the hash of their file."""
     if named in ("none", "imagenet"):
         return named
-    file = Path(named).expanduser()
-    if not file.is_file():
-        raise BadInput(f"there is no file {file}; network.weights must be 'none', 'imagenet' or a file of weights.")
-    with file.open("rb") as opened:
+    with models.weights_file(named).open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 

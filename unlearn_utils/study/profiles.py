@@ -20,9 +20,9 @@ FOLDER = Path(__file__).parent / "profiles"
 CHOICES = {
     "optimiser": ("sgd", "adam"), "schedule": ("constant", "cosine", "step"), "precision": ("float32", "bfloat16"),
     "evaluate_on": ("test", "validation"), "readout_view": ("test", "augmented"),
-    "normalisation": ("own", "cifar10", "imagenet"),
+    "normalisation": ("own", "cifar10", "imagenet", "half"),
     "source": ("digits", "folder", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet"),
-    "architecture": ("resnet", "bottleneck_resnet", "vit_small_patch16_224"),
+    "architecture": ("resnet", "bottleneck_resnet", "vit_small_patch16_224", "timm/<name>"),
     "cmf_geometry": ("centred", "raw", "log_softmax"),
 }
 
@@ -204,8 +204,8 @@ def _check_images(data: Data, network: Network, name: str) -> None:
     seen = data.crop_to or data.image_size
     if network.architecture.endswith("_224") and (seen, data.channels) != (224, 3):
         raise BadInput(f"{name}: {network.architecture} takes 224 pixels and 3 channels, not {seen} and {data.channels}.")
-    if network.weights == "imagenet" and "vit" not in network.architecture:
-        raise BadInput(f"{name}: ImageNet weights are there for a ViT only; set network.weights to 'none' or a file.")
+    if network.weights == "imagenet" and network.architecture in ("resnet", "bottleneck_resnet"):
+        raise BadInput(f"{name}: ImageNet weights are there for timm's encoders; set network.weights to 'none' or a file.")
     network.check_resolution(seen)
 
 
@@ -224,7 +224,8 @@ def _read(kind: Any, value: Any, where: str, name: str) -> Any:
         if not low <= value < high:
             raise BadInput(f"{where} is {value}, but it must be at least {low} and below {high:g}.")
         return shape(value)
-    if name in CHOICES and value not in CHOICES[name]:
+    known = "timm/<name>" if name == "architecture" and str(value).startswith("timm/") else value
+    if name in CHOICES and known not in CHOICES[name]:
         raise BadInput(f"{where} is {value!r}, but it must be one of {', '.join(CHOICES[name])}.")
     if written is list:
         if not value and name != "multi_runs":

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .. import attacks
 from ..bias import bias_numbers
 from ..methods import METHODS
 from ..metrics import any_forget, false_alarms, pooled_accuracy
@@ -19,7 +18,6 @@ from .cells import Cell, Task, images_of, trained
 from .readings import Attacked, Collapse, Curve, Embedded, readings_of
 from .studies import Models, Results, Study
 
-ALL_ATTACKS = attacks.ON_FEATURES + attacks.FINE_TUNING
 
 
 @dataclass(frozen=True)
@@ -139,15 +137,19 @@ def curves(study: Study, method: str) -> Asked:
     return Asked(study, [task for *_, task in listed], made)
 
 
-def attacked(study: Study, models: Models, shots: list[int], draws: int, chosen: tuple[str, ...] = ALL_ATTACKS) -> Asked:
-    """One row per reading of every chosen attack on every model."""
+def attacked(study: Study, models: dict[str, Models], shots: list[int], draws: int) -> Asked:
+    """One row per reading of every attack named in ``models`` on the models under its name."""
     smallest = min(images_of(study.profile).train)
+    if study.profile.attack.shots > smallest:
+        raise BadInput(f"attack.shots is {study.profile.attack.shots}, but the smallest class has {smallest} training "
+                       "images; set it to as many at most.")
     if not shots or any(type(k) is not int or not 1 <= k <= smallest for k in shots) or draws < 1:
         raise BadInput(f"shots is {shots!r} and draws is {draws!r}, but both must be whole numbers from 1 on, and "
                        f"the smallest class has {smallest} training images.")
     listed = [
         (s, f, cell, Attacked.of(cell, attack, f, tuple(shots), draws))
-        for model in models for s, f in study.pairs for cell in [study.cell(s, f, *model)] for attack in chosen
+        for attack, listed in models.items() for model in listed for s, f in study.pairs
+        for cell in [study.cell(s, f, *model)]
     ]
 
     def made(results: Results) -> pd.DataFrame:

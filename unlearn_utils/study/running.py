@@ -12,6 +12,7 @@ import platform
 import re
 import time
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -163,8 +164,6 @@ def exchange(whole: Whole, options) -> int:
 
 def _stamp(path: Path, plan: Plan, parameters: dict[str, Any]) -> str:
     """Hash of all that a notebook's outputs are made of: its code, parameters and results, and the package."""
-    package = {str(f.relative_to(ROOT)): without_prose(f.read_text(encoding="utf-8"))
-               for f in sorted((ROOT / "unlearn_utils").rglob("*.py"))}
     store, pack = Store(), plan.study.pack
     records = sorted({
         "packed" if pack and pack.find(task) else record.checksum if (record := store.get(task.spec)) else "missing"
@@ -173,7 +172,13 @@ def _stamp(path: Path, plan: Plan, parameters: dict[str, Any]) -> str:
     committed = packs.reference(plan.study.profile.name)
     reference = hashlib.sha256(committed.read_bytes()).hexdigest() if committed.exists() else ""
     notebook = nbformat.read(path, as_version=4)
-    return digest([code_of(notebook), parameters, records, reference, package])
+    return digest([code_of(notebook), parameters, records, reference, _package()])
+
+
+@cache
+def _package() -> str:
+    """Hash of all code of the package: views draw what a notebook shows."""
+    return digest([without_prose(f.read_text(encoding="utf-8")) for f in sorted((ROOT / "unlearn_utils").rglob("*.py"))])
 
 
 def _made_of(path: Path, plan: Plan) -> str:
@@ -205,7 +210,7 @@ def execute(path: Path, parameters: dict[str, Any], outputs: Outputs, stamp: str
                 path, partial, parameters, kernel_name="python3", cwd=path.parent, progress_bar=False, log_output=False,
                 extra_arguments=["--log-level=ERROR"], start_timeout=300,
             )
-            tidy = tidied(nbformat.read(partial, as_version=4), parameters.get("data_dir", ""), stamp)
+            tidy = tidied(nbformat.read(partial, as_version=4), _folders_of(parameters), stamp)
             write(target, nbformat.writes(tidy) + "\n")
             if refresh:
                 write(path, nbformat.writes(tidy) + "\n")
@@ -224,27 +229,36 @@ def code_of(notebook: nbformat.NotebookNode) -> str:
     return hashlib.sha256("\0".join(sources).encode()).hexdigest()
 
 
-def tidied(notebook: nbformat.NotebookNode, data_dir: str, stamp: str) -> nbformat.NotebookNode:
+def _folders_of(parameters: dict[str, Any]) -> list[str]:
+    """The folders of this machine that parameters name."""
+    weights = str(parameters.get("overrides", {}).get("network.weights", ""))
+    return [parameters.get("data_dir", ""), str(Path(weights).parent) if "/" in weights else ""]
+
+
+def tidied(notebook: nbformat.NotebookNode, folders: list[str], stamp: str) -> nbformat.NotebookNode:
     """Without the paths and times that papermill notes in the file; with what it was made of."""
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
-            cell.source = without_folder(cell.source, data_dir)
+            cell.source = without(cell.source, folders)
         for output in cell.get("outputs", ()):
             for key, value in [*output.items(), *output.get("data", {}).items()]:
                 holder = output.data if key in output.get("data", {}) else output
                 if isinstance(value, str) and not key.startswith("image/"):
-                    holder[key] = without_folder(value, data_dir)
+                    holder[key] = without(value, folders)
     notebook.metadata["outputs_of"] = code_of(notebook)
     notebook.metadata["made_of"] = stamp
     return notebook
 
 
-def without_folder(text: str, data_dir: str) -> str:
-    """What is kept names no folder of the machine that made it; a part of a longer path is not the folder."""
-    return re.sub(rf"{re.escape(data_dir.rstrip('/'))}(?![\w.-])", "path/to/images", text) if data_dir.strip("/") else text
+def without(text: str, folders: list[str]) -> str:
+    """What is kept names no folder of the machine that made it; a part of a longer name is not the folder."""
+    for folder in folders:
+        if folder.strip("/"):
+            text = re.sub(rf"{re.escape(folder.rstrip('/'))}(?![\w.-])", "path/to/files", text)
+    return text
 
 
 def _write_provenance(whole: Whole, given: Given, minutes: dict[str, float], computing: float) -> None:
@@ -277,11 +291,7 @@ def _write_provenance(whole: Whole, given: Given, minutes: dict[str, float], com
         "notebooks": dict(sorted((before.get("notebooks", {}) | notes).items())),
         "seconds": before.get("seconds", {}) | seconds_by_kind(whole.tasks),
     }
-    folders = [next(iter(given.values())).get("data_dir", ""), str(Path(study.profile.network.weights).parent)]
-    text = json.dumps(content, indent=1, default=list)
-    for folder in folders:
-        text = without_folder(text, folder)
-    write(target, text + "\n")
+    write(target, without(json.dumps(content, indent=1, default=list), _folders_of(next(iter(given.values())))) + "\n")
 
 
 def _machine() -> str:

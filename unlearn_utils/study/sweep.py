@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -172,7 +173,7 @@ class _Schedule:
     """Tasks that wait, run or failed. A task starts as soon as what it needs is stored and a process is free.
 
     Tasks of one model that are ready run together. Where a process dies, all that ran beside it is run once more,
-    each alone: only what dies alone is to blame.
+    each alone: only what dies a second time, and alone, is to blame.
     """
 
     def __init__(self, tasks: list[Task], machine: Machine):
@@ -187,6 +188,7 @@ class _Schedule:
         self.suspects: list[list[Task]] = []
         self.failed: dict[str, str] = {}
         self.retried: set[str] = set()
+        self.deaths: Counter[str] = Counter()
         self.progress = Progress(len(tasks))
         self.brought = {
             name: (cls, code.version(cls)) for name, cls in METHODS.items() if cls.__module__ == "__main__"
@@ -259,10 +261,12 @@ class _Schedule:
             elif not isinstance(error, BrokenProcessPool):
                 for task in tasks:
                     self._fail(task, reason(error))
-            elif alone and len(tasks) == 1:
-                self._fail(tasks[0], "its process was killed (out of memory?); fewer --jobs need less")
             else:
-                self.suspects += [[task] for task in tasks]
+                self.deaths.update(task.key for task in tasks)
+                if alone and len(tasks) == 1 and self.deaths[tasks[0].key] > 1:
+                    self._fail(tasks[0], "its process was killed (out of memory?); fewer --jobs need less")
+                else:
+                    self.suspects += [[task] for task in tasks]
 
     def _end(self, tasks: list[Task], outcomes: list[Outcome]) -> None:
         done = [task for task, outcome in zip(tasks, outcomes) if not outcome.reason]

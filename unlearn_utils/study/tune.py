@@ -20,7 +20,7 @@ from . import profiles
 from .cells import Cell, stored
 from .profiles import Profile
 from .readings import Reading
-from .sweep import Machine, run
+from .sweep import Failure, Machine, run
 from .variants import recipe_of
 
 
@@ -34,6 +34,8 @@ def candidates(name: str, data_dir: str) -> list[tuple[str, str, str, float, Cel
     """(method, variant, setting, value, cell) of every model of the search, on held-out training images."""
     listed = []
     profile = profiles.load(name, data_dir=data_dir)
+    if not profile.tuning:
+        raise BadInput(f"profile '{name}' has no [tuning]: its rates are the authors', and nothing is searched.")
     for method, variant in unlearning_recipes(profile):
         setting, values = searched(profile, method, variant)
         for value in values:
@@ -54,7 +56,10 @@ def unlearning_recipes(profile: Profile) -> list[tuple[str, str]]:
 
 def held_out(cell: Cell, forget: tuple[int, ...], readout: str) -> tuple[float, float]:
     """Held-out (retain, forget) accuracy of a readout of the cell's model."""
-    counts = torch.tensor(stored(Reading.of(cell, readout)).result["counts"])
+    result = stored(Reading.of(cell, readout)).result
+    if "diverged" in result:  # a rate that is too high, which is what a search is to find out
+        return 0.0, float("nan")
+    counts = torch.tensor(result["counts"])
     retain = tuple(c for c in range(len(counts)) if c not in forget)
     return pooled_accuracy(counts, retain), pooled_accuracy(counts, forget)
 
@@ -82,7 +87,10 @@ def table(name: str, data_dir: str, machine: Machine) -> pd.DataFrame:
     """One row per method, variant and candidate: mean accuracies over the search's cells, and whether it won."""
     listed = candidates(name, data_dir)
     originals = [Cell(cell.profile, cell.seed, (), "original") for *_, cell in listed]
-    run([Reading.of(cell, name) for cell in [*originals, *(cell for *_, cell in listed)] for name in READOUTS], machine)
+    try:
+        run([Reading.of(cell, name) for cell in [*originals, *(cell for *_, cell in listed)] for name in READOUTS], machine)
+    except Failure as failure:
+        raise BadInput(f"the search is not complete: {failure}") from None
     names = ("method", "variant", "setting", "value")
     rows = [dict(zip(names, row)) | score(cell) for *row, cell in listed]
     means = pd.DataFrame(rows).groupby(list(names), sort=False).mean().reset_index().round(6)
