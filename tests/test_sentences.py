@@ -116,8 +116,8 @@ def test_collapse_is_near_or_on_the_way_or_far():
 def test_models_are_above_or_below_or_not_apart():
     rows = frame(model("A", "random_label", probe=0.7), model("B", "salun", probe=0.3), model("CC", "scrub", probe=0.5))
     said = sentences.apart(rows, "probe_forget", "The probe", ["A", "B", "CC"])
-    assert said.startswith("The probe reads 50.0 % in Retrain; above: A (20.0 [")
-    assert "below: B (-20.0 [" in said and "not apart: CC (0.0 [" in said
+    assert said.startswith("The probe reads 50.0 % in Retrain; above: A 20.0 [")
+    assert "below: B -20.0 [" in said and "not apart: CC 0.0 [" in said
     assert "no other model" in sentences.apart(rows, "probe_forget", "The probe", ["D"])
 
 

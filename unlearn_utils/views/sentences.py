@@ -141,7 +141,7 @@ def apart(rows: pd.DataFrame, column: str, name: str, models: list[str] = (), re
     values = per_forget_set(rows, column)
     gaps = {m: Interval.of(values[m] - values[reference]) for m in models or values if m in values and m != reference}
     words = {m: "above" if gap.above() else "below" if gap.below() else "not apart" for m, gap in gaps.items()}
-    listed = "; ".join(f"{word}: " + ", ".join(f"{m} ({gaps[m].percent()})" for m in gaps if words[m] == word)
+    listed = "; ".join(f"{word}: " + ", ".join(f"{m} {gaps[m].percent()}" for m in gaps if words[m] == word)
                        for word in dict.fromkeys(words.values()))
     return f"{name} reads {100 * values[reference].mean():.1f} % in {reference}; {listed or 'no other model was read'}."
 

@@ -38,6 +38,7 @@ INTERVALS = ("_difference", "_recovery")  # shown with their bounds, other means
 PARTS = (*SIDES, "paper", "any", "alarms", "auroc", "difference", "recovery")  # the second line of a table's head
 COSTS = ["epochs", "image_passes", "seconds"]
 PLAIN = re.compile("alignment|centre|margin|.*bias|nc[123]|.*recovery|.*auroc")  # neither costs nor per cent
+NONE = Interval(NAN, NAN, NAN, 0)
 CARD = {"claim", "counted", "agrees", "shows"}  # columns that a card of today has
 
 
@@ -153,9 +154,9 @@ def numbers(table: pd.DataFrame) -> pd.DataFrame:
     """A table as numbers: means with their spread and bounds in columns of their own."""
     flat = {}
     for name in table:
-        cells = list(table[name])
-        stats = ("mean", "std", "low", "high", "n") if isinstance(cells[0], Interval) else ()
-        flat |= {f"{name} {stat}": [getattr(cell, stat) for cell in cells] for stat in stats} or {name: cells}
+        cells = [cell if isinstance(cell, Interval) else NONE for cell in table[name]]
+        stats = ("mean", "std", "low", "high", "n") if any(cell is not NONE for cell in cells) else ()
+        flat |= {f"{name} {stat}": [getattr(cell, stat) for cell in cells] for stat in stats} or {name: list(table[name])}
     return pd.DataFrame(flat, index=table.index)
 
 
