@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from unlearn_utils.__main__ import chosen_notebooks
-from unlearn_utils.study.running import code_of, without_folder
+from unlearn_utils.study.running import code_of, without
 from unlearn_utils.views.claims import CLAIMS
 
 ROOT = Path(__file__).parent.parent
@@ -149,9 +149,9 @@ def test_committed_results_name_no_folder_of_the_machine_that_made_them(path):
 
 
 def test_the_image_folder_is_left_out_of_what_is_kept():
-    assert without_folder('data_dir = "/disk/images"', "/disk/images") == 'data_dir = "path/to/images"'
-    assert without_folder('data_dir = "/disk/images2"', "/disk/images") == 'data_dir = "/disk/images2"'
-    assert without_folder('data_dir = ""', "") == 'data_dir = ""'
+    assert without('data_dir = "/disk/images"', ["/disk/images"]) == 'data_dir = "path/to/files"'
+    assert without('data_dir = "/disk/images2"', ["/disk/images"]) == 'data_dir = "/disk/images2"'
+    assert without('data_dir = ""', [""]) == 'data_dir = ""'
 
 
 def test_the_provenance_names_what_the_run_was_made_of(made):
