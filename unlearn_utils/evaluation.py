@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import html
 import io
 import json
 import sys
@@ -81,7 +82,7 @@ class Report:
                 column[LABELS["probe_forget"]] = Interval.of(pd.Series(row["probe_seeds"])).percent()
             for line in self.verdicts[self.verdicts.model == row["model"]].to_dict("records"):
                 label, (gap, _, recovery) = READOUTS[line["readout"]], line["this run"].partition("; recovery ")
-                if line["readout"] != "output":
+                if line["readout"] != "output" and gap != "–":
                     column |= {f"{label}, {self.reference} (points)": gap, f"{label}, recovery": recovery if pd.notna(line["recovery"]) else "–"}
                 column[f"{label}, verdict"] = line["shows"]
             columns[row["model"]] = column
@@ -108,7 +109,7 @@ class Report:
         figure.savefig(image, format="png")
         plots.plt.close(figure)
         drawn = f"<img alt='' src='data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}'>"
-        return self.table.to_html() + drawn + "".join(f"<p>{note}</p>" for note in self.notes)
+        return self.table.to_html() + drawn + "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
 
 
 class Folder(Outputs):
@@ -134,11 +135,14 @@ def evaluate(
     of it values are their mean; from five on there is an interval over them. Words follow the scorecard's rules, with
     intervals over the test images of the forgotten classes. Nothing is written. Raises BadInput.
     """
-    given = _given(models, features)
-    parts = {"train": train, "test": test}
-    seen, labels, classes = foreign.passed(given, parts, batch_size, progress)
+    if seeds < 1 or draws < 1:
+        raise BadInput(f"seeds is {seeds} and draws is {draws}, but both must be at least 1.")
+    given, parts = _given(models, features), {"train": train, "test": test}
+    batches = {part: foreign.loader(part, data, batch_size) for part, data in parts.items()}
+    classes = foreign.introduced(given, batches["train"][1])
     names = _class_names(parts, classes)
     forget = _forget_set(forget, names)
+    seen, labels = foreign.passed(given, {part: data for part, (data, _) in batches.items()}, classes, progress)
     probe = probe or Probe(epochs=20 if classes <= 10 else 150, patience=40)
     rows, right = [], {}
     for i, model in enumerate(tqdm(given, desc="readings", disable=not progress, leave=False)):
@@ -152,7 +156,7 @@ def evaluate(
 
 
 def _given(models: Any, features: Any) -> list[Foreign]:
-    if not isinstance(models, dict) or not models:
+    if not isinstance(models, dict) or not models or not all(isinstance(name, str) for name in models):
         raise BadInput("models must be a dictionary of at least one model by name, like {'Retrain': retrained, 'mine': mine}.")
     where = features if isinstance(features, dict) else dict.fromkeys(models, features)
     if odd := [str(name) for name in where if name not in models]:
@@ -176,7 +180,8 @@ def _class_names(parts: dict[str, Any], classes: int) -> list[str]:
 
 def _forget_set(forget: Any, names: list[str]) -> tuple[int, ...]:
     """Class numbers of classes by name or number. Raises BadInput, also where samples are listed."""
-    listed = [forget] if isinstance(forget, (str, int)) else forget.tolist() if hasattr(forget, "tolist") else list(forget)
+    listed = [forget] if isinstance(forget, str) or not hasattr(forget, "__iter__") else list(forget)
+    listed = [c.item() if hasattr(c, "item") else c for c in listed]
     numbers = [names.index(c) if isinstance(c, str) and c in names else c for c in listed]
     sound = all(type(c) is int and 0 <= c < len(names) for c in numbers)
     if not sound or len(set(numbers)) < len(numbers) or not 0 < len(numbers) <= len(names) - 2:
@@ -191,18 +196,20 @@ def _read(
     seeds: int, draws: int,
 ) -> tuple[dict[str, Any], dict[str, pd.Series]]:
     """A row of readings as our own models' rows have it; and per readout which forget-class test images it reads right."""
-    features, logits, head = seen[0].to(model.device), seen[1].to(model.device), model.head
-    y, y_test = (labels[part].to(model.device) for part in ("train", "test"))
+    device, head = model.device if model.device.startswith("cuda") else "cpu", model.head  # others lack float64
+    features, logits, y, y_test = (part.to(device) for part in (*seen, labels["train"], labels["test"]))
     common = (features.train, y, features.test, classes)
     predicted = {
         "output": [logits.argmax(1)], "ncc": [metrics.nearest(*common)[0]],
         "probe": [metrics.probed(*common, probe, seed).argmax(1) for seed in range(seeds)],
     }
     counts = {name: [metrics.confusion(p, y_test, classes) for p in listed] for name, listed in predicted.items()}
-    no_rows = features.train.new_full((classes, features.train.shape[1]), float("nan"))  # what needs them becomes NaN
+    weight = features.train.new_full((classes, features.train.shape[1]), float("nan"))  # what needs it becomes NaN
+    weight, bias = (weight, None) if head is None else (head.weight.detach().float(), head.bias)
+    bias = None if bias is None else bias.detach().float().to(device)
     at = SimpleNamespace(
         features=features, in_head=features, compared=features.train, train_labels=y, test_labels=y_test, classes=classes,
-        model=SimpleNamespace(head=head), weight=no_rows if head is None else head.weight.detach().float())
+        weight=weight.to(device), model=SimpleNamespace(head=SimpleNamespace(bias=bias)))
     found = {name: {"counts": sum(listed).tolist()} for name, listed in counts.items()}
     found |= {"geometry": geometry(at), "collapse": collapse(at)} | ({} if head is None else {"margin": margin(at)})
     row = _measured(SimpleNamespace(classes=range(classes)), found, forget)
@@ -261,8 +268,8 @@ def _notes(given: list[Foreign], verdicts: pd.DataFrame, probe: Probe, seeds: in
         notes.append(f"No linear head is known of {', '.join(headless)}: alignment, margins, bias and NC3 are left out.")
     if logs:
         notes.append(f"The output of {', '.join(logs)} is a log-softmax; it is read as logits are.")
-    why = verdicts[verdicts.reason.fillna("").ne("") & ~verdicts.reason.str.startswith("missing", na=False)]
-    return notes + [f"{line.model}, {READOUTS[line.readout]}: {line.shows}: {line.reason}." for line in why.itertuples()]
+    return notes + [f"{line.model}, {READOUTS[line.readout]}: {line.shows}, as {line.reason}." for line in verdicts.itertuples()
+                    if line.reason and not line.reason.startswith("missing")]
 
 
 class Parser(argparse.ArgumentParser):
@@ -308,6 +315,6 @@ def command(argv: list[str]) -> int:
         print(report)
         if options.save:
             report.save(options.save)
-    except BadInput as problem:
-        sys.exit(f"evaluate: {problem}")
+    except (BadInput, OSError) as problem:  # the latter of several lines where a process reads the images
+        sys.exit(f"evaluate: {str(problem).strip().splitlines()[-1]}")
     return 0

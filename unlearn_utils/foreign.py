@@ -41,7 +41,8 @@ class Foreign:
             raise BadInput(f"model '{name}' has no module '{where}'; {NAME_IT}.")
         self.name, self.module, self.where = name, module, where
         self.device = str(next((t.device for t in (*module.parameters(), *module.buffers())), "cpu"))
-        self.readers = [named[where]] if isinstance(where, str) else [m for m in named.values() if isinstance(m, nn.Linear)]
+        linear = [m for m in named.values() if isinstance(m, nn.Linear)]
+        self.readers = [] if callable(where) else linear if where is None else [named[where]]
         self.head, self.normalised, self.last = None, False, (None, None, None)
 
     @contextmanager
@@ -84,20 +85,25 @@ class Foreign:
             raise BadInput(f"model '{self.name}' gives features or logits that are infinite or no numbers; leave it out.")
         return seen
 
-    def introduce(self, images: Tensor) -> None:
-        """Find the head on a first batch. Raises BadInput where it does not make the output, or chance is at work."""
-        seen = self.look(images)
-        reader, _, given = self.last
-        if isinstance(reader, nn.Linear) and not callable(self.where):
-            given, logits = given.detach().float().cpu(), seen[1]
+    def introduce(self, images: Tensor) -> int:
+        """Find the head on a first batch; the number of outputs.
+
+        Raises BadInput where the head does not make the output, or chance is at work.
+        """
+        with self.watched():
+            seen, (reader, _, given), again = self.look(images), self.last, self.look(images)
+        logits = seen[1]
+        if isinstance(reader, nn.Linear):
+            given = given.detach().float().cpu()
             self.head, same_shape = reader, given.shape == logits.shape
             self.normalised = same_shape and not _close(given, logits)
             if not same_shape or self.normalised and not _close(log_softmax(given, 1), logits):
                 raise BadInput(f"model '{self.name}': the nn.Linear that reads the features gives neither the output nor, "
                                f"after log-softmax, the output; {NAME_IT}.")
-        if not all(map(_close, self.look(images), seen)):
+        if not all(map(_close, again, seen)):
             raise BadInput(f"model '{self.name}' answers the same images differently in eval mode; switch off the dropout "
                            "or the noise that is always on.")
+        return logits.shape[1]
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
@@ -108,8 +114,11 @@ def _shown(thing: Any) -> str:
     return f"a tensor {tuple(thing.shape)}" if isinstance(thing, Tensor) else f"a {type(thing).__name__}"
 
 
-def loader(part: str, data: Any, batch_size: int) -> DataLoader:
-    """Batches of a DataLoader, a Dataset or a pair of tensors, in their order. Raises BadInput where passes differ."""
+def loader(part: str, data: Any, batch_size: int) -> tuple[DataLoader, Tensor]:
+    """Batches of a DataLoader, a Dataset or a pair of tensors, in their order; and the images of the first.
+
+    Raises BadInput where there are none, or where two passes over the first batch differ.
+    """
     if isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(t, Tensor) for t in data):
         if len(data[0]) != len(data[1]):
             raise BadInput(f"{part} holds {len(data[0])} images and {len(data[1])} labels; give one label for each image.")
@@ -128,7 +137,7 @@ def loader(part: str, data: Any, batch_size: int) -> DataLoader:
     if not torch.equal(images, images_again):
         raise BadInput(f"two passes over the first batch of {part} differ, as its images are augmented; give it the test "
                        "transform.")
-    return data
+    return data, images
 
 
 def pair(part: str, batch: Any) -> tuple[Tensor, Tensor]:
@@ -147,40 +156,37 @@ def class_names(data: Any) -> list[str] | None:
     return data and [str(name) for name in data.classes]
 
 
-def passed(
-    given: list[Foreign], parts: dict[str, Any], batch_size: int, progress: bool
-) -> tuple[dict[str, Seen], dict[str, Tensor], int]:
-    """One pass over all images for all models: what each gives, the labels by part, and the number K of classes.
-
-    Features and logits lie on the CPU. Raises BadInput where models and data do not fit together.
-    """
-    kept: dict[tuple, list[Tensor]] = {}
-    with torch.no_grad(), ExitStack() as stack:
-        for model in given:
-            stack.enter_context(model.watched())
-        for part, data in parts.items():
-            batches = loader(part, data, batch_size)
-            for i, batch in enumerate(tqdm(batches, desc=f"features, {part}", disable=not progress, leave=False)):
-                images, labels = pair(part, batch)
-                kept.setdefault((part, "labels"), []).append(labels.cpu())
-                for model in given:
-                    if part == "train" and not i:
-                        model.introduce(images)
-                    for what, seen in zip(("features", "logits"), model.look(images)):
-                        kept.setdefault((part, what, model.name), []).append(seen)
-    whole = {place: torch.cat(kept.pop(place)) for place in list(kept)}
-    labels = {part: whole[part, "labels"] for part in parts}
-    seen = {m.name: (Features(*(whole[part, "features", m.name] for part in ("train", "test"))), whole["test", "logits", m.name])
-            for m in given}
-    return seen, labels, _classes({name: logits.shape[1] for name, (_, logits) in seen.items()}, labels)
-
-
-def _classes(outputs: dict[str, int], labels: dict[str, Tensor]) -> int:
-    """K, which all models and both parts of the data must agree on."""
+@torch.no_grad()
+def introduced(given: list[Foreign], images: Tensor) -> int:
+    """Find every model's head on a first batch; the number K of classes, on which all must agree."""
+    outputs = {model.name: model.introduce(images) for model in given}
     if len(set(outputs.values())) > 1:
         told = ", ".join(f"'{name}' {number}" for name, number in outputs.items())
         raise BadInput(f"the models have different numbers of outputs ({told}); all must have one for each class.")
-    classes = next(iter(outputs.values()))
+    return next(iter(outputs.values()))
+
+
+@torch.no_grad()
+def passed(
+    given: list[Foreign], loaders: dict[str, DataLoader], classes: int, progress: bool
+) -> tuple[dict[str, Seen], dict[str, Tensor]]:
+    """One pass over all images for all models: what each gives, on the CPU, and the labels by part.
+
+    Raises BadInput where labels are not those of all classes.
+    """
+    kept: dict[tuple, list[Tensor]] = {}
+    with ExitStack() as stack:
+        for model in given:
+            stack.enter_context(model.watched())
+        for part, batches in loaders.items():
+            for batch in tqdm(batches, desc=f"features, {part}", disable=not progress, leave=False):
+                images, labels = pair(part, batch)
+                kept.setdefault((part, "labels"), []).append(labels.cpu())
+                for model in given:
+                    for what, seen in zip(("features", "logits"), model.look(images)):
+                        kept.setdefault((part, what, model.name), []).append(seen)
+    whole = {place: torch.cat(kept.pop(place)) for place in list(kept)}
+    labels = {part: whole[part, "labels"] for part in loaders}
     for part, found in labels.items():
         present = found.unique().tolist()
         if odd := [c for c in present if not 0 <= c < classes]:
@@ -189,7 +195,8 @@ def _classes(outputs: dict[str, int], labels: dict[str, Tensor]) -> int:
         if absent := sorted(set(range(classes)) - set(present)):
             raise BadInput(f"{part} holds no image of class {absent[0]}, but the models have {classes} outputs; every class "
                            "needs images, a forgotten one too.")
-    return classes
+    return {m.name: (Features(*(whole[part, "features", m.name] for part in ("train", "test"))), whole["test", "logits", m.name])
+            for m in given}, labels
 
 
 CIFAR_RESNETS = {"cifar_resnet18": ("resnet", [2, 2, 2, 2]), "cifar_resnet34": ("resnet", [3, 4, 6, 3]),
