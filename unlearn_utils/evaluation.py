@@ -52,8 +52,8 @@ LABELS = {  # of the table's lines; the former are shown in per cent
     "margin_bias_forget": "margin by bias, forget", "bias_stability": "bias stability", "nc1": "NC1", "nc2": "NC2",
     "nc3": "NC3",
 }
-JUDGED = ["claim", "model", "readout", "this run", "mean", "low", "high", "threshold", "n", "p", "p_holm", "level", "recovery",
-          "recovery_low", "recovery_high", "shows", "reason"]
+JUDGED = ["claim", "model", "readout", "this run", "mean", "low", "high", "threshold", "n", "p", "p_holm", "level",
+          "recovery", "recovery_low", "recovery_high", "shows", "reason"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ class Report:
             for line in self.verdicts[self.verdicts.model == row["model"]].to_dict("records"):
                 label, (gap, _, recovery) = READOUTS[line["readout"]], line["this run"].partition("; recovery ")
                 if line["readout"] != "output" and gap != "–":
-                    column |= {f"{label}, {self.reference} (points)": gap, f"{label}, recovery": recovery if pd.notna(line["recovery"]) else "–"}
+                    column[f"{label}, {self.reference} (points)"] = gap
+                    column[f"{label}, recovery"] = recovery if pd.notna(line["recovery"]) else "–"
                 column[f"{label}, verdict"] = line["shows"]
             columns[row["model"]] = column
         return pd.DataFrame(columns).fillna("–")
@@ -157,7 +158,7 @@ def evaluate(
 
 def _given(models: Any, features: Any) -> list[Foreign]:
     if not isinstance(models, dict) or not models or not all(isinstance(name, str) for name in models):
-        raise BadInput("models must be a dictionary of at least one model by name, like {'Retrain': retrained, 'mine': mine}.")
+        raise BadInput("models must be a dictionary of at least one model by name, like {'Retrain': model, 'mine': other}.")
     where = features if isinstance(features, dict) else dict.fromkeys(models, features)
     if odd := [str(name) for name in where if name not in models]:
         raise BadInput(f"features names {', '.join(odd)}, but the models are {', '.join(models)}.")
@@ -221,8 +222,8 @@ def _read(
     for k, accuracies in shot.groupby("x").accuracy:
         row[SHOTS[k]] = float(np.mean([np.average(np.array(a)[list(forget)], weights=sizes) for a in accuracies]))
     chosen = is_in(y_test, forget)
-    right = {name: torch.stack([p.cpu() == y_test for p in listed]).double().mean(0)[chosen] for name, listed in predicted.items()}
-    return row, {name: pd.Series(values.numpy()) for name, values in right.items()}
+    return row, {name: pd.Series(torch.stack([p.cpu() == y_test for p in listed]).double().mean(0)[chosen].numpy())
+                 for name, listed in predicted.items()}
 
 
 def _verdicts(rows: pd.DataFrame, right: dict[str, dict[str, pd.Series]]) -> pd.DataFrame:
@@ -252,24 +253,25 @@ def _notes(given: list[Foreign], verdicts: pd.DataFrame, probe: Probe, seeds: in
     names = [model.name for model in given]
     headless, logs = ([m.name for m in given if wanted(m)] for wanted in (lambda m: m.head is None, lambda m: m.normalised))
     notes = [
-        f"Verdicts follow the scorecard. Their intervals (95 %, Holm's correction over the models) run over the {images} test "
-        "images of the forgotten classes, paired: they hold for these models alone. One forget set gives no interval over "
-        "classes, and one model of each kind none over trainings.",
+        f"Verdicts follow the scorecard. Their intervals (95 %, Holm's correction over the models) run over the {images} "
+        "test images of the forgotten classes, paired: they hold for these models alone. One forget set gives no interval "
+        "over classes, and one model of each kind none over trainings.",
         f"Probe: at most {probe.epochs} epochs, {seeds} start{'s' * (seeds > 1)}"
         + ("; the mean, and from five on the interval over starts." if seeds > 1 else "."),
     ]
-    if "Retrain" not in names:
-        notes.append("Without a Retrain hidden cannot be told from removed, as good features read even a class that they never "
-                     "saw" + ("; shown is the distance to the Original." if "Original" in names else "; shown are readings."))
-    if "Original" not in names:
-        notes.append("Without an Original there is no recovery, so neither hidden nor removed can be said"
-                     + ("; shown is the distance to Retrain." if "Retrain" in names else "; shown are readings."))
+    for absent, other, lost in (
+        ("Retrain", "Original", "hidden cannot be told from removed, as good features read even a class never seen"),
+        ("Original", "Retrain", "there is no recovery, so neither hidden nor removed can be said"),
+    ):
+        if absent not in names:
+            instead = f"is the distance to {other}" if other in names else "are readings"
+            notes.append(f"Without {absent} {lost}; shown {instead}.")
     if headless:
         notes.append(f"No linear head is known of {', '.join(headless)}: alignment, margins, bias and NC3 are left out.")
     if logs:
         notes.append(f"The output of {', '.join(logs)} is a log-softmax; it is read as logits are.")
-    return notes + [f"{line.model}, {READOUTS[line.readout]}: {line.shows}, as {line.reason}." for line in verdicts.itertuples()
-                    if line.reason and not line.reason.startswith("missing")]
+    return notes + [f"{line.model}, {READOUTS[line.readout]}: {line.shows}, as {line.reason}."
+                    for line in verdicts.itertuples() if line.reason and not line.reason.startswith("missing")]
 
 
 class Parser(argparse.ArgumentParser):
@@ -283,20 +285,20 @@ class Parser(argparse.ArgumentParser):
 def parser() -> Parser:
     made = Parser(prog="python -m unlearn_utils evaluate", allow_abbrev=False,
                   description="Is a class gone from your models, or only hidden? Table, verdicts and figure.")
-    made.add_argument("models", nargs="+", metavar="FILE", help="weights of a model: .safetensors, or a state_dict of PyTorch")
-    made.add_argument("--original", metavar="FILE", help="weights of the model that was trained on all classes")
-    made.add_argument("--retrain", metavar="FILE", help="weights of the model that never saw the forgotten ones")
-    network = made.add_mutually_exclusive_group(required=True)
+    add, network = made.add_argument, made.add_mutually_exclusive_group(required=True)
+    add("models", nargs="+", metavar="FILE", help="weights of a model: .safetensors, or a state_dict of PyTorch")
+    add("--original", metavar="FILE", help="weights of the model that was trained on all classes")
+    add("--retrain", metavar="FILE", help="weights of the model that never saw the forgotten ones")
     network.add_argument("--architecture", metavar="NAME", help="timm/<name>, torchvision/<name>, cifar_resnet18 (34, 50)")
     network.add_argument("--model", metavar="FILE.py:FUNCTION", help="what builds the network; this file is executed")
-    made.add_argument("--data", required=True, metavar="DIR", help="a folder with train/<class>/ and test/<class>/ (or val)")
-    made.add_argument("--forget", required=True, nargs="+", metavar="CLASS", help="names of the forgotten classes")
-    made.add_argument("--size", type=int, default=0, metavar="PIXELS", help="of the images (default: their own, at most 224)")
-    made.add_argument("--normalise", choices=["none", *foreign.CONSTANTS], help="default: cifar10 up to 64 pixels, else imagenet")
-    made.add_argument("--features", metavar="MODULE", help="the module whose input the features are (default: last nn.Linear)")
-    made.add_argument("--seeds", type=int, default=1, metavar="N", help="starts of the probe (default 1)")
-    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    made.add_argument("--save", metavar="DIR", help="write tables, figure and JSON there; without it nothing is written")
+    add("--data", required=True, metavar="DIR", help="a folder with train/<class>/ and test/<class>/ (or val/<class>/)")
+    add("--forget", required=True, nargs="+", metavar="CLASS", help="names of the forgotten classes")
+    add("--size", type=int, default=0, metavar="PIXELS", help="of the images (default: their own, at most 224)")
+    add("--normalise", choices=["none", *foreign.CONSTANTS], help="default: cifar10 up to 64 pixels, else imagenet")
+    add("--features", metavar="MODULE", help="the module whose input the features are (default: last nn.Linear)")
+    add("--seeds", type=int, default=1, metavar="N", help="starts of the probe (default 1)")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--save", metavar="DIR", help="write tables, figure and JSON there; without it nothing is written")
     return made
 
 
@@ -309,7 +311,8 @@ def command(argv: list[str]) -> int:
         files = {"Original": options.original, "Retrain": options.retrain}
         files |= dict(zip(stems if len({*stems, *files}) == len(stems) + 2 else options.models, options.models))
         classes, network = len(parts["train"].dataset.classes), options.architecture or options.model
-        nets = {name: foreign.built(network, Path(file), classes).to(options.device) for name, file in files.items() if file}
+        nets = {name: foreign.built(network, Path(file), classes) for name, file in files.items() if file}
+        nets = {name: net.to(options.device) for name, net in nets.items()}
         report = evaluate(nets, **parts, forget=options.forget, features=options.features, seeds=options.seeds)
         report.notes.append(seen)
         print(report)

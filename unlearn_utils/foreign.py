@@ -70,8 +70,8 @@ class Foreign:
             output = self.module(images)
             features = self.where(self.module, images) if callable(self.where) else self.last[1]
         except Exception as reason:  # what a model makes of images that are not its own has no base class
-            raise BadInput(f"model '{self.name}' cannot read {_shown(images)} of {images.dtype} ({models._in_short(reason)}); "
-                           "give images as it was trained on them.") from None
+            raise BadInput(f"model '{self.name}' cannot read {_shown(images)} of {images.dtype} "
+                           f"({models._in_short(reason)}); give images as it was trained on them.") from None
         logits = output["logits"] if isinstance(output, dict) else getattr(output, "logits", output)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
             raise BadInput(f"model '{self.name}' gives {_shown(logits)}, but it must give logits (N, K), or have them as "
@@ -129,8 +129,8 @@ def loader(part: str, data: Any, batch_size: int) -> tuple[DataLoader, Tensor]:
     try:
         first, again = (next(iter(data), None) for _ in range(2))
     except Exception as reason:  # of somebody else's data set
-        raise BadInput(f"{part} gives no batch ({models._in_short(reason)}); its images must be tensors, so give it the test "
-                       "transform.") from None
+        raise BadInput(f"{part} gives no batch ({models._in_short(reason)}); its images must be tensors, so give it the "
+                       "test transform.") from None
     (images, labels), (images_again, labels_again) = pair(part, first), pair(part, again)
     if isinstance(data.sampler, RandomSampler) or not torch.equal(labels, labels_again):
         raise BadInput(f"two passes over {part} differ, as it shuffles; give it shuffle=False.")
@@ -193,10 +193,10 @@ def passed(
             raise BadInput(f"{part} has the label {odd[0]}, but the models have {classes} outputs, for labels from 0 to "
                            f"{classes - 1}.")
         if absent := sorted(set(range(classes)) - set(present)):
-            raise BadInput(f"{part} holds no image of class {absent[0]}, but the models have {classes} outputs; every class "
-                           "needs images, a forgotten one too.")
-    return {m.name: (Features(*(whole[part, "features", m.name] for part in ("train", "test"))), whole["test", "logits", m.name])
-            for m in given}, labels
+            raise BadInput(f"{part} holds no image of class {absent[0]}, but the models have {classes} outputs; every "
+                           "class needs images, a forgotten one too.")
+    features = {m.name: Features(*(whole[part, "features", m.name] for part in ("train", "test"))) for m in given}
+    return {name: (found, whole["test", "logits", name]) for name, found in features.items()}, labels
 
 
 CIFAR_RESNETS = {"cifar_resnet18": ("resnet", [2, 2, 2, 2]), "cifar_resnet34": ("resnet", [3, 4, 6, 3]),
@@ -290,7 +290,8 @@ def image_folder(root: Path, size: int, normalise: str | None) -> tuple[dict[str
         parts = {part: ImageFolder(str(root / name)) for part, name in (("train", "train"), ("test", second))}
         size = size or min(224, *parts["train"][0][0].size)
     except (OSError, RuntimeError) as reason:
-        raise BadInput(f"{root} must hold images in train/<class>/ and test/<class>/ ({models._in_short(reason)}).") from None
+        reason = models._in_short(reason)
+        raise BadInput(f"{root} must hold images in train/<class>/ and test/<class>/ ({reason}).") from None
     normalise = normalise or ("cifar10" if size <= 64 else "imagenet")
     mean, std = CONSTANTS.get(normalise, ((0.0,) * 3, (1.0,) * 3))
     for data in parts.values():
