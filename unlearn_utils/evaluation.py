@@ -85,7 +85,7 @@ class Report:
                 if line["readout"] != "output" and gap != "–":
                     column[f"{label}, {self.reference} (points)"] = gap
                     column[f"{label}, recovery"] = recovery if pd.notna(line["recovery"]) else "–"
-                column[f"{label}, verdict"] = line["shows"]
+                column[f"{label}{' forgets' * (label == READOUTS['output'])}, verdict"] = line["shows"]
             columns[row["model"]] = column
         return pd.DataFrame(columns).fillna("–")
 

@@ -42,6 +42,8 @@ def dumbbell(rows: pd.DataFrame, forget: tuple[int, ...]) -> Figure:
                for readout, (mark, colour) in MARKS.items()]
     handles += [Line2D([], [], color="black", linestyle=LINES[method], linewidth=1, label=method.capitalize())
                 for method in LINES if (rows.method == method).any()]
+    if len(forget) > 1:
+        handles.append(Line2D([], [], marker=".", color="black", linestyle="", markersize=3.5, label="one class"))
     figure.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), ncol=3, fontsize=8)
     figure.tight_layout()
     return figure
