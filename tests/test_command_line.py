@@ -104,8 +104,8 @@ def test_the_kernels_are_told_the_whole_path_of_the_home(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("UNLEARN_HOME", "here")
     monkeypatch.setattr(sys, "argv", ["unlearn_utils", "--list"])
-    monkeypatch.setattr(running.Plan, "show", lambda plan: None)
-    monkeypatch.setattr(running.Plan, "of", lambda given: running.Plan(None, {}))
+    monkeypatch.setattr(running.Whole, "show", lambda whole: None)
+    monkeypatch.setattr(running.Whole, "of", lambda given: running.Whole(None, {}))
     assert main() == 0 and os.environ["UNLEARN_HOME"] == str(tmp_path / "here")
 
 

@@ -31,7 +31,7 @@ from .foreign import Foreign, Where
 from .paths import Outputs, write
 from .settings import READOUTS, BadInput, Probe
 from .study.readouts import collapse, geometry, margin
-from .study.rows import _measured
+from .study.rows import measured
 from .training import generator
 from .views import evidence, plots, tables
 from .views.claims import judge
@@ -95,8 +95,8 @@ class Report:
     def save(self, folder: str | Path) -> None:
         """Write tables (CSV, LaTeX), figure (PNG, PDF) and all numbers (JSON) into a folder, made where there is none."""
         outputs = Folder(str(folder))
-        tables.save(self.table, "evaluation", outputs)
-        tables.save(self.verdicts, "verdicts", outputs)
+        tables.save(self.table, "evaluation", outputs, f"Readings, forgotten: {', '.join(self.classes[c] for c in self.forget)}")
+        tables.save(self.verdicts.set_index("model"), "verdicts", outputs, "Verdicts, judged over test images")
         plots.save(self.figure(), "evaluation", outputs)
         named = {"classes": self.classes, "forget": list(self.forget), "notes": self.notes}
         named |= {name: json.loads(getattr(self, name).to_json(orient="records")) for name in ("rows", "verdicts")}
@@ -213,7 +213,7 @@ def _read(
         weight=weight.to(device), model=SimpleNamespace(head=SimpleNamespace(bias=bias)))
     found = {name: {"counts": sum(listed).tolist()} for name, listed in counts.items()}
     found |= {"geometry": geometry(at), "collapse": collapse(at)} | ({} if head is None else {"margin": margin(at)})
-    row = _measured(SimpleNamespace(classes=range(classes)), found, forget)
+    row = measured(classes, found, forget)
     row["probe_seeds"] = [metrics.pooled_accuracy(c, forget) for c in counts["probe"]]
     row |= {f"{name}_by_class": metrics.class_accuracies(sum(listed)).tolist() for name, listed in counts.items()}
     random, y, y_test = generator("cpu", 0, "few_shot"), y.cpu(), y_test.cpu()  # the images that our own seed 0 draws

@@ -71,7 +71,7 @@ class Foreign:
             features = self.where(self.module, images) if callable(self.where) else self.last[1]
         except Exception as reason:  # what a model makes of images that are not its own has no base class
             raise BadInput(f"model '{self.name}' cannot read {_shown(images)} of {images.dtype} "
-                           f"({models._in_short(reason)}); give images as it was trained on them.") from None
+                           f"({models.in_short(reason)}); give images as it was trained on them.") from None
         logits = output["logits"] if isinstance(output, dict) else getattr(output, "logits", output)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
             raise BadInput(f"model '{self.name}' gives {_shown(logits)}, but it must give logits (N, K), or have them as "
@@ -129,7 +129,7 @@ def loader(part: str, data: Any, batch_size: int) -> tuple[DataLoader, Tensor]:
     try:
         first, again = (next(iter(data), None) for _ in range(2))
     except Exception as reason:  # of somebody else's data set
-        raise BadInput(f"{part} gives no batch ({models._in_short(reason)}); its images must be tensors, so give it the "
+        raise BadInput(f"{part} gives no batch ({models.in_short(reason)}); its images must be tensors, so give it the "
                        "test transform.") from None
     (images, labels), (images_again, labels_again) = pair(part, first), pair(part, again)
     if isinstance(data.sampler, RandomSampler) or not torch.equal(labels, labels_again):
@@ -226,7 +226,7 @@ def built(architecture: str, file: Path, classes: int) -> nn.Module:
         raise
     except Exception as reason:
         raise BadInput(f"{file} does not hold the weights of {architecture} with {classes} classes "
-                       f"({models._in_short(reason)}).") from None
+                       f"({models.in_short(reason)}).") from None
     return model
 
 
@@ -242,7 +242,7 @@ def weights_of(file: Path) -> dict[str, Tensor]:
         if not found:
             raise ValueError("it holds no tensors by name")
     except Exception as reason:  # what files that hold something else lead to has no base class
-        raise BadInput(f"{file} cannot be read as weights ({models._in_short(reason)}); save model.state_dict().") from None
+        raise BadInput(f"{file} cannot be read as weights ({models.in_short(reason)}); save model.state_dict().") from None
     return found
 
 
@@ -290,7 +290,7 @@ def image_folder(root: Path, size: int, normalise: str | None) -> tuple[dict[str
         parts = {part: ImageFolder(str(root / name)) for part, name in (("train", "train"), ("test", second))}
         size = size or min(224, *parts["train"][0][0].size)
     except (OSError, RuntimeError) as reason:
-        reason = models._in_short(reason)
+        reason = models.in_short(reason)
         raise BadInput(f"{root} must hold images in train/<class>/ and test/<class>/ ({reason}).") from None
     normalise = normalise or ("cifar10" if size <= 64 else "imagenet")
     mean, std = CONSTANTS.get(normalise, ((0.0,) * 3, (1.0,) * 3))

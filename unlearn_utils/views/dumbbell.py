@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..settings import READOUTS
-from .plots import FORGET, REFERENCE_LINES
+from .plots import READOUT_COLOURS, REFERENCE_DASHES
 
-MARKS = {"output": ("o", "black"), "ncc": ("s", "#0173b2"), "probe": ("D", FORGET)}  # all 3:1 or more on white
+MARKS = {name: (mark, READOUT_COLOURS[READOUTS[name]]) for name, mark in {"output": "o", "ncc": "s", "probe": "D"}.items()}
 BESIDE = {"output": 0, "ncc": -0.13, "probe": 0.13}  # so that equal values stay visible
-LINES = {role.lower(): dash for role, dash in REFERENCE_LINES.items()}
+LINES = {role: REFERENCE_DASHES[role] for role in ("original", "retrain")}
 
 
 def dumbbell(rows: pd.DataFrame, forget: tuple[int, ...]) -> Figure:
