@@ -111,9 +111,11 @@ def test_every_method_has_a_colour_of_its_own_that_shows_on_white():
 def test_a_new_method_takes_a_spare_and_shifts_nothing(monkeypatch):
     before = dict(plots.COLOURS)
     monkeypatch.setattr(plots, "COLOURS", dict(before))
-    readings = pd.DataFrame([{"model": "Ascent", "method": "ascent", "variant": "linear", "attack": attack, "x": x, "forget_accuracy": 0.5}
-                             for x in (1, 2) for attack in ("few_shot", "prototype")])
-    line = plots.attack_curves(readings, {"few_shot": "few", "prototype": "one"}, "images").axes[0].lines[0]
-    new = to_hex(line.get_color())
-    assert new not in before.values() and contrast(new) >= 3
-    assert plots.COLOURS == before | {"ascent": new}
+    names = [f"new_{i}" for i in range(5)]
+    readings = pd.DataFrame([
+        {"model": name, "method": name, "variant": "linear", "attack": attack, "x": x, "forget_accuracy": 0.5}
+        for name in names for x in (1, 2) for attack in ("few_shot", "prototype")])
+    lines = plots.attack_curves(readings, {"few_shot": "few", "prototype": "one"}, "images").axes[0].lines
+    new = {name: to_hex(line.get_color()) for name, line in zip(names, lines)}
+    assert len(set(new.values())) == 5 and not set(new.values()) & set(before.values())
+    assert min(map(contrast, new.values())) >= 3 and plots.COLOURS == before | new
