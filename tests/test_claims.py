@@ -1,4 +1,4 @@
-"""Tables and verdicts: on hand-made rows whose answer is known, and on controls in the committed measurements."""
+"""Verdicts: on hand-made rows whose answer is known, and on controls in the committed measurements."""
 
 from pathlib import Path
 
@@ -263,7 +263,6 @@ def test_published_numbers_go_by_network_data_and_classes():
     assert vit.number(evidence.EXAMPLE, "ncc") == pytest.approx(0.8270)
     assert tables.setting("digits") == ("resnet18", "cifar10", False)
     assert tables.setting("tiny_imagenet_vit") == ("vit_s_16", "tiny_imagenet", True)
-    assert tables.published_table("1").loc["Random Label", "Linear probe forget"] == "92.49"
 
 
 def test_another_profile_gets_its_own_numbers_or_none():
@@ -374,43 +373,3 @@ def test_a_claim_that_flips_is_unstable():
     screen = claims.one_screen(cards["one"], flips)
     assert "unstable" in screen.shows["Probe still reads it"] and "unstable" not in screen.shows["NCC still reads it"]
     assert not len(claims.unstable({"one": cards["one"], "two": cards["one"]}))
-
-
-# Tables
-
-
-def test_an_interval_is_students_t_over_forget_sets():
-    rows = label(probe=0.7)
-    gap = tables.difference(rows, "probe_forget", "Random Label", "Retrain")
-    of = {model: rows[rows.model == model].probe_forget.to_numpy() for model in ("Random Label", "Retrain")}
-    values = of["Random Label"] - of["Retrain"]
-    half = 2.2621571627409915 * values.std(ddof=1) / np.sqrt(10)  # t(0.975, 9)
-    assert gap.n == 10 and gap.mean == pytest.approx(values.mean())
-    assert (gap.low, gap.high) == pytest.approx((values.mean() - half, values.mean() + half))
-
-
-def test_seeds_are_averaged_before_forget_sets():
-    rows = pd.DataFrame({"model": "m", "forget": ["0", "0", "0", "1"], "seed": [0, 1, 2, 0], "x": [0.0, 0.0, 0.0, 1.0]})
-    assert tables.per_forget_set(rows, "x")["m"].mean() == 0.5
-    table = tables.summary(rows, ["x"])
-    assert table.loc["m", ("x", "mean")] == 0.5 and table.loc["m", ("n", "")] == 2
-
-
-def test_attack_scores_leave_out_the_start_and_average_sets_equally():
-    readings = pd.DataFrame({
-        "model": "m", "attack": "a", "forget": ["0", "0", "0", "1", "1"], "x": [0, 1, 2, 1, 0],
-        "forget_accuracy": [0.0, 0.4, 0.6, 1.0, 0.0],
-    })
-    assert tables.attack_scores(readings).loc["m", "a"] == pytest.approx(75)
-
-
-def test_attacks_that_contradict_each_other_are_named():
-    gaps = pd.DataFrame({"few": [5.0, 5.0, 0.0], "own": [-5.0, 1.0, 0.0]}, index=["m", "n", "Retrain"])
-    assert tables.disagreements(gaps) == {"m": "above Retrain by few; below by own"}
-
-
-def test_a_refused_recovery_is_shown_as_a_dash():
-    rows = label(probe=0.7)
-    rows.loc[rows.model == "Retrain", "probe_forget"] = rows.loc[rows.model == "Original", "probe_forget"].to_numpy()
-    shown = tables.against_retrain(rows)
-    assert set(shown.loc["Linear probe"].recovery) == {"–"} and shown.loc[("NCC", "Original"), "recovery"] == "1.00"

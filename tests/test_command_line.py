@@ -31,7 +31,8 @@ def refusal(*arguments: str) -> str:
     (["--only", "00", "--set", "draws=2"], ["draws", "profile"]),
     (["--profile", "cifar11"], ["cifar11", "digits"]),
     (["--data-dir", "x"], ["reads no image folder"]),
-    (["--refresh-notebooks", "--jobs", "1"], ["own defaults"]),
+    (["--refresh-reference", "--set", "seeds=[1]"], ["own parameters"]),
+    (["--results", "comitted"], ["comitted", "must be 'committed'"]),
     (["--list", "--test"], ["--test"]),
     (["--sed", "3"], ["--sed", "--set"]),
     (["--jobs", "many"], ["many", "--jobs"]),
@@ -103,8 +104,8 @@ def test_the_kernels_are_told_the_whole_path_of_the_home(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("UNLEARN_HOME", "here")
     monkeypatch.setattr(sys, "argv", ["unlearn_utils", "--list"])
-    monkeypatch.setattr(running.Plan, "show", lambda plan: None)
-    monkeypatch.setattr(running.Plan, "of", lambda given: running.Plan(None, {}))
+    monkeypatch.setattr(running.Whole, "show", lambda whole: None)
+    monkeypatch.setattr(running.Whole, "of", lambda given: running.Whole(None, {}))
     assert main() == 0 and os.environ["UNLEARN_HOME"] == str(tmp_path / "here")
 
 
@@ -161,7 +162,7 @@ def run_on(folder: Path, home: Path) -> subprocess.CompletedProcess:
 
 def test_a_sound_image_folder_is_listed(images, tmp_path):
     ran = run_on(images, tmp_path / "home")
-    assert ran.returncode == 0 and "to run: the time is not known yet" in ran.stdout
+    assert ran.returncode == 0 and "to run with what they need: the time is not known yet" in ran.stdout
 
 
 @pytest.mark.parametrize("harm, named", [

@@ -31,7 +31,7 @@ def imported(*patterns: str) -> set[str]:
                 found |= {name.name.partition(".")[0] for name in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 found.add(node.module.partition(".")[0])
-    own = {"unlearn_utils", "benchmark", "conftest"}
+    own = {"unlearn_utils"} | {file.stem for folder in ("tools", "tests") for file in (ROOT / folder).glob("*.py")}
     return {NAMED_OTHERWISE.get(name, name) for name in found - own - sys.stdlib_module_names}
 
 

@@ -105,3 +105,50 @@ def test_what_cannot_tell_and_why():
     assert "a model is missing" in sentences.inconclusive(card(rows[rows.method != "random"]))
     sure = card(label(probe=0.88, ncc=0.88))
     assert sentences.inconclusive(sure[sure.shows != "cannot tell"]).startswith("0 of ")
+
+
+def test_collapse_is_near_or_on_the_way_or_far():
+    for nc1, word in ((0.01, "near collapse"), (0.2, "on the way"), (2.0, "far from")):
+        histories = pd.DataFrame({"method": "original", "seed": 0, "epoch": [1, 2], "nc1": [9.0, nc1]})
+        assert f"{nc1:.2f}: {word}" in sentences.neural_collapse(histories)
+
+
+def test_models_are_above_or_below_or_not_apart():
+    rows = frame(model("A", "random_label", probe=0.7), model("B", "salun", probe=0.3), model("CC", "scrub", probe=0.5))
+    said = sentences.apart(rows, "probe_forget", "The probe", ["A", "B", "CC"])
+    assert said.startswith("The probe reads 50.0 % in Retrain; above: A 20.0 [")
+    assert "below: B -20.0 [" in said and "not apart: CC 0.0 [" in said
+    assert "no other model" in sentences.apart(rows, "probe_forget", "The probe", ["D"])
+
+
+def test_what_is_no_evidence_is_named_with_its_reason():
+    assert "Random Label: the output still reads it (30.0 %)" in sentences.unfit(label(output=0.3))
+    assert "lost 40.0 points" in sentences.unfit(label(retain=0.5))
+    assert "none, all outputs forgot" in sentences.unfit(label())
+
+
+def test_more_recall_than_the_original_stands_beside_its_false_alarms():
+    rows = frame(model("Random Label", "random_label", ncc=0.99, ncc_alarms=0.05), model("SalUn", "salun", ncc=0.8, ncc_alarms=0.02))
+    rows.loc[rows.method == "original", "ncc_alarms"] = 0.001
+    assert "Random Label 5.0 %, Original 0.1 %" in sentences.attractor(rows)
+    assert sentences.attractor(label(ncc=0.8)).startswith("No model's NCC")
+
+
+def test_row_or_bias_hides():
+    rows = frame(model("A", "random_label", margin_row_forget=-3.0, margin_bias_forget=-1.0),
+                 model("B", "bias_shift", margin_row_forget=8.0, margin_bias_forget=-13.0),
+                 model("C", "finetune", margin_row_forget=8.0, margin_bias_forget=-1.0))
+    said = sentences.hidden_by(rows)
+    assert "mostly by the row: A (-3.0, -1.0)" in said and "mostly by the bias: B (8.0, -13.0)" in said and "C (" not in said
+    assert "in no model" in sentences.hidden_by(rows[rows.model == "C"])
+
+
+def test_a_refitted_head_hides_or_not():
+    for value, word in ((0.0, "1 of 1"), (0.39, "0 of 1")):
+        assert f"40.0 and {100 * value:.1f} %. The refitted head hides more than half in {word}" in sentences.refitted(
+            cmf_rows().assign(refitted_forget=value))
+
+
+def test_several_classes_with_cmf():
+    rows = frame(model("SCRUB + CMF", "scrub", "cmf", ncc=0.4, ncc_any=0.9))
+    assert "SCRUB + CMF (own class 40.0 %, any 90.0 %)" in sentences.several(rows, "ncc", "cmf")

@@ -1,0 +1,10 @@
+"""The thin module of the companion. ``from unlearn_utils import evaluate`` is the door for other people's models."""
+
+
+def __getattr__(name: str):
+    """``evaluate``, on demand: importing the package loads neither the study nor the views."""
+    if name != "evaluate":
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    from .evaluation import evaluate
+
+    return evaluate

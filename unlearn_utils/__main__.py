@@ -155,6 +155,10 @@ def checked(argv: list[str]) -> tuple[argparse.Namespace, dict[Path, dict[str, A
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["evaluate"]:
+        from .evaluation import command  # other people's models
+
+        return command(sys.argv[2:])
     started = time.time()
     options, given = checked(sys.argv[1:])
     os.environ["UNLEARN_HOME"] = str(home())  # where a relative one counts from is this folder, not a notebook's

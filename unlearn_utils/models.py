@@ -205,7 +205,7 @@ def _timm(network: Network, channels: int) -> tuple[nn.Module, int]:
     except Exception as reason:  # the model hub's errors have no base class of their own
         raise BadInput(
             f"the ImageNet weights of {network.architecture} could not be downloaded "
-            f"({_in_short(reason)}); "
+            f"({in_short(reason)}); "
             "set network.weights to a file that holds them, or to 'none' to train from scratch."
         ) from None
     return encoder, encoder.num_features
@@ -248,12 +248,12 @@ def _load_weights(encoder: nn.Module, file: Path, architecture: str) -> None:
             weights = dict(zip(own, weights.values()))
         encoder.load_state_dict(weights)
     except Exception as reason:  # what files that hold something else lead to has no base class
-        raise BadInput(f"{file} does not hold the weights of a {architecture} encoder ({_in_short(reason)}).") from None
+        raise BadInput(f"{file} does not hold the weights of a {architecture} encoder ({in_short(reason)}).") from None
     if not all(value.isfinite().all() for value in encoder.state_dict().values()):
         raise BadInput(f"{file} holds weights that are infinite or no numbers; take those of a sound training.")
 
 
-def _in_short(reason: Exception) -> str:
+def in_short(reason: Exception) -> str:
     """The first line of a message, or the kind of error where it says nothing."""
     first = str(reason).replace("\n\t", " ").partition("\n")[0][:200]
     return first if " " in first else type(reason).__name__

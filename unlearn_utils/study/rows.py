@@ -86,7 +86,7 @@ def measurements(study: Study, models: Models) -> Asked:
         for seed, forget, cell, readings in listed:
             found = {r.name: results[r.key] for r in readings if r.key in results}
             if found:
-                rows.append(_identity(cell, seed, forget) | _measured(study, found, forget))
+                rows.append(_identity(cell, seed, forget) | measured(len(study.classes), found, forget))
                 diverged += [cell.label] if any("diverged" in result for result in found.values()) else []
         if diverged:
             print(f"The training diverged, so nothing can be read: {', '.join(dict.fromkeys(diverged))}.")
@@ -95,9 +95,9 @@ def measurements(study: Study, models: Models) -> Asked:
     return Asked(study, [reading for *_, readings in listed for reading in readings], made)
 
 
-def _measured(study: Study, found: dict[str, dict], forget: tuple[int, ...]) -> dict[str, Any]:
+def measured(classes: int, found: dict[str, dict], forget: tuple[int, ...]) -> dict[str, Any]:
     """A row's numbers: accuracies and what is read as a forget class from confusion counts; means over classes."""
-    row, of_forget = {}, np.isin(np.arange(len(study.classes)), forget)
+    row, of_forget = {}, np.isin(np.arange(classes), forget)
     for name, result in found.items():
         if "counts" in result:
             counts = torch.tensor(result["counts"])

@@ -186,7 +186,7 @@ def _made_of(path: Path, plan: Plan) -> str:
     executed = plan.outputs.path / "notebooks" / path.name
     if not executed.exists():
         return ""
-    names = re.findall(r'"(\w+)", plan\.outputs\)', executed.read_text(encoding="utf-8").replace('\\"', '"'))
+    names = re.findall(r'"(\w+)", plan\.outputs', executed.read_text(encoding="utf-8").replace('\\"', '"'))
     there = {file.stem for file in plan.outputs.path.iterdir()}
     return nbformat.read(executed, as_version=4).metadata.get("made_of", "") if set(names) <= there else ""
 

@@ -55,12 +55,23 @@ class Interval:
 
     def text(self, scale: float = 1, digits: int = 2) -> str:
         """13.6 [6.4, 20.7]; under five values 16.6 (23.0, 5.2, 21.6)."""
-        mean, low, high, *values = (
-            f"{round(scale * value, digits) + 0.0:.{digits}f}" for value in (self.mean, self.low, self.high, *self.values)
-        )  # + 0.0: no minus sign before a zero
+        mean, low, high, *values = (number(scale * v, digits) for v in (self.mean, self.low, self.high, *self.values))
         if self.n < 2:
             return mean if self.n else "–"
         return f"{mean} ({', '.join(values)})" if self.n < FEWEST else f"{mean} [{low}, {high}]"
+
+    @property
+    def std(self) -> float:
+        """Standard deviation (ddof 1); equal values, like those of one network counted for every set, have none."""
+        return float(np.std(self.values, ddof=1)) if len(set(np.round(self.values, 9))) > 1 else NAN
+
+    def spread(self, scale: float = 1, digits: int = 2) -> str:
+        """92.5 ± 1.2"""
+        return " ± ".join(number(scale * value, digits) for value in (self.mean, self.std) if value == value) or "–"
+
+
+def number(value: float, digits: int) -> str:
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no minus sign before a zero
 
 
 def ratio(above: pd.Series, below: pd.Series, level: float = 1 - ALPHA) -> Interval:

@@ -1,4 +1,4 @@
-"""Figures: colour-blind safe, legible at column width, one colour per method everywhere."""
+"""Figures: one colour per method everywhere, each with a contrast of at least 3:1 on white."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from ..methods import METHODS
 from ..paths import Outputs
 from ..settings import READOUTS
 from .tables import per_forget_set
@@ -21,20 +20,24 @@ sns.set_theme(context="paper", style="ticks", palette="colorblind", rc={
     "axes.spines.right": False, "legend.frameon": False, "pdf.fonttype": 42,
 })
 
-_PALETTE = sns.color_palette("colorblind")
-RETAIN, FORGET = "#8c8c8c", _PALETTE[3]  # grey and orange
-# References are drawn in black and greys; the methods share the palette in the order of their names.
-COLOURS = {"original": "black", "retrain": "#555555", "random": "#b0b0b0", "prune": "#8c8c8c", "distilled_head": "#707070"}
-COLOURS |= dict(zip(sorted(set(METHODS) - set(COLOURS)), itertools.cycle(_PALETTE[i] for i in (0, 1, 2, 4, 5, 6, 8, 9))))
+RETAIN, FORGET = "#8c8c8c", "#d55e00"  # grey and orange, for retain and forget classes and for nothing else
+READOUT_COLOURS = {"Output": "#882255", "Linear probe": "#117733", "NCC": "#332288"}
+# References are black and grey. Every method has its colour for good; a new one takes the next spare.
+COLOURS = {
+    "original": "#000000", "retrain": "#555555", "retrain_again": "#6b6b6b", "random": "#949494", "prune": "#7a7a7a",
+    "bias_shift": "#838383", "distilled_head": "#707070", "random_label": "#0072b2", "salun": "#007a5a",
+    "neggrad_plus": "#8e44ad", "scrub": "#7f4f24", "unsir": "#c2185b", "svd": "#8a7300", "finetune": "#1f2a7a",
+    "pour_p": "#00838f",
+}
+SPARES = itertools.cycle(("#6a5acd", "#558b2f", "#a0522d", "#b8336a", "#2f4f4f"))
 DASHES = {"linear": "-", "cmf": "--", "cmf_budget": ":", "classifier": "-.", "zeroed_classifier": (0, (1, 1))}
-REFERENCE_LINES = {"Original": (0, (6, 2)), "Retrain": (0, (2, 2))}
+REFERENCE_DASHES = {"original": (0, (6, 2)), "retrain": (0, (2, 2)), "random": "-"}
 
 
 def save(figure: Figure, name: str, outputs: Outputs) -> Figure:
     """Write a figure as PNG and PDF."""
     for ending in ("png", "pdf"):
-        # Without a date the same figure is the same file.
-        metadata = {"CreationDate": None} if ending == "pdf" else None
+        metadata = {"CreationDate": None} if ending == "pdf" else None  # the same figure is the same file
         figure.savefig(outputs.file(f"{name}.{ending}"), metadata=metadata)
     return figure
 
@@ -43,21 +46,21 @@ def bars(rows: pd.DataFrame) -> Figure:
     """Retain and forget accuracy of every model, one panel per readout; lines mark Original and Retrain."""
     models = list(rows.model.unique())
     figure, axes = plt.subplots(1, 3, figsize=(7.2, 0.32 * len(models) + 0.9), sharey=True)
+    place = np.arange(len(models))
     for axis, (readout, label) in zip(axes, READOUTS.items()):
-        place = np.arange(len(models))
         for offset, side, colour in ((-0.2, "retain", RETAIN), (0.2, "forget", FORGET)):
             values = 100 * per_forget_set(rows, f"{readout}_{side}")[models]
             error = values.std(ddof=1) if len(values) > 1 else None
             axis.barh(place + offset, values.mean(), 0.38, xerr=error, color=colour, label=side,
                       error_kw={"linewidth": 0.8})
-        for reference, dash in REFERENCE_LINES.items():
+        for reference in ("Original", "Retrain"):
             level = 100 * per_forget_set(rows, f"{readout}_forget")[reference].mean()
-            axis.axvline(level, color="black", linestyle=dash, linewidth=1, label=f"{reference}, forget")
-        axis.set(title=label, xlabel="test accuracy (%)", xlim=(0, 105))
-    axes[0].set_yticks(np.arange(len(models)), models)
+            axis.axvline(level, color="black", linestyle=REFERENCE_DASHES[reference.lower()], linewidth=1,
+                         label=f"{reference}, forget")
+        axis.set(title=label, xlabel="test accuracy (%)", xlim=(-2, 105))  # room for a line at 0
+    axes[0].set_yticks(place, models)
     axes[0].set_ylim(len(models) - 0.4, -0.6)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0), ncol=4)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0), ncol=4)
     figure.tight_layout()
     return figure
 
@@ -71,7 +74,7 @@ def alignment(rows: pd.DataFrame) -> Figure:
                    for c, value in enumerate(row.alignment)]
     models = list(rows.model.unique())
     figure, axis = plt.subplots(figsize=(5.5, 0.32 * len(models) + 0.9))
-    points = pd.DataFrame(points)
+    points = pd.DataFrame(points).dropna()  # a class mean at the centre has no direction
     np.random.seed(0)  # seaborn's jitter: the same figure every time
     for kind, colour, size in (("retain", RETAIN, 3), ("forget", FORGET, 4)):  # the forget classes on top
         sns.stripplot(points[points["class"] == kind], x="cosine", y="model", order=models, size=size, jitter=0.25,
@@ -108,13 +111,13 @@ def unlearning_curve(curves: pd.DataFrame, rows: pd.DataFrame) -> Figure:
     figure, axis = plt.subplots(figsize=(4.5, 2.8))
     scaled = curves.assign(forget_accuracy=100 * curves.forget_accuracy)
     sns.lineplot(scaled, x="step", y="forget_accuracy", hue="readout", style="readout", markers=True, dashes=False,
-                 palette=[_PALETTE[0], RETAIN, FORGET], errorbar=("pi", 100), ax=axis)
+                 palette=READOUT_COLOURS, errorbar=("pi", 100), ax=axis)
     for step in sorted(curves.step[curves.epoch_end].unique()):
         axis.axvline(step, color="black", linestyle=":", linewidth=0.5)
     retrain = rows[(rows.method == "retrain") & rows.forget.isin(curves.forget.unique())]
-    for readout, colour in (("probe", RETAIN), ("ncc", FORGET)):
-        axis.axhline(100 * retrain[f"{readout}_forget"].mean(), color=colour, linestyle="--", linewidth=1,
-                     label=f"Retrain, {READOUTS[readout]}")
+    for readout in ("probe", "ncc"):
+        axis.axhline(100 * retrain[f"{readout}_forget"].mean(), color=READOUT_COLOURS[READOUTS[readout]],
+                     linestyle="--", linewidth=1, label=f"Retrain, {READOUTS[readout]}")
     _budget_axis(axis, [step for step in sorted(curves.step.unique()) if step & (step - 1) == 0])
     axis.set_xlim(-0.1, curves.step.max() * 1.1)
     axis.set(xlabel="optimiser step", ylabel="forget accuracy (%)", ylim=(-3, 103))
@@ -126,11 +129,10 @@ def training_curves(histories: pd.DataFrame) -> Figure:
     """Accuracy and neural collapse against the epoch (mean and range over cells)."""
     panels = {"train_retain": "training accuracy (%)", "test_retain": "test accuracy (%)", "nc1": "NC1",
               "nc2": "NC2", "nc3": "NC3"}
-    scale = {"train_retain": 100, "test_retain": 100}
     figure, axes = plt.subplots(1, 5, figsize=(9, 2.1))
     chosen = histories[histories.method.isin(("original", "retrain"))]
     for axis, (column, label) in zip(axes, panels.items()):
-        scaled = chosen.assign(**{column: scale.get(column, 1) * chosen[column]})
+        scaled = chosen.assign(**{column: chosen[column] * (100 if "%" in label else 1)})
         sns.lineplot(scaled, x="epoch", y=column, hue="model", style="model", errorbar=("pi", 100),
                      palette=[COLOURS["original"], COLOURS["retrain"]], ax=axis, legend=axis is axes[0])
         axis.set(title=label, ylabel="")
@@ -148,19 +150,17 @@ def attack_curves(readings: pd.DataFrame, attacks: dict[str, str], x_label: str)
     for axis, (attack, title) in zip(axes, attacks.items()):
         for model, of_model in readings[readings.attack == attack].groupby("model", sort=False):
             method, variant = identity.loc[model, ["method", "variant"]]
-            reference = method in ("original", "retrain", "random") and variant == "linear"
             spread = of_model.groupby("x").forget_accuracy.agg(["mean", "std"]).fillna(0) * 100
-            style = {"color": COLOURS[method], "linestyle": DASHES[variant], "linewidth": 2.2 if reference else 1.2}
-            if reference:
-                style["linestyle"] = {"original": (0, (6, 2)), "retrain": (0, (2, 2)), "random": "-"}[method]
+            dash = REFERENCE_DASHES.get(method) if variant == "linear" else None
+            colour = COLOURS.get(method) or COLOURS.setdefault(method, next(SPARES))
+            style = {"color": colour, "linestyle": dash or DASHES[variant], "linewidth": 2.2 if dash else 1.2}
             axis.plot(spread.index, spread["mean"], label=model, **style)
             axis.fill_between(spread.index, spread["mean"] - spread["std"], spread["mean"] + spread["std"],
                               color=style["color"], alpha=0.07, linewidth=0)
         _budget_axis(axis, sorted(readings.x[readings.attack == attack].unique()))
         axis.set(title=title, xlabel=x_label, ylim=(-3, 103))
     axes[0].set_ylabel("forget accuracy (%)")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0), ncol=4, fontsize=7)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0), ncol=4, fontsize=7)
     figure.tight_layout()
     return figure
 
@@ -173,25 +173,13 @@ def _budget_axis(axis, values: list[int]) -> None:
     axis.set_xlim(values[0] - 0.1, values[-1] * 1.1)
 
 
-def forgetting_by_gamma(gammas: list[float], retain: list[float], forget: list[float], bounds: tuple) -> Figure:
-    """Accuracy of the closed-form classifier against the weight gamma; the predicted interval is shaded."""
+def retain_and_forget(x, retain, forget, x_label: str, y_label: str, span: tuple = (), log: bool = False) -> Figure:
+    """Two lines, one for the retain classes and one for the forget class; ``span`` is shaded as predicted."""
     figure, axis = plt.subplots(figsize=(4.2, 2.4))
-    axis.axvspan(*bounds, color=_PALETTE[2], alpha=0.15, label="predicted interval")
-    axis.plot(gammas, 100 * np.array(retain), color=RETAIN, label="retain")
-    axis.plot(gammas, 100 * np.array(forget), color=FORGET, label="forget")
-    axis.set(xlabel="weight of the retain loss, gamma", ylabel="accuracy (%)")
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
-
-
-def classifier_path(cosines: pd.DataFrame) -> Figure:
-    """Cosine of the classifier's rows with their class means while only the classifier is trained."""
-    figure, axis = plt.subplots(figsize=(4.2, 2.4))
-    axis.plot(cosines.index, cosines["retain"], color=RETAIN, label="retain rows")
-    axis.plot(cosines.index, cosines["forget"], color=FORGET, label="forget row")
-    axis.axhline(-1, color="black", linewidth=0.8, linestyle=":")
-    axis.set_xscale("symlog")
-    axis.set_xlim(left=0)
-    axis.set(xlabel="gradient step", ylabel="cos(w, class mean)", ylim=(-1.1, 1.1))
+    if span:
+        axis.axvspan(*span, color="#bbddcc", alpha=0.5, linewidth=0, label="predicted interval")
+    axis.plot(x, retain, color=RETAIN, label="retain")
+    axis.plot(x, forget, color=FORGET, label="forget")
+    axis.set(xlabel=x_label, ylabel=y_label, **{"xscale": "symlog", "xlim": (0, None)} if log else {})
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -1,15 +1,16 @@
-"""Readings: sentences that a profile's numbers can refute, written from the numbers. Every function returns Markdown."""
+"""Readings: sentences that a profile's numbers can refute, written from the numbers, as Markdown."""
 
 from __future__ import annotations
 
 import pandas as pd
 
 from .claims import WORDS
-from .evidence import EXAMPLE, HALF, ORIGINAL, RETRAIN, ROOM, TURNED, Key, Run
-from .intervals import Interval
-from .tables import published
+from .evidence import DISTILLED, EXAMPLE, HALF, ORIGINAL, RETRAIN, ROOM, TURNED, Key, Run
+from .intervals import Interval, number
+from .tables import attack_gaps, per_forget_set, published
 
 GROUP = 0.2  # smallest distance of "some forget class" and "its own class" that says the group outlives its members
+COLLAPSED = 0.05  # largest NC1 that is near collapse
 CHANCE = 0.05  # largest distance from chance at which a shuffled control still is at chance
 ATTACKS = {"few_shot": "a new head on frozen features", "fresh_head": "fine-tuning with a fresh head",
            "own_head": "fine-tuning with the model's own head", "retain_only": "fine-tuning on retain images alone"}
@@ -60,10 +61,10 @@ def classifier_only(card: pd.DataFrame) -> str:
     return f"Changing only the classifier is enough for {(lines.shows == 'holds').sum()} of {len(lines)} methods.{but}"
 
 
-def several(rows: pd.DataFrame, readout: str = "probe") -> str:
+def several(rows: pd.DataFrame, readout: str = "probe", variant: str = "linear") -> str:
     """Several classes: is the group still readable where its members are not told apart?"""
     run, own, some = _run(rows), f"{readout}_forget", f"{readout}_any"
-    keys = [key for key in [RETRAIN, *run.keys("linear", ("method", "extension"))] if len(run.values(key, some))]
+    keys = [key for key in [RETRAIN, *run.keys(variant, ("method", "extension"))] if len(run.values(key, some))]
     percent = {key: [100 * run.values(key, column).mean() for column in (own, some)] for key in keys}
     merged = [f"{run.label(key)} (own class {a:.1f} %, any {b:.1f} %)"
               for key, (a, b) in percent.items() if b - a > 100 * GROUP]
@@ -96,12 +97,11 @@ def centre(rows: pd.DataFrame) -> str:
 
 def relearning(readings: pd.DataFrame, key: Key = EXAMPLE) -> str:
     """Each attack's gap to Retrain for one model; the few-shot head at the fewest images, fine-tuning over its steps."""
-    said = []
+    gaps, said = attack_gaps(readings), []
+    model = _run(readings).label(key)
     for attack, name in ATTACKS.items():
-        after = readings[(readings.attack == attack) & (readings.x > 0)]
-        run = _run(after[after.x == after.x.min()] if attack == "few_shot" else after)
-        if len(gap := run.gap(key, RETRAIN, "forget_accuracy")):
-            interval = Interval.of(gap)
+        if f"{attack}_difference" in gaps and model in gaps.index:
+            interval = gaps.loc[model, f"{attack}_difference"]
             word = "faster than" if interval.above() else "slower than" if interval.below() else "not to be told from"
             said.append(f"{name}: {word} Retrain, {interval.percent()} points")
     text = "; ".join(said)
@@ -127,6 +127,62 @@ def inconclusive(card: pd.DataFrame) -> str:
     why = open_.reason.map(lambda reason: next(kind for mark, kind in kinds.items() if mark in reason))
     counts = ", ".join(f"{kind} {n}" for kind, n in why.value_counts().items())
     return f"{len(open_)} of {int(card.counted.sum())} lines cannot tell{': ' + counts if counts else ''}."
+
+
+def neural_collapse(histories: pd.DataFrame) -> str:
+    """How near the Original is to the collapse that the theory assumes."""
+    nc1 = histories[histories.method == "original"].sort_values("epoch").groupby("seed").nc1.last().mean()
+    word = "near collapse" if nc1 < COLLAPSED else "on the way to collapse, not there" if nc1 < 1 else "far from collapse"
+    return f"After training NC1 of the Original is {nc1:.2f}: {word}."
+
+
+def apart(rows: pd.DataFrame, column: str, name: str, models: list[str] = (), reference: str = "Retrain") -> str:
+    """Models against a reference in one column: the gaps in points, and which of them may be none."""
+    values = per_forget_set(rows, column)
+    gaps = {m: Interval.of(values[m] - values[reference]) for m in models or values if m in values and m != reference}
+    words = {m: "above" if gap.above() else "below" if gap.below() else "not apart" for m, gap in gaps.items()}
+    listed = "; ".join(f"{word}: " + ", ".join(f"{m} {gaps[m].percent()}" for m in gaps if words[m] == word)
+                       for word in dict.fromkeys(words.values()))
+    return f"{name} reads {100 * values[reference].mean():.1f} % in {reference}; {listed or 'no other model was read'}."
+
+
+def unfit(rows: pd.DataFrame) -> str:
+    """Models that say nothing about hiding: the output still reads the class, or the model is broken."""
+    run = _run(rows)
+    why = {key: run.unusable(key) for v in ("linear", "cmf") for key in run.keys(v, ("method", "extension"))}
+    listed = "; ".join(f"{run.label(key)}: {reason}" for key, reason in why.items() if reason)
+    return f"No evidence of hiding or removing: {listed or 'none, all outputs forgot and all networks still work'}."
+
+
+def attractor(rows: pd.DataFrame) -> str:
+    """A recovery above 1: does NCC know the class better than in the Original, or name it more often?"""
+    run, keys = _run(rows), _run(rows).keys("linear", ("method", "extension"))
+    beyond = [key for key in keys if run.gap(key, ORIGINAL, "ncc_forget").mean() > 0]
+    alarms = [f"{run.label(key)} {100 * run.values(key, 'ncc_alarms').mean():.1f} %" for key in [*beyond, ORIGINAL]]
+    return "No model's NCC reads more of the forget class than the Original's." if not beyond else (
+        "NCC reads more of the forget class than in the Original, but how many retain images does it call by that name? "
+        f"{', '.join(alarms)}. Where that is more than in the Original, recall is bought with false alarms.")
+
+
+def hidden_by(rows: pd.DataFrame) -> str:
+    """Which part of the head makes the forget images lose: the row or the bias."""
+    run, lost = _run(rows), {"row": [], "bias": []}
+    for key in [*run.keys("linear", ("method", "extension", "reference")), DISTILLED]:
+        part = {part: run.values(key, f"margin_{part}_forget").mean() for part in lost}
+        if sum(part.values()) < 0:
+            lost[min(part, key=part.get)].append(f"{run.label(key)} ({number(part['row'], 1)}, {number(part['bias'], 1)})")
+    said = [f"mostly by the {part}: {', '.join(names)}" for part, names in lost.items() if names]
+    return f"Forget images lose to another class (mean margin of row, of bias) {'; '.join(said) or 'in no model'}."
+
+
+def refitted(rows: pd.DataFrame) -> str:
+    """With CMF: what an ordinary head, fitted to the same features on retain images alone, would show instead."""
+    run = _run(rows)
+    columns = ("output_forget", "refitted_forget")
+    said = {key: [run.values(key, column).mean() for column in columns] for key in run.keys("cmf")}
+    listed = "; ".join(f"{run.label(key)} {100 * a:.1f} and {100 * b:.1f} %" for key, (a, b) in said.items())
+    hides = sum(b < HALF * a for a, b in said.values())
+    return f"Output and refitted head: {listed}. The refitted head hides more than half in {hides} of {len(said)}."
 
 
 def _run(rows: pd.DataFrame) -> Run:

@@ -1,4 +1,8 @@
-"""Rows to tables: means over forget sets, intervals, gaps to Retrain, and the paper's own numbers."""
+"""Rows to tables: means over forget sets, gaps to Retrain, the paper's own numbers; as CSV, as LaTeX, on the screen.
+
+In a CSV every cell is a number, and accuracies are fractions, as in ``measurements.csv``. LaTeX and the screen show
+the same numbers as text, accuracies and their differences in per cent.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..attacks import ON_FEATURES
 from ..methods import METHODS
-from ..metrics import recovery
 from ..paths import Outputs, home, write
 from ..settings import READOUTS
-from .intervals import Interval
+from . import evidence
+from .intervals import NAN, Interval, number, ratio
 
+pd.set_option("display.max_colwidth", None)  # no verdict is cut off
 SIDES = ("retain", "forget")
 # The profiles that are experiments of the paper, with their column in its tables.
 PAPER_SETTINGS = {
@@ -23,6 +29,18 @@ PAPER_SETTINGS = {
     "cifar100_vit": ("vit_s_16", "cifar100"), "tiny_imagenet_vit": ("vit_s_16", "tiny_imagenet"),
 }
 ACCURACIES = [f"{readout}_{side}" for readout in READOUTS for side in SIDES]
+LABELS = READOUTS | {
+    "probe_in_head": "Probe, head's geometry", "ncc_in_head": "NCC, head's geometry", "alignment": "cosine",
+    "any": "any forget class", "alarms": "false alarms", "auroc": "AUROC", "difference": "gap to Retrain",
+    "ncc_auroc": "NCC's AUROC", "nc1": "NC1", "nc2": "NC2", "nc3": "NC3", "membership": "membership inference",
+}
+INTERVALS = ("_difference", "_recovery")  # shown with their bounds, other means with their spread
+PARTS = (*SIDES, "paper", "any", "alarms", "auroc", "difference", "recovery")  # the second line of a table's head
+COSTS = ["epochs", "image_passes", "seconds"]
+PLAIN = re.compile("alignment|centre|margin|.*bias|nc[123]|.*recovery|.*auroc")  # neither costs nor per cent
+NONE = Interval(NAN, NAN, NAN, 0)
+CARD = {"claim", "counted", "agrees", "shows"}  # columns that a card of today has
+
 
 
 def per_forget_set(rows: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -30,54 +48,54 @@ def per_forget_set(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     return rows.pivot_table(index="forget", columns="model", values=column, aggfunc="mean", sort=False)
 
 
-def difference(rows: pd.DataFrame, column: str, model: str, reference: str) -> Interval:
-    """Paired difference model - reference, with its interval over forget sets."""
-    values = per_forget_set(rows, column)
-    return Interval.of(values[model] - values[reference])
+def over(rows: pd.DataFrame) -> str:
+    """What a table's means run over: n = 10 forget sets, 1 training seed."""
+    counts = {"forget set": rows.forget.nunique(), "training seed": rows.seed.nunique()}
+    return "n = " + ", ".join(f"{n} {what}{'s' * (n > 1)}" for what, n in counts.items())
 
 
 def summary(rows: pd.DataFrame, columns: list[str] = ACCURACIES) -> pd.DataFrame:
-    """Mean and standard deviation (ddof 1) over forget sets per model, and their number n."""
-    averaged = rows.groupby(["model", "forget"], sort=False)[columns].mean()
-    grouped = averaged.groupby("model", sort=False)
-    table = pd.concat({"mean": grouped.mean(), "std": grouped.std(ddof=1)}, axis=1).swaplevel(axis=1)[columns]
-    table[("n", "")] = grouped.size()
+    """Every column of every model, over its forget sets."""
+    values = {column: per_forget_set(rows, column).reindex(columns=rows.model.unique()) for column in columns}
+    table = {column: {model: Interval.of(of[model]) for model in of} for column, of in values.items()}
+    return pd.DataFrame(table).rename_axis("model")
+
+
+def beside_paper(table: pd.DataFrame, rows: pd.DataFrame, profile: str, architecture: str) -> pd.DataFrame:
+    """A ``summary`` with the paper's forget accuracy after each readout; NaN where it is not known to us."""
+    arch, dataset, _ = setting(profile, architecture)
+    known = published(arch, dataset, len(rows.forget.iloc[0].split())).set_index(["method", "variant", "readout"]).forget
+    of = rows.drop_duplicates("model").set_index("model")
+    for readout in known.index.unique("readout"):
+        if f"{readout}_forget" in table:
+            numbers = [known.get((of.method[m], of.variant[m], readout), NAN) for m in table.index]
+            table.insert(table.columns.get_loc(f"{readout}_forget") + 1, f"{readout}_paper", numbers)
     return table
 
 
-def formatted(table: pd.DataFrame) -> pd.DataFrame:
-    """``summary`` as text, in per cent: 92.5 ± 1.2."""
-    columns = [c for c in table.columns.get_level_values(0).unique() if c != "n"]
-    text = pd.DataFrame(index=table.index)
-    for column in columns:
-        readout, _, side = column.rpartition("_")
-        label = f"{READOUTS.get(readout, readout.replace('_', ' '))} {side}"
-        text[label] = [
-            "–" if np.isnan(m) else f"{100 * m:.1f}" if np.isnan(s) else f"{100 * m:.1f} ± {100 * s:.1f}"
-            for m, s in zip(table[(column, "mean")], table[(column, "std")])
-        ]
-    text["n"] = table[("n", "")]
-    return text
+def gaps(rows: pd.DataFrame) -> pd.DataFrame:
+    """What is left in the features: gap to Retrain and recovery; and false alarms and AUROC, which recall hides.
 
-
-def against_retrain(rows: pd.DataFrame, readouts: tuple[str, ...] = ("probe", "ncc")) -> pd.DataFrame:
-    """Forget accuracy beside Retrain's: gap with its interval, the room between Original and Retrain, recovery.
-
-    Recovery is 0 at Retrain and 1 at the Original; it is refused (–) where the room is under 2 points.
+    Recovery is 0 at Retrain and 1 at the Original; where the two read alike there is none.
     """
-    lines = []
-    for readout in readouts:
-        values = per_forget_set(rows, f"{readout}_forget").mean()
+    table = pd.DataFrame(index=pd.Index(rows.model.unique(), name="model"))
+    for readout in ("probe", "ncc"):
+        values = per_forget_set(rows, f"{readout}_forget")
         room = values["Original"] - values["Retrain"]
-        for model in values.index:
-            gap = difference(rows, f"{readout}_forget", model, "Retrain")
-            part = recovery(values[model], values["Retrain"], values["Original"])
-            lines.append({
-                "readout": READOUTS[readout], "model": model, "forget accuracy": f"{100 * values[model]:.1f}",
-                "gap to Retrain [95 %]": gap.percent(), "Original - Retrain": f"{100 * room:.1f}",
-                "recovery": "–" if np.isnan(part) else f"{part:.2f}", "n": gap.n,
-            })
-    return pd.DataFrame(lines).set_index(["readout", "model"])
+        room = room if room.mean() >= evidence.ROOM else room * NAN
+        table[f"{readout}_difference"] = [Interval.of(values[m] - values["Retrain"]) for m in table.index]
+        table[f"{readout}_recovery"] = [ratio(values[m] - values["Retrain"], room) for m in table.index]
+    means = rows.groupby("model").mean(numeric_only=True)
+    return table.join(means[["ncc_alarms", "ncc_auroc_forget", "membership_forget"]])
+
+
+def attack_gaps(readings: pd.DataFrame) -> pd.DataFrame:
+    """Forget accuracy less Retrain's: at the fewest images, or over the steps after the first where one fine-tunes."""
+    after, table = readings[readings.x > 0], {}
+    for attack, part in after.groupby("attack", sort=False):
+        values = per_forget_set(part[part.x == part.x.min()] if attack in ON_FEATURES else part, "forget_accuracy")
+        table[f"{attack}_difference"] = {model: Interval.of(values[model] - values["Retrain"]) for model in values}
+    return pd.DataFrame(table).rename_axis("model")
 
 
 @lru_cache
@@ -110,78 +128,59 @@ def setting(profile: str, architecture: str = "resnet") -> tuple[str, str, bool]
     return ("vit_s_16" if architecture.startswith("vit") else "resnet18"), "cifar10", False
 
 
-def published_table(table: str, arch: str = "resnet18", dataset: str = "cifar10", n_forget: int = 1) -> pd.DataFrame:
-    """The paper's table "1", "3" or "ViT" (%) in the layout of ``formatted``; – where a number is not known to us."""
-    lines: dict[str, dict[str, str]] = {}
-    for row in published(arch, dataset, n_forget).query("table == @table").itertuples():
-        label = METHODS[row.method].label + (" + CMF" if row.variant == "cmf" else "")
-        for side in SIDES:
-            value = getattr(row, side)
-            shown = "–" if np.isnan(value) else f"{100 * value:.2f}"
-            lines.setdefault(label, {})[f"{READOUTS[row.readout.removesuffix('_in_head')]} {side}"] = shown
-    wanted = [f"{label} {side}" for label in READOUTS.values() for side in SIDES]
-    return pd.DataFrame.from_dict(lines, orient="index").reindex(columns=wanted).fillna("–")
+def formatted(table: pd.DataFrame) -> pd.DataFrame:
+    """A table as text: 92.5 ± 1.2 or 13.6 [6.4, 20.7], in per cent; – where there is no number."""
+    text = {_head(name): [_text(name, cell) for cell in table[name]] for name in table}
+    flat = not any(part for _, part in text)
+    return pd.DataFrame({head[0] if flat else head: cells for head, cells in text.items()}, index=table.index)
 
 
-def attack_scores(readings: pd.DataFrame) -> pd.DataFrame:
-    """One number per model and attack: forget accuracy, mean over the curve's points and draws (%).
-
-    Averaged within each forget set first, then over the sets. The point before the first step is left out.
-    """
-    after = readings[readings.x > 0].groupby(["model", "attack", "forget"], sort=False).forget_accuracy.mean()
-    return 100 * after.groupby(["model", "attack"], sort=False).mean().unstack()
+def _head(name: str) -> tuple[str, str]:
+    first, _, part = name.rpartition("_")
+    first, part = (first, LABELS.get(part, part)) if first and part in PARTS else (name, "")
+    return LABELS.get(first, first.replace("_", " ")), part
 
 
-def attack_gaps(scores: pd.DataFrame) -> pd.DataFrame:
-    """``attack_scores`` relative to Retrain (points): above 0 the class comes back more easily."""
-    return scores - scores.loc["Retrain"]
+def _text(name: str, cell) -> str:
+    scale, digits = (1, 2) if PLAIN.match(name) else (1 if name in COSTS else 100, 1)
+    if isinstance(cell, Interval):
+        return cell.text(scale, digits) if name.endswith(INTERVALS) else cell.spread(scale, digits)
+    if isinstance(cell, (str, int)):
+        return str(cell)
+    return "–" if cell != cell else number(scale * cell, digits)
 
 
-def disagreements(gaps: pd.DataFrame, points: float = 2.0) -> dict[str, str]:
-    """Models that one attack puts more than ``points`` above Retrain and another as much below it."""
-    listed = {}
-    for model, row in gaps.iterrows():
-        above, below = row.index[row > points], row.index[row < -points]
-        if len(above) and len(below):
-            listed[model] = f"above Retrain by {', '.join(above)}; below by {', '.join(below)}"
-    return listed
+def numbers(table: pd.DataFrame) -> pd.DataFrame:
+    """A table as numbers: means with their spread and bounds in columns of their own."""
+    flat = {}
+    for name in table:
+        cells = [cell if isinstance(cell, Interval) else NONE for cell in table[name]]
+        stats = ("mean", "std", "low", "high", "n") if any(cell is not NONE for cell in cells) else ()
+        flat |= {f"{name} {stat}": [getattr(cell, stat) for cell in cells] for stat in stats} or {name: list(table[name])}
+    return pd.DataFrame(flat, index=table.index)
 
 
-def save(table: pd.DataFrame, name: str, outputs: Outputs) -> pd.DataFrame:
+def save(table: pd.DataFrame, name: str, outputs: Outputs, caption: str) -> pd.DataFrame:
     """Write a table as CSV and LaTeX beside the figures, its parameters in the caption; returns it for display."""
-    write(outputs.file(f"{name}.csv"), table.to_csv())
-    latex = table.to_latex(escape=True, caption=_escaped(f"{name.replace('_', ' ')}; {outputs.caption}"), label=f"tab:{name}")
-    write(outputs.file(f"{name}.tex"), re.sub("±", r"$\\pm$", latex).replace("–", "--"))
-    return table
+    write(outputs.file(f"{name}.csv"), numbers(table).to_csv(float_format="%.6g"))
+    shown, text = formatted(table), f"{caption}; {outputs.caption}."
+    latex = shown.to_latex(
+        caption=re.sub(r"([_%&#{}])", r"\\\1", text), label=f"tab:{name}", escape=True, multicolumn_format="c",
+        column_format="l" * shown.index.nlevels + "r" * shown.shape[1])
+    symbols = {"±": r"$\pm$", "–": "--", "●": r"$\bullet$", "◐": r"$\odot$", "○": r"$\circ$"}
+    latex = latex.translate(str.maketrans(symbols))
+    latex = "% needs \\usepackage{booktabs}\n" + re.sub(r"(?<![\w-])-(?=\d)", "$-$", latex)
+    write(outputs.file(f"{name}.tex"), latex)
+    print(f"{name}: {caption}")
+    return shown
 
 
-def _escaped(text: str) -> str:
-    return re.sub(r"([_%&#{}])", r"\\\1", text)
-
-
-def _other(profile: str, file: str) -> dict[str, Path]:
-    """A file in the folders of the other profiles; runs with other parameters (name+hash) are left out."""
-    paths = sorted((home() / "figures").glob(f"*/{file}"))
-    return {p.parent.name: p for p in paths if p.parent.name != profile and "+" not in p.parent.name}
-
-
-def other_profiles(profile: str, models: list[str]) -> dict[str, pd.DataFrame]:
-    """``formatted`` tables of the other profiles whose measurements lie in ``figures``, by profile."""
-    found = {name: pd.read_csv(path, dtype={"forget": str}) for name, path in _other(profile, "measurements.csv").items()}
-    return {name: formatted(summary(rows[rows.model.isin(models)])) for name, rows in found.items()}
-
-
-def other_attacks(profile: str) -> dict[str, pd.DataFrame]:
-    """Attack scores relative to Retrain of the other profiles whose results lie in ``figures``."""
-    return {name: pd.read_csv(path, index_col=0) for name, path in _other(profile, "attack_gaps.csv").items()}
-
-
-def verdicts_beside(card: pd.DataFrame, profile: str) -> pd.DataFrame:
-    """The verdict of every claim and subject, one column per profile with a scorecard in ``figures``."""
-    columns = {profile: card.set_index(["claim", "subject"]).verdict}
-    for name, path in _other(profile, "scorecard.csv").items():
-        columns[name] = pd.read_csv(path).set_index(["claim", "subject"]).verdict
-    return pd.DataFrame(columns).reindex(columns[profile].index)
+def other_cards(own: str) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """Cards of the other profiles in ``figures``, not of runs with other parameters (name+hash); and whose are too old."""
+    cards = {path.parent.name: pd.read_csv(path) for path in sorted((home() / "figures").glob("*/scorecard.csv"))
+             if path.parent.name != own and "+" not in path.parent.name}
+    older = [name for name, card in cards.items() if not CARD <= set(card)]
+    return {name: card for name, card in cards.items() if name not in older}, older
 
 
 def reproduction(rows: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:

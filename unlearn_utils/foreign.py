@@ -1,0 +1,301 @@
+"""Models from elsewhere: the one pass to their features and logits, images in any form, files of weights."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax
+from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
+from tqdm.auto import tqdm
+
+from . import models
+from .representation import Features
+from .settings import BadInput, Network
+from .sources import CONSTANTS
+
+NAME_IT = ("name the module whose input the features are, like features='fc' (model.named_modules() lists them), or give a "
+           "function, features=lambda model, images: ...")
+Where = str | Callable | None  # whose input the features are: of the module of this name, or of the last nn.Linear (None)
+Seen = tuple[Features, Tensor]  # features, and logits (N, K) of the test images
+
+
+class Foreign:
+    """A model from elsewhere, seen through hooks; no weight of it changes.
+
+    ``head`` is the nn.Linear that reads the features, None where none is known; ``normalised``: the output is the
+    log-softmax of what it gives.
+    """
+
+    def __init__(self, name: str, module: nn.Module, where: Where = None):
+        if not isinstance(module, nn.Module):
+            raise BadInput(f"model '{name}' is a {type(module).__name__}, but it must be a torch.nn.Module.")
+        named = dict(module.named_modules())
+        if isinstance(where, str) and where not in named:
+            raise BadInput(f"model '{name}' has no module '{where}'; {NAME_IT}.")
+        self.name, self.module, self.where = name, module, where
+        self.device = str(next((t.device for t in (*module.parameters(), *module.buffers())), "cpu"))
+        linear = [m for m in named.values() if isinstance(m, nn.Linear)]
+        self.readers = [] if callable(where) else linear if where is None else [named[where]]
+        self.head, self.normalised, self.last = None, False, (None, None, None)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """In eval mode and under hooks; afterwards every module has its own mode again."""
+        modes = {module: module.training for module in self.module.modules()}
+        hooks = [reader.register_forward_hook(self._note) for reader in self.readers]
+        self.module.eval()
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for module, mode in modes.items():
+                module.training = mode
+
+    def _note(self, reader: nn.Module, inputs: tuple, output: Any) -> None:
+        """Keep what the last reader that ran has read and given, the latter as it was before any change in place."""
+        self.last = reader, inputs[0] if inputs else None, output.clone() if isinstance(output, Tensor) else output
+
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (N, d), float32, and logits (N, K) of a batch, on the CPU. Raises BadInput where it gives no such."""
+        self.last, images = (None, None, None), images.to(self.device)
+        try:
+            output = self.module(images)
+            features = self.where(self.module, images) if callable(self.where) else self.last[1]
+        except Exception as reason:  # what a model makes of images that are not its own has no base class
+            raise BadInput(f"model '{self.name}' cannot read {_shown(images)} of {images.dtype} "
+                           f"({models.in_short(reason)}); give images as it was trained on them.") from None
+        logits = output["logits"] if isinstance(output, dict) else getattr(output, "logits", output)
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
+            raise BadInput(f"model '{self.name}' gives {_shown(logits)}, but it must give logits (N, K), or have them as "
+                           ".logits.")
+        flat = isinstance(features, Tensor) and features.ndim > 1 and features[0].numel() == features.shape[1]
+        if not flat or len(features) != len(images):
+            what = "no nn.Linear was run" if features is None else f"its features are {_shown(features)}, not (N, d)"
+            raise BadInput(f"model '{self.name}': {what}; {NAME_IT}.")
+        seen = features.detach().flatten(1).float().cpu(), logits.detach().float().cpu()
+        if not all(part.isfinite().all() for part in seen):
+            raise BadInput(f"model '{self.name}' gives features or logits that are infinite or no numbers; leave it out.")
+        return seen
+
+    def introduce(self, images: Tensor) -> int:
+        """Find the head on a first batch; the number of outputs.
+
+        Raises BadInput where the head does not make the output, or chance is at work.
+        """
+        with self.watched():
+            seen, (reader, _, given), again = self.look(images), self.last, self.look(images)
+        logits = seen[1]
+        if isinstance(reader, nn.Linear):
+            given = given.detach().float().cpu()
+            self.head, same_shape = reader, given.shape == logits.shape
+            self.normalised = same_shape and not _close(given, logits)
+            if not same_shape or self.normalised and not _close(log_softmax(given, 1), logits):
+                raise BadInput(f"model '{self.name}': the nn.Linear that reads the features gives neither the output nor, "
+                               f"after log-softmax, the output; {NAME_IT}.")
+        if not all(map(_close, again, seen)):
+            raise BadInput(f"model '{self.name}' answers the same images differently in eval mode; switch off the dropout "
+                           "or the noise that is always on.")
+        return logits.shape[1]
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return bool((a - b).abs().max() <= 1e-4 * b.abs().max())
+
+
+def _shown(thing: Any) -> str:
+    return f"a tensor {tuple(thing.shape)}" if isinstance(thing, Tensor) else f"a {type(thing).__name__}"
+
+
+def loader(part: str, data: Any, batch_size: int) -> tuple[DataLoader, Tensor]:
+    """Batches of a DataLoader, a Dataset or a pair of tensors, in their order; and the images of the first.
+
+    Raises BadInput where there are none, or where two passes over the first batch differ.
+    """
+    if isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(t, Tensor) for t in data):
+        if len(data[0]) != len(data[1]):
+            raise BadInput(f"{part} holds {len(data[0])} images and {len(data[1])} labels; give one label for each image.")
+        data = TensorDataset(*data)
+    data = DataLoader(data, batch_size) if isinstance(data, Dataset) else data
+    if not isinstance(data, DataLoader):
+        raise BadInput(f"{part} is {_shown(data)}, but it must be a Dataset, a DataLoader or (images, labels).")
+    try:
+        first, again = (next(iter(data), None) for _ in range(2))
+    except Exception as reason:  # of somebody else's data set
+        raise BadInput(f"{part} gives no batch ({models.in_short(reason)}); its images must be tensors, so give it the "
+                       "test transform.") from None
+    (images, labels), (images_again, labels_again) = pair(part, first), pair(part, again)
+    if isinstance(data.sampler, RandomSampler) or not torch.equal(labels, labels_again):
+        raise BadInput(f"two passes over {part} differ, as it shuffles; give it shuffle=False.")
+    if not torch.equal(images, images_again):
+        raise BadInput(f"two passes over the first batch of {part} differ, as its images are augmented; give it the test "
+                       "transform.")
+    return data, images
+
+
+def pair(part: str, batch: Any) -> tuple[Tensor, Tensor]:
+    """Images and labels (N,) of a batch. Raises BadInput where it is no such pair."""
+    images, labels = batch[:2] if isinstance(batch, (tuple, list)) and len(batch) > 1 else (batch, None)
+    if not isinstance(images, Tensor) or not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
+        raise BadInput(f"a batch of {part} must be images and whole-number labels (N,), as tensors, but it is "
+                       f"{_shown(images)} and {_shown(labels)}.")
+    return images, labels.long()
+
+
+def class_names(data: Any) -> list[str] | None:
+    """The names that the data, or what it wraps, has as ``classes``."""
+    while data is not None and not hasattr(data, "classes"):
+        data = getattr(data, "dataset", None)
+    return data and [str(name) for name in data.classes]
+
+
+@torch.no_grad()
+def introduced(given: list[Foreign], images: Tensor) -> int:
+    """Find every model's head on a first batch; the number K of classes, on which all must agree."""
+    outputs = {model.name: model.introduce(images) for model in given}
+    if len(set(outputs.values())) > 1:
+        told = ", ".join(f"'{name}' {number}" for name, number in outputs.items())
+        raise BadInput(f"the models have different numbers of outputs ({told}); all must have one for each class.")
+    return next(iter(outputs.values()))
+
+
+@torch.no_grad()
+def passed(
+    given: list[Foreign], loaders: dict[str, DataLoader], classes: int, progress: bool
+) -> tuple[dict[str, Seen], dict[str, Tensor]]:
+    """One pass over all images for all models: what each gives, on the CPU, and the labels by part.
+
+    Raises BadInput where labels are not those of all classes.
+    """
+    kept: dict[tuple, list[Tensor]] = {}
+    with ExitStack() as stack:
+        for model in given:
+            stack.enter_context(model.watched())
+        for part, batches in loaders.items():
+            for batch in tqdm(batches, desc=f"features, {part}", disable=not progress, leave=False):
+                images, labels = pair(part, batch)
+                kept.setdefault((part, "labels"), []).append(labels.cpu())
+                for model in given:
+                    for what, seen in zip(("features", "logits"), model.look(images)):
+                        kept.setdefault((part, what, model.name), []).append(seen)
+    whole = {place: torch.cat(kept.pop(place)) for place in list(kept)}
+    labels = {part: whole[part, "labels"] for part in loaders}
+    for part, found in labels.items():
+        present = found.unique().tolist()
+        if odd := [c for c in present if not 0 <= c < classes]:
+            raise BadInput(f"{part} has the label {odd[0]}, but the models have {classes} outputs, for labels from 0 to "
+                           f"{classes - 1}.")
+        if absent := sorted(set(range(classes)) - set(present)):
+            raise BadInput(f"{part} holds no image of class {absent[0]}, but the models have {classes} outputs; every "
+                           "class needs images, a forgotten one too.")
+    features = {m.name: Features(*(whole[part, "features", m.name] for part in ("train", "test"))) for m in given}
+    return {name: (found, whole["test", "logits", name]) for name, found in features.items()}, labels
+
+
+CIFAR_RESNETS = {"cifar_resnet18": ("resnet", [2, 2, 2, 2]), "cifar_resnet34": ("resnet", [3, 4, 6, 3]),
+                 "cifar_resnet50": ("bottleneck_resnet", [3, 4, 6, 3])}
+
+
+def built(architecture: str, file: Path, classes: int) -> nn.Module:
+    """The network of that name with the weights of the file. Raises BadInput where they do not belong together.
+
+    ``timm/<name>``, ``torchvision/<name>``, ``cifar_resnet18`` (34, 50); ``resnet18`` alone is the latter where the
+    file's first convolution is 3x3, else torchvision's; ``file.py:function`` is called without arguments.
+    """
+    weights = weights_of(file)
+    plain = _unwrapped(weights)
+    stem = next((plain[key] for key in ("conv1.weight", "encoder.stem.0.weight") if key in plain), torch.empty(64, 3, 3, 3))
+    if f"cifar_{architecture}" in CIFAR_RESNETS:
+        architecture = f"cifar_{architecture}" if stem.shape[-1] == 3 else f"torchvision/{architecture}"
+    try:
+        if architecture in CIFAR_RESNETS:
+            kind, blocks = CIFAR_RESNETS[architecture]
+            model = models.build(Network(architecture=kind, width=len(stem), blocks=blocks), stem.shape[1], classes, seed=0)
+            plain = {_renamed(key, blocks): value for key, value in plain.items()}
+        else:
+            model = _network(architecture, classes)
+        model.load_state_dict(weights if weights.keys() & model.state_dict().keys() else plain)
+    except BadInput:
+        raise
+    except Exception as reason:
+        raise BadInput(f"{file} does not hold the weights of {architecture} with {classes} classes "
+                       f"({models.in_short(reason)}).") from None
+    return model
+
+
+def weights_of(file: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors or PyTorch file, by name; no code in it is executed. Raises BadInput."""
+    from safetensors.torch import load_file
+
+    try:
+        found = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+        for wrapper in ("state_dict", "model_state_dict", "model", "net"):
+            found = found[wrapper] if isinstance(found[wrapper] if wrapper in found else None, dict) else found
+        found = {key: value for key, value in found.items() if isinstance(value, Tensor)}
+        if not found:
+            raise ValueError("it holds no tensors by name")
+    except Exception as reason:  # what files that hold something else lead to has no base class
+        raise BadInput(f"{file} cannot be read as weights ({models.in_short(reason)}); save model.state_dict().") from None
+    return found
+
+
+def _unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in ("module.", "_orig_mod.", "model.", "net."):
+        if all(key.startswith(prefix) for key in weights):
+            weights = {key.removeprefix(prefix): value for key, value in weights.items()}
+    return weights
+
+
+def _renamed(key: str, blocks: list[int]) -> str:
+    """The name that a tensor of the usual CIFAR ResNet has in ours."""
+    for pattern, ours in {r"^(linear|fc)\.": "head.", r"^conv1\.": "encoder.stem.0.", r"^bn1\.": "encoder.stem.1.",
+                          r"\.downsample\.": ".shortcut."}.items():
+        key = re.sub(pattern, ours, key)
+    return re.sub(r"^layer(\d+)\.(\d+)\.", lambda m: f"encoder.stages.{sum(blocks[:int(m[1]) - 1]) + int(m[2])}.", key)
+
+
+def _network(architecture: str, classes: int) -> nn.Module:
+    import timm
+    import torchvision.models as of_torchvision
+
+    source, _, name = architecture.partition("/")
+    if source == "timm" and timm.is_model(name):
+        return timm.create_model(name, num_classes=classes)
+    if source == "torchvision" and name in of_torchvision.list_models(of_torchvision):
+        return of_torchvision.get_model(name, weights=None, num_classes=classes)
+    if ".py:" in architecture:
+        file, _, function = architecture.rpartition(":")
+        spec = importlib.util.spec_from_file_location("given", file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return getattr(module, function)()
+    raise BadInput(f"there is no architecture '{architecture}'; take timm/<name>, torchvision/<name>, "
+                   f"{', '.join(CIFAR_RESNETS)}, or --model file.py:function.")
+
+
+def image_folder(root: Path, size: int, normalise: str | None) -> tuple[dict[str, DataLoader], str]:
+    """Batches of train/<class>/ and test/<class>/ (or val/<class>/), and a sentence on how the images are seen."""
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
+
+    try:
+        second = "test" if (root / "test").is_dir() else "val"
+        parts = {part: ImageFolder(str(root / name)) for part, name in (("train", "train"), ("test", second))}
+        size = size or min(224, *parts["train"][0][0].size)
+    except (OSError, RuntimeError) as reason:
+        reason = models.in_short(reason)
+        raise BadInput(f"{root} must hold images in train/<class>/ and test/<class>/ ({reason}).") from None
+    normalise = normalise or ("cifar10" if size <= 64 else "imagenet")
+    mean, std = CONSTANTS.get(normalise, ((0.0,) * 3, (1.0,) * 3))
+    for data in parts.values():
+        data.transform = Compose([Resize(size), CenterCrop(size), ToTensor(), Normalize(mean, std)])
+    batches = {part: DataLoader(data, 256, num_workers=min(4, os.cpu_count() or 1)) for part, data in parts.items()}
+    return batches, (f"Images: {size} pixels, normalised as '{normalise}'; --size and --normalise say otherwise where the "
+                     "models were trained otherwise.")
