@@ -54,6 +54,13 @@ class Base(Method):
 """
 
 
+@pytest.fixture(autouse=True)
+def first_seen(monkeypatch) -> dict:
+    """The files of these tests are not among those whose edit sends all later tasks to a process of their own."""
+    monkeypatch.setattr(code, "_FIRST_SEEN", dict(code._FIRST_SEEN))
+    return code._FIRST_SEEN
+
+
 @pytest.fixture
 def written(tmp_path, monkeypatch):
     """written(body, changes of the helper) -> version of a user's method in a module that imports another."""
@@ -133,6 +140,14 @@ def test_a_function_within_a_package_of_the_users_counts_however_it_is_imported(
     for name in ("top", "mine.room", "mine"):
         sys.modules.pop(name)
     assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("edit", [lambda file: file.unlink(), lambda file: os.utime(file, (1, 1))])
+def test_a_file_that_changed_or_went_since_it_was_first_read_is_an_edit(edit, written, tmp_path, first_seen):
+    written("x = imported")
+    assert str(tmp_path / "helper.py") in first_seen and not code.edited()
+    edit(tmp_path / "helper.py")
+    assert code.edited()
 
 
 @pytest.mark.parametrize("source, kept", [

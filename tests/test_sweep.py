@@ -29,7 +29,7 @@ from unlearn_utils.study.studies import Study
 from unlearn_utils.study.sweep import GIVEN_UP, Failure, Machine, Outcome
 
 ONE, TWO = Machine(("cpu",), 1), Machine(("cpu",), 2)
-MODELS = [("original", "linear"), ("retrain", "linear"), ("random_label", "linear"), ("scrub", "cmf")]
+MODELS = [("original", "linear"), ("random_label", "linear"), ("scrub", "cmf")]
 TESTS = os.path.dirname(__file__)
 
 

@@ -130,7 +130,8 @@ _FIRST_SEEN: dict[str, int] = {}
 
 def edited() -> bool:
     """Whether a file has changed since this process first looked at it, so that it may run older code than the file's."""
-    return any(Path(file).stat().st_mtime_ns != stamp for file, stamp in _FIRST_SEEN.items())
+    now = {file: Path(file).stat().st_mtime_ns if Path(file).exists() else None for file in _FIRST_SEEN}
+    return now != _FIRST_SEEN
 
 
 def look_again() -> None:

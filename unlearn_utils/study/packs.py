@@ -55,7 +55,7 @@ def read(path: Path) -> Pack:
     """Raises BadInput where the file is no pack."""
     lines = _lines(path)
     profile, images = next(lines)
-    return Pack(profile, images, {record["question"]: record for record in lines})
+    return Pack(profile, images, dict(lines))
 
 
 def read_images(path: Path) -> Images:
@@ -64,14 +64,14 @@ def read_images(path: Path) -> Images:
 
 
 def _lines(path: Path) -> Iterator[Any]:
-    """First (profile, images), then the records."""
+    """First (profile, images), then (question, record) of each."""
     try:
         with lzma.open(path, "rt", encoding="utf-8") as file:
             head = json.loads(file.readline())
             if head["format"] != FORMAT:
                 raise BadInput(f"{path} has format {head['format']}, but format {FORMAT} is read here; update one of them.")
             yield head["profile"], Images(**{k: tuple(v) if isinstance(v, list) else v for k, v in head["images"].items()})
-            yield from map(json.loads, file)
+            yield from ((record["question"], record) for record in map(json.loads, file))
     except FileNotFoundError:
         raise BadInput(f"there is no result pack {path}; run without --results committed to compute its results.") from None
     except (EOFError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError, lzma.LZMAError) as problem:
@@ -138,13 +138,15 @@ def merge(first: Pack, second: Pack) -> tuple[Pack, str]:
 
 
 def _apart(one: Any, other: Any) -> float:
-    """Largest difference between the numbers of two results; infinite where their shapes or texts differ."""
+    """Largest difference between the numbers of two results; infinite where shapes, texts or NaNs differ."""
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         return max((_apart(one[key], other[key]) for key in one), default=0.0)
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         return max(map(_apart, one, other), default=0.0)
     if type(one) in (int, float) and type(other) in (int, float):
-        return 0.0 if one == other or math.isnan(one) and math.isnan(other) else abs(one - other)
+        if math.isnan(one) or math.isnan(other):
+            return 0.0 if math.isnan(one) and math.isnan(other) else math.inf
+        return abs(one - other) if one != other else 0.0
     return 0.0 if one == other else math.inf
 
 
