@@ -49,7 +49,7 @@ class Machine:
 
 
 def checked(cluster: str) -> str:
-    """The address of a scheduler without the word that allows it to be public. Raises BadInput where it cannot be used."""
+    """A scheduler's address without the word that allows it to be public. Raises BadInput where it cannot be used."""
     if importlib.util.find_spec("distributed") is None:
         raise BadInput("cluster needs Dask, which is not installed here; run pip install 'unlearn-utils[cluster]'.")
     if cluster == "local":

@@ -187,14 +187,16 @@ class Store:
         record = self.get(spec)
         if record is None:
             raise Damaged(f"stored result {digest(spec)} is not there; run again to compute it.")
-        return {"record.json": (record.folder / "record.json").read_bytes()} | {f: record.content(f) for f in record.files}
+        files = {name: record.content(name) for name in record.files}
+        return files | {"record.json": (record.folder / "record.json").read_bytes()}
 
     def unpack(self, spec: dict[str, Any], contents: Files) -> None:
         """Take a result from another store, in one step. Raises Damaged where it is not what was written there."""
         record = json.loads(contents["record.json"])
-        sent = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items() if name != "record.json"}
+        found = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        del found["record.json"]  # which has its own
         wanted = [digest(record["body"]), json.loads(json.dumps(spec)), record["body"]["files"]]
-        if [record["checksum"], record["body"]["spec"], sent] != wanted:
+        if [record["checksum"], record["body"]["spec"], found] != wanted:
             raise Damaged(f"result {digest(spec)} was damaged on its way here.")
         self._place(spec, contents)
 

@@ -267,9 +267,9 @@ class _Schedule:
     def _died(self, tasks: list[Task], alone: bool) -> None:
         self.deaths.update(task.key for task in tasks)
         deaths = self.deaths[tasks[0].key]
-        if alone and len(tasks) == 1 and deaths >= (3 if self.cluster else 2):  # a worker may die of something else
-            self._fail(tasks[0], f"{deaths} workers died of it, one after the other (out of memory?)" if self.cluster
-                       else "its process was killed (out of memory?); fewer --jobs need less")
+        if alone and len(tasks) == 1 and deaths >= (3 if self.cluster else 2):  # a worker may end of other things
+            self._fail(tasks[0], f"{deaths} workers ended while they computed it (out of memory? a --lifetime too short?)"
+                       if self.cluster else "its process was killed (out of memory?); fewer --jobs need less")
         else:
             self.suspects += [[task] for task in tasks]
 

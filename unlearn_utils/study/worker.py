@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from distributed import get_worker
+from distributed import Nanny, Scheduler, SpecCluster, get_worker
 
 from .. import sources
 from ..data import Dataset
@@ -16,6 +17,7 @@ from ..methods import METHODS
 from ..settings import BadInput
 from . import code
 from .cells import Task, dataset_of, received
+from .machine import Machine
 from .profiles import Profile
 from .store import Files, Store
 from .sweep import Outcome, compute
@@ -90,3 +92,16 @@ def _has_images(profile: Profile, fingerprint: str) -> bool:
         return dataset_of(profile).fingerprint == fingerprint
     except BadInput:
         return False
+
+
+def started(machine: Machine) -> SpecCluster:
+    """A scheduler and workers on this host, which nobody else can reach: one for each process, with its own GPU."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    workers = {}
+    for i in range(machine.jobs):
+        gpu = machine.devices[i % len(machine.devices)].partition(":")[2]
+        seen = visible[int(gpu)] if gpu and visible != [""] else gpu
+        workers[i] = {"cls": Nanny, "options": {
+            "host": "127.0.0.1", "nthreads": 1, "memory_limit": 0, "env": {"CUDA_VISIBLE_DEVICES": seen},
+            "silence_logs": logging.CRITICAL}}
+    return SpecCluster(workers, {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False}})
