@@ -145,6 +145,10 @@ def test_classes_of_unequal_size_are_pooled_image_by_image(home, tiny):
     assert len(sizes.unique()) > 1
     read.expect("output", read.logits.argmax(1), (0, 3, 8))
     read.expect("ncc", nearest(read.train, read.y_train, read.test), (0, 3, 8))
+    attack = rows.attacked(study, {"own_head": [LINEAR]}, [1], 1).get().query("x == 0").iloc[0]
+    begun = rows.curves(study, "random_label").get().query("readout == 'Output'").iloc[-1]
+    for pooled in (attack, begun):
+        assert (pooled.retain, pooled.forget_accuracy) == pytest.approx((read.row.output_retain, read.row.output_forget), abs=1e-9)
 
 
 def test_classes_with_fewer_than_ten_images_have_no_membership(home, tiny):

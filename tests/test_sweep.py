@@ -22,7 +22,7 @@ from unlearn_utils.methods import METHODS
 from unlearn_utils.methods.random_label import RandomLabel
 from unlearn_utils.settings import BadInput
 from unlearn_utils.study import rows, store, sweep
-from unlearn_utils.study.cells import Cell, Task, Trained, dataset_of, load_features, load_model, load_state, stored, trained
+from unlearn_utils.study.cells import Cell, Task, Trained, dataset_of, load_features, load_model, load_state, prepare, stored, trained
 from unlearn_utils.study.readings import Reading, readings_of
 from unlearn_utils.study.store import Damaged, Store
 from unlearn_utils.study.studies import Study
@@ -238,6 +238,24 @@ def test_of_tasks_that_run_beside_each_other_only_the_one_that_kills_its_process
     assert all(stored(task).result == {"done": True} for task in slow)
 
 
+@dataclass(frozen=True)
+class KilledOnce(Broken):
+    kind = "killed once"
+
+    def compute(self, device):
+        mark = Store().root / "was-here"
+        if not mark.exists():
+            mark.write_text("")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"done": True}, {}
+
+
+def test_a_task_whose_process_was_killed_while_it_ran_alone_is_tried_once_more(study, forked):
+    task = KilledOnce(study.cell(0, (0,), "random"))
+    sweep.run([task], TWO)
+    assert stored(task).result == {"done": True}
+
+
 def test_a_failure_is_reported_and_stops_only_what_needs_it(study):
     cell = study.cell(0, (0,), "random")
     reading = Reading.of(cell, "output")
@@ -412,6 +430,15 @@ def test_classifier_only_leaves_the_encoder_bit_for_bit_and_changes_the_head(ran
     encoder = original.encoder.state_dict()
     assert all(torch.equal(value, encoder[key]) for key, value in changed.encoder.state_dict().items())
     assert not torch.equal(changed.head.weight, original.head.weight)
+
+
+@pytest.mark.parametrize("variant, frozen, zeroed", [("linear", False, False), ("classifier", True, False), ("zeroed_classifier", True, True)])
+def test_a_variant_begins_with_what_it_freezes_and_zeroes_and_keeps_the_original_as_teacher(variant, frozen, zeroed, ran):
+    run, _ = prepare(ran.cell(0, (0,), "random_label", variant), "cpu")
+    original = load_model(ran.cell(0, (), "original"), "cpu")
+    assert not any(p.requires_grad for p in run.model.encoder.parameters()) == frozen
+    assert (not run.model.head.weight.any()) == zeroed and torch.equal(run.teacher.head.weight, original.head.weight)
+    assert all(torch.equal(p, q) for p, q in zip(run.model.encoder.parameters(), original.encoder.parameters()))
 
 
 def test_a_method_that_says_head_only_and_changes_the_encoder_is_refused(study, monkeypatch):
