@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from ..methods import METHODS
+from ..paths import ROOT
 from .claims import WORDS
 from .evidence import DISTILLED, EXAMPLE, HALF, ORIGINAL, RETRAIN, ROOM, TURNED, Key, Run
 from .intervals import Interval, number
@@ -183,6 +185,22 @@ def refitted(rows: pd.DataFrame) -> str:
     listed = "; ".join(f"{run.label(key)} {100 * a:.1f} and {100 * b:.1f} %" for key, (a, b) in said.items())
     hides = sum(b < HALF * a for a, b in said.values())
     return f"Output and refitted head: {listed}. The refitted head hides more than half in {hides} of {len(said)}."
+
+
+def by_rate(profile: str, method: str = "random_label") -> str:
+    """What the search's held-out images read at every rate of a method, and whether the smallest hides most."""
+    path = ROOT / "figures" / profile / "tuning.csv"
+    table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["method", "variant"])
+    table = table[(table.method == method) & (table.variant == "linear")]
+    if not len(table) or "ncc" not in table:
+        return "No search with probe and NCC at every rate is kept for this profile, so how they follow the rate is not known."
+    lines = "; ".join(f"rate {row.value:g}: output {100 * row.forget:.1f}, probe {100 * row.probe:.1f}, NCC {100 * row.ncc:.1f}"
+                      for row in table.itertuples())
+    fooled = table[table.forget <= FORGOTTEN].sort_values("value")
+    falls = len(fooled) > 1 and any(fooled[name].iloc[-1] < fooled[name].iloc[0] - SMALL for name in ("probe", "ncc"))
+    verdict = "falls with the rate, so a small one flatters hiding" if falls else "does not fall with the rate"
+    return (f"{METHODS[method].label} on the held-out images of the search, per cent of the forget classes: {lines}. Among the "
+            f"rates at which the output forgets, what the features hold {verdict}.")
 
 
 def _run(rows: pd.DataFrame) -> Run:
