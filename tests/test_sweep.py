@@ -130,16 +130,6 @@ def test_an_interrupted_run_ends_its_workers_and_is_taken_up_to_the_same_numbers
     assert contents(tasks) == undisturbed
 
 
-def test_two_commands_on_one_store_compute_nothing_twice(home, tiny, undisturbed, python):
-    ran = [python(RUN, home) for _ in range(2)]
-    with ThreadPoolExecutor(2) as both:
-        told = list(both.map(lambda process: process.communicate("1\n")[0], ran))
-    assert [process.returncode for process in ran] == [0, 0] and not any("FAILED" in text for text in told)
-    assert contents(tasks_of(two_seeds(tiny))) == undisturbed
-    written = [record for record in Store().root.glob("*/*/record.json") if record.parent.parent.name != "features"]
-    assert len(written) == len(undisturbed)
-
-
 def test_a_task_that_another_process_finishes_meanwhile_is_not_computed(study, count):
     task = trained(study.cell(0, (0,), "random"))
     with Store().claimed(task.spec):  # another process computes it
@@ -226,6 +216,28 @@ def forked(monkeypatch):
     """Pools whose processes start at once; they break as loky's do."""
     start = partial(ProcessPoolExecutor, mp_context=get_context("fork"))
     monkeypatch.setattr(sweep.loky, "ProcessPoolExecutor", start)
+
+
+@dataclass(frozen=True)
+class Noted(Broken):
+    kind = "noted"
+
+    def compute(self, device):
+        with open(Store().root / "noted", "a") as file:
+            file.write(f"{self.name}\n")
+        time.sleep(0.1)
+        return {"by": os.getpid()}, {}
+
+
+def test_two_commands_on_one_store_both_finish_and_compute_nothing_twice(study):
+    tasks = [Noted(study.cell(0, (0,), "random"), name) for name in "abcd"]
+    commands = [get_context("fork").Process(target=sweep.run, args=(tasks, ONE)) for _ in range(2)]
+    for command in commands:
+        command.start()
+    for command in commands:
+        command.join(30)
+    assert [command.exitcode for command in commands] == [0, 0] and sweep.missing(tasks) == []
+    assert sorted((Store().root / "noted").read_text().split()) == list("abcd")
 
 
 def test_of_tasks_that_run_beside_each_other_only_the_one_that_kills_its_process_is_blamed(study, forked):
