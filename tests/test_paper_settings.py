@@ -125,10 +125,10 @@ def test_a_profile_says_where_its_originals_differ_from_the_official_ones(name):
 
 
 @pytest.mark.parametrize("overrides, said", [
-    ({"data.readout_view": "both"}, "'readout_view' is 'both', but it must be one of test, augmented"),
+    ({"data.readout_view": "both"}, "readout_view is 'both', but it must be one of test, augmented"),
     ({"data.normalisation": "cifar100"}, "must be one of own, cifar10, imagenet"),
     ({"probe.schedule": "step"}, "schedule of a probe is 'step'"),
-    ({"probe.patience": -1}, "'patience' is -1, but it must be at least 0"),
+    ({"probe.patience": -1}, "patience is -1, but it must be at least 0"),
     ({"network.blocks": [1] * 5}, "network.blocks has 5 stages.*8 pixels allow at most 4"),
 ])
 def test_what_the_official_code_does_not_know_is_refused(overrides, said):

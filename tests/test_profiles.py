@@ -80,7 +80,7 @@ def test_another_geometry_has_the_same_recipe():
 def test_every_rate_of_a_profile_won_its_committed_search(name):
     table = pd.read_csv(Path(__file__).parent.parent / "figures" / name / "tuning.csv")
     profile = profiles.load(name)
-    winners = [tune.winner(rows, profile.tuning["tolerance"]) for _, rows in table.groupby(["method", "variant"])]
+    winners = [tune.winner(rows, profile.tuning["tolerance"], profile.tuning.get("ties", "larger")) for _, rows in table.groupby(["method", "variant"])]
     assert sorted(winners) == list(table.index[table.chosen])
     assert tune.disagreements(profile, table) == []
 

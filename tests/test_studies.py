@@ -25,11 +25,11 @@ def alone(home, monkeypatch):
 
 
 def digits(**given) -> Study:
-    return Study.of("digits", device="cpu", jobs=1, **given)
+    return Study.of(**{"profile": "digits", "device": "cpu", "jobs": 1} | given)
 
 
 @pytest.mark.parametrize("given, named", [
-    ({"results": "commited"}, "results is 'commited'"), ({"seeds": [True]}, "seeds is"), ({"results": "committed"}, "there is no result pack"),
+    ({"results": "commited"}, "results is 'commited'"), ({"seeds": [True]}, "seeds is"), ({"profile": "cifar10", "results": "committed"}, "there is no result pack"),
     ({"overrides": {"data.train_per_class": 1, "recipes.scrubb.linear": {"epochs": 1, "lr": 1.0}}}, "scrubb"),
 ])
 def test_a_parameter_that_cannot_be_used_is_refused_by_name(given, named):

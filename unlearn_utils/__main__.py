@@ -47,6 +47,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--batch-size", type=int, default=0, metavar="N",
                       help="images that go through a network at once, for less memory; the recipe's batches stay")
     made.add_argument("--jobs", type=int, default=0, metavar="N", help="processes (default: one per core or GPU)")
+    made.add_argument("--cluster", default="", metavar="ADDRESS",
+                      help="run on the workers of a Dask scheduler, e.g. tcp://host:8786; 'local' starts one here")
     made.add_argument("--results", default="", metavar="committed",
                       help="'committed': take results from the profile's result pack; no training, no images needed")
     made.add_argument("--force", action="store_true", help="compute everything again")
@@ -163,8 +165,10 @@ def main() -> int:
     options, given = checked(sys.argv[1:])
     os.environ["UNLEARN_HOME"] = str(home())  # where a relative one counts from is this folder, not a notebook's
     try:
-        from .study import running, sweep  # need torch
+        from .study import machine, running, sweep  # need torch
 
+        if options.cluster:
+            os.environ[machine.CLUSTER] = options.cluster
         whole = running.Whole.of({path: parameters_of(path) | values for path, values in given.items()})
         if options.export or options.merge or options.carry or options.bring:
             return running.exchange(whole, options)

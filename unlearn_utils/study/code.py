@@ -28,7 +28,7 @@ from ..settings import BadInput
 PACKAGE = __package__.partition(".")[0]
 # What these hold is in a key by its values: settings, pixels, and the study that puts the values there.
 BY_VALUE = tuple(f"{PACKAGE}.{room}" for room in ("settings", "paths", "sources", "study", "views"))
-LIBRARIES = tuple(sysconfig.get_paths()[kind] for kind in ("stdlib", "purelib", "platlib"))
+STANDARD = sysconfig.get_paths()["stdlib"]
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def _module_of(statement: ast.ImportFrom, source: Source) -> str:
 def _loaded(module: str) -> ModuleType | None:
     """A module; None for one of a library that nothing has imported yet."""
     spec = None if module in sys.modules else importlib.util.find_spec(module.partition(".")[0])
-    library = spec and (not spec.origin or spec.origin.startswith(LIBRARIES))
+    library = spec and (not spec.origin or _of_library(spec.origin))
     return None if library else importlib.import_module(module)
 
 
@@ -204,7 +204,12 @@ def _counts(module: str, source: Source) -> bool:
     if module == "__main__" or module.partition(".")[0] in (PACKAGE, source.module.partition(".")[0]):
         return True
     file = getattr(sys.modules.get(module), "__file__", None)
-    return bool(file) and not file.startswith(LIBRARIES)
+    return bool(file) and not _of_library(file)
+
+
+def _of_library(file: str) -> bool:
+    """Whether a file was installed: libraries count by their versions, which a record names."""
+    return file.startswith(STANDARD) or bool({"site-packages", "dist-packages"} & set(Path(file).parts))
 
 
 def _source_of(module: str, name: str, thing: Any) -> Source:

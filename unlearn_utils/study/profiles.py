@@ -166,7 +166,7 @@ def check_names(profile: Profile, methods: Mapping[str, type], variants: Collect
                 f"'{method}' is trained from scratch, which 'linear' does."
             )
     rates = dict.fromkeys(variants, list[float])
-    search = {"rule": str, "tolerance": float, "seeds": list[int], "forget_sets": list[list[int]], **rates}
+    search = {"rule": str, "tolerance": float, "ties": str, "seeds": list[int], "forget_sets": list[list[int]], **rates}
     search |= dict.fromkeys(trained, {"setting": str, **rates})
     _read(search, profile.tuning, f"{where}tuning", "tuning")
 

@@ -35,6 +35,7 @@ from .sweep import run as run_tasks
 Given = dict[Path, dict[str, Any]]
 STUDY_PARAMETERS = (
     "profile", "seeds", "forget_sets", "device", "data_dir", "jobs", "overrides", "hyperparameters", "results",
+    "cluster",
 )
 VERSIONS = ("torch", "torchvision", "numpy", "scikit-learn", "pandas", "matplotlib", "seaborn", "papermill")
 
@@ -53,7 +54,7 @@ class Whole:
         for path, values in parameters.items():
             if path.stem not in PLANS:
                 raise BadInput(f"{path.name} has no plan; say in unlearn_utils/study/experiments.py what it asks for.")
-            study = Study.of(**{key: values[key] for key in STUDY_PARAMETERS})
+            study = Study.of(**{key: values[key] for key in STUDY_PARAMETERS if key in values})
             own = {key: value for key, value in values.items() if key not in STUDY_PARAMETERS}
             plans[path] = PLANS[path.stem](study, **own)
         differs = {k: v for plan in plans.values() for k, v in json.loads(plan.outputs.differs or "{}").items()}

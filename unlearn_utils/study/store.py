@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..paths import git, home
 
+Files = dict[str, bytes]  # of a result, by name
 FEATURES_KEPT = 2e9  # bytes of features: they follow from a model in one pass, so the least recently used may go
 
 
@@ -44,17 +45,21 @@ class Record:
     files: dict[str, str]  # checksum by name
     checksum: str  # of the record itself
 
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        """Raises Damaged where the file is not what was written."""
-        path = self.folder / f"{name}.safetensors"
+    def content(self, file: str) -> bytes:
+        """A file of tensors as it was written. Raises Damaged where it is another."""
         try:
-            content = path.read_bytes()
+            content = (self.folder / file).read_bytes()
         except FileNotFoundError:
             content = b""
-        if hashlib.sha256(content).hexdigest() != self.files[path.name]:
+        if hashlib.sha256(content).hexdigest() != self.files[file]:
             remove(self.folder)
             raise Damaged(f"stored result {self.folder.name} is damaged; run again to compute it anew.")
-        return load_file(path)
+        return content
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """Raises Damaged where the file is not what was written."""
+        self.content(f"{name}.safetensors")
+        return load_file(self.folder / f"{name}.safetensors")
 
 
 def remove(path: Path) -> None:
@@ -156,24 +161,44 @@ class Store:
         self._write(spec, result, tensors, {"seconds": seconds, "made_with": _made_with(device)})
 
     def _write(self, spec: dict, result: dict, tensors: dict[str, dict[str, Tensor]], origin: dict) -> None:
+        contents = {f"{name}.safetensors": save({key: t.detach().cpu().contiguous() for key, t in named.items()})
+                    for name, named in tensors.items()}
+        files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        body = json.loads(json.dumps({"spec": spec, "result": result, "files": files, **origin}))
+        record = json.dumps({"body": body, "checksum": digest(body)}, indent=1)
+        self._place(spec, contents | {"record.json": record.encode()})
+
+    def _place(self, spec: dict, contents: Files) -> None:
         folder = self.folder(spec)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as scratch:
             partial = Path(scratch) / "result"
             partial.mkdir()
-            files = {}
-            for name, named in tensors.items():
-                content = save({key: t.detach().cpu().contiguous() for key, t in named.items()})
-                (partial / f"{name}.safetensors").write_bytes(content)  # a full disk is an OSError this way
-                files[f"{name}.safetensors"] = hashlib.sha256(content).hexdigest()
-            body = json.loads(json.dumps({"spec": spec, "result": result, "files": files, **origin}))
-            content = json.dumps({"body": body, "checksum": digest(body)}, indent=1)
-            (partial / "record.json").write_bytes(content.encode())
+            for name, content in contents.items():
+                (partial / name).write_bytes(content)  # a full disk is an OSError this way
             try:
                 partial.rename(folder)
             except OSError:
                 if self.get(spec) is None:  # else another process was first: its result is as good
                     partial.rename(folder)
+
+    def packed(self, spec: dict[str, Any]) -> Files:
+        """The files of a result, by name, for another store. Raises Damaged where it is not there."""
+        record = self.get(spec)
+        if record is None:
+            raise Damaged(f"stored result {digest(spec)} is not there; run again to compute it.")
+        files = {name: record.content(name) for name in record.files}
+        return files | {"record.json": (record.folder / "record.json").read_bytes()}
+
+    def unpack(self, spec: dict[str, Any], contents: Files) -> None:
+        """Take a result from another store, in one step. Raises Damaged where it is not what was written there."""
+        record = json.loads(contents["record.json"])
+        found = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        del found["record.json"]  # which has its own
+        wanted = [digest(record["body"]), json.loads(json.dumps(spec)), record["body"]["files"]]
+        if [record["checksum"], record["body"]["spec"], found] != wanted:
+            raise Damaged(f"result {digest(spec)} was damaged on its way here.")
+        self._place(spec, contents)
 
     def keep_features(self, spec: dict[str, Any], features: dict[str, Tensor], device: str) -> None:
         """Keep features for later readings, in 16 bits where that loses nothing; the oldest make room."""

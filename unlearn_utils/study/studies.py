@@ -50,11 +50,13 @@ class Study:
     def of(
         profile: str, seeds: list[int] = (), forget_sets: list = (), device: str = "auto", data_dir: str = "",
         jobs: int = 0, overrides: dict[str, Any] | None = None, hyperparameters: str = "", results: str = "",
+        cluster: str = "",
     ) -> Study:
         """The study that the parameters of a notebook describe. Raises BadInput with one clear sentence.
 
         A forget set lists classes by number or name, or coarse classes; "single" and "multi" stand for all the
         profile's sets of one class and of several. ``results`` is "" (compute what is not stored) or "committed".
+        ``cluster`` is "" (processes here), "local" or the address of a Dask scheduler.
         """
         if not all(type(seed) is int for seed in seeds):
             raise BadInput(f"seeds is {list(seeds)!r}, but it must be a list of whole numbers, e.g. [0, 1].")
@@ -63,7 +65,7 @@ class Study:
         own = profiles.load(profile, data_dir=data_dir)
         loaded = profiles.load(profile, overrides, data_dir, hyperparameters)
         profiles.check_names(loaded, METHODS, WITH_RECIPE)
-        machine = sweep.Machine.choose(device, jobs)
+        machine = sweep.Machine.choose(device, jobs, cluster)
         committed = packs.reference(profile)
         pack = packs.read(committed) if results else None
         differs = _differences(loaded, own)

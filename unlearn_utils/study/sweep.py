@@ -28,6 +28,7 @@ from ..paths import home
 from ..settings import BadInput
 from . import code
 from .cells import Task, look_again
+from .machine import Machine
 from .store import Damaged, Store
 
 GIVEN_UP = "UNLEARN_GIVEN_UP"  # names a file of the tasks that failed before in this run, which are not tried again
@@ -44,29 +45,8 @@ class Failure(RuntimeError):
         return [f"Failure: {self}"]
 
 
-@dataclass(frozen=True)
-class Machine:
-    """Where tasks run: devices and how many processes."""
-
-    devices: tuple[str, ...]
-    jobs: int
-
-    @staticmethod
-    def choose(device: str = "auto", jobs: int = 0) -> Machine:
-        """``auto`` takes every GPU, or the CPU; ``jobs`` 0 takes one process per core, or per GPU.
-
-        Raises BadInput for a device that is not there or a negative number of jobs.
-        """
-        gpus = tuple(f"cuda:{i}" for i in range(torch.cuda.device_count()))
-        allowed = {"auto": gpus or ("cpu",), "cpu": ("cpu",), **{g: (g,) for g in gpus}}
-        if gpus:
-            allowed["cuda"] = gpus
-        if device not in allowed:
-            raise BadInput(f"device '{device}' is not available here; choose one of {', '.join(allowed)}.")
-        if jobs < 0:
-            raise BadInput(f"jobs is {jobs}, but it must be 0 (one per core or GPU) or a positive number.")
-        devices = allowed[device]
-        return Machine(devices, jobs or (loky.cpu_count() if devices == ("cpu",) else len(devices)))
+class Away(BrokenProcessPool):
+    """A worker cannot be had any more through no fault of its tasks, which run again."""
 
 
 def missing(tasks: list[Task]) -> list[Task]:
@@ -184,7 +164,13 @@ class _Schedule:
         self.waiting = {task.key: task for task in tasks}
         self.needs = {task.key: {needed.key for needed in task.requires} for task in tasks}
         self.pools: dict[str, Executor] = {}  # one for each device, so that a process keeps to one GPU
+        self.cluster = None
+        if machine.cluster:
+            from .cluster import Cluster  # only now: Dask is an extra
+
+            self.cluster = self.pools[machine.cluster] = Cluster(machine)
         self.running: dict[Future, tuple[list[Task], str]] = {}
+        self.places: dict[str, str] = {}  # where the tasks of a group ran last
         self.suspects: list[list[Task]] = []
         self.failed: dict[str, str] = {}
         self.retried: set[str] = set()
@@ -216,11 +202,16 @@ class _Schedule:
         return self.failed
 
     def _start(self) -> None:
-        if self.suspects:
+        if self.cluster:  # its workers come and go, and each takes one batch at a time
+            self.free = self.cluster.free({worker for _, worker in self.running.values()})
+        elif self.suspects:
             if not self.running:
-                self._submit(self.suspects.pop(), self.free.pop())
+                self._submit(self.suspects.pop())
             return
-        unfinished = self.waiting.keys() | self.failed.keys() | {t.key for ts, _ in self.running.values() for t in ts}
+        while self.suspects and self.free:
+            self._submit(self.suspects.pop())
+        under_way = [*(tasks for tasks, _ in self.running.values()), *self.suspects]
+        unfinished = self.waiting.keys() | self.failed.keys() | {task.key for tasks in under_way for task in tasks}
         ready: dict[str, list[Task]] = {}
         for key, task in self.waiting.items():
             if not self.needs[key] & unfinished:
@@ -228,30 +219,37 @@ class _Schedule:
         for together in list(ready.values())[: len(self.free)]:
             for task in together:
                 del self.waiting[task.key]
-            self._submit(together, self.free.pop())
+            self._submit(together)
 
-    def _submit(self, tasks: list[Task], device: str) -> None:
-        if device not in self.pools:
-            self.pools[device] = _Here() if self.here else loky.ProcessPoolExecutor(
-                self.processes[device], initializer=_end_with_parent, initargs=(os.getpid(),))
+    def _submit(self, tasks: list[Task]) -> None:
+        known = self.places.get(tasks[0].group)  # where the model is at hand
+        device = self.free.pop(self.free.index(known) if known in self.free else -1)
+        self.places[tasks[0].group] = device
+        pool = self.cluster or self._pool(device)
         sent = [dataclasses.replace(task) for task in tasks]  # without the keys known here: a worker finds its own
         try:
-            future = self.pools[device].submit(compute, sent, [task.key for task in tasks], device, self.brought)
+            future = pool.submit(compute, sent, [task.key for task in tasks], device, self.brought)
         except BrokenProcessPool as error:  # it broke since it was last looked at
             future = Future()
             future.set_exception(error)
         self.running[future] = tasks, device
 
+    def _pool(self, device: str) -> Executor:
+        if device not in self.pools:
+            self.pools[device] = _Here() if self.here else loky.ProcessPoolExecutor(
+                self.processes[device], initializer=_end_with_parent, initargs=(os.getpid(),))
+        return self.pools[device]
+
     def _finish(self) -> None:
-        done, _ = wait(self.running, return_when=FIRST_COMPLETED)
-        broken = {self.running[f][1] for f in done if isinstance(f.exception(), BrokenProcessPool)}
+        done, _ = wait(self.running, 1 if self.cluster else None, FIRST_COMPLETED)
+        broken = {self.running[f][1] for f in done if isinstance(f.exception(), BrokenProcessPool)} & self.pools.keys()
         if broken:  # all that ran in these pools is lost
             lost = [future for future, (_, device) in self.running.items() if device in broken]
             wait(lost, return_when=ALL_COMPLETED)
             done = done | set(lost)
             for device in broken:
                 self.pools.pop(device).shutdown(wait=False)
-        alone = len(self.running) == 1
+        alone = len(self.running) == 1 or self.cluster is not None
         for future in done:
             tasks, device = self.running.pop(future)
             self.free.append(device)
@@ -261,12 +259,19 @@ class _Schedule:
             elif not isinstance(error, BrokenProcessPool):
                 for task in tasks:
                     self._fail(task, reason(error))
+            elif isinstance(error, Away):
+                self.waiting |= {task.key: task for task in tasks}
             else:
-                self.deaths.update(task.key for task in tasks)
-                if alone and len(tasks) == 1 and self.deaths[tasks[0].key] > 1:
-                    self._fail(tasks[0], "its process was killed (out of memory?); fewer --jobs need less")
-                else:
-                    self.suspects += [[task] for task in tasks]
+                self._died(tasks, alone)
+
+    def _died(self, tasks: list[Task], alone: bool) -> None:
+        self.deaths.update(task.key for task in tasks)
+        deaths = self.deaths[tasks[0].key]
+        if alone and len(tasks) == 1 and deaths >= (3 if self.cluster else 2):  # a worker may end of other things
+            self._fail(tasks[0], f"{deaths} workers ended while they computed it (out of memory? a --lifetime too short?)"
+                       if self.cluster else "its process was killed (out of memory?); fewer --jobs need less")
+        else:
+            self.suspects += [[task] for task in tasks]
 
     def _end(self, tasks: list[Task], outcomes: list[Outcome]) -> None:
         done = [task for task, outcome in zip(tasks, outcomes) if not outcome.reason]

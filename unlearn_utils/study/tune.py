@@ -75,12 +75,11 @@ def score(cell: Cell) -> dict[str, float]:
     return {"retain": retain, "forget": forget, "cost": original - retain, **features}
 
 
-def winner(rows: pd.DataFrame, tolerance: float) -> int:
+def winner(rows: pd.DataFrame, tolerance: float, ties: str = "larger") -> int:
     """Index of the winning row by the profile's rule; ties go to the larger value, which moves the features most."""
     kept = rows[rows.cost <= tolerance]
-    if kept.empty:
-        return rows.sort_values(["cost", "value"], ascending=[True, False]).index[0]
-    return kept.sort_values(["forget", "value"], ascending=[True, False]).index[0]
+    by, among = ("cost", rows) if kept.empty else ("forget", kept)
+    return among.sort_values([by, "value"], ascending=[True, ties != "larger"]).index[0]
 
 
 def table(name: str, data_dir: str, machine: Machine) -> pd.DataFrame:
@@ -94,8 +93,8 @@ def table(name: str, data_dir: str, machine: Machine) -> pd.DataFrame:
     names = ("method", "variant", "setting", "value")
     rows = [dict(zip(names, row)) | score(cell) for *row, cell in listed]
     means = pd.DataFrame(rows).groupby(list(names), sort=False).mean().reset_index().round(6)
-    tolerance = profiles.load(name).tuning["tolerance"]
-    winners = [winner(rows, tolerance) for _, rows in means.groupby(["method", "variant"], sort=False)]
+    rule = profiles.load(name).tuning
+    winners = [winner(rows, rule["tolerance"], rule.get("ties", "larger")) for _, rows in means.groupby(["method", "variant"], sort=False)]
     means["chosen"] = means.index.isin(winners)
     return means
 

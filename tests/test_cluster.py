@@ -1,0 +1,243 @@
+"""Workers of a Dask scheduler give what this process gives, bit for bit, whatever happens to them on the way."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from unlearn_utils.settings import BadInput
+from unlearn_utils.study import machine, sweep
+from unlearn_utils.study.cells import Cell, Task, dataset_of, images_of, trained
+from unlearn_utils.study.machine import Machine
+from unlearn_utils.study.readings import Attacked, Curve, readings_of
+from unlearn_utils.study.store import Damaged, Store
+from unlearn_utils.study.sweep import Failure
+
+ROOT = Path(__file__).parent.parent
+MODELS = [("original", "linear"), ("retrain", "linear"), ("random_label", "linear"), ("scrub", "cmf")]
+
+
+def tasks_of(study) -> list[Task]:
+    cells = [study.cell(seed, forget, *model) for model in MODELS for seed, forget in study.pairs]
+    attacked = [Attacked.of(cell, "prototype", (0,), (1, 2), 1) for cell in cells]
+    return [reading for cell in cells for reading in readings_of(cell)] + attacked + [Curve(cells[-1])]
+
+
+def digest_of(tasks) -> str:
+    """Of everything that is stored of the tasks and the models behind them, except times and places."""
+    found = hashlib.sha256()
+    for key, task in sorted({t.key: t for task in tasks for t in (task, trained(task.cell))}.items()):
+        record = Store().get(task.spec)
+        found.update(f"{key} {record.result} {sorted(record.files.items())}".encode())
+    return found.hexdigest()
+
+
+@pytest.fixture
+def filled(study) -> tuple[Task, Store]:
+    task = trained(study.cell(0, (0,), "random"))
+    sweep.run([task], Machine(("cpu",), 1))
+    return task, Store()
+
+
+def test_a_result_travels_from_store_to_store(filled, tmp_path, monkeypatch):
+    task, store = filled
+    packed = store.packed(task.spec)
+    monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / "other"))
+    Store().unpack(task.spec, packed)
+    there, here = Store().get(task.spec), store.get(task.spec)
+    assert there.folder != here.folder and there.checksum == here.checksum and there.tensors("weights").keys()
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda files: files | {"weights.safetensors": files["weights.safetensors"][:-1]},
+    lambda files: files | {"record.json": files["record.json"].replace(b'"seconds": ', b'"seconds": 1')},
+    lambda files: {name: content for name, content in files.items() if name == "record.json"},
+])
+def test_what_was_damaged_on_the_way_is_not_taken(spoil, filled, tmp_path, monkeypatch):
+    task, store = filled
+    packed = spoil(store.packed(task.spec))
+    monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / "other"))
+    with pytest.raises(Damaged, match="damaged on its way"):
+        Store().unpack(task.spec, packed)
+    assert Store().get(task.spec) is None
+
+
+def test_a_result_that_is_damaged_here_is_not_sent(filled):
+    task, store = filled
+    (store.folder(task.spec) / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(Damaged):
+        store.packed(task.spec)
+
+
+@pytest.mark.parametrize("cluster, told", [
+    ("host:8786", "must be 'local', or a scheduler's address"), ("tcp://127.0.0.1", "must be 'local'"),
+    ("http://127.0.0.1:8786", "must be 'local'"), ("tcp://8.8.8.8:8786", "public address without TLS"),
+])
+def test_an_address_that_cannot_be_used_is_refused(cluster, told, monkeypatch):
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: True)
+    with pytest.raises(BadInput, match=told):
+        Machine.choose("cpu", cluster=cluster)
+
+
+def test_private_encrypted_and_expressly_public_addresses_are_taken(monkeypatch):
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: True)
+    for cluster in ("tcp://10.0.0.3:8786", "tls://8.8.8.8:8786", "public:tcp://8.8.8.8:8786"):
+        assert Machine.choose("cuda", cluster=cluster).cluster == cluster.removeprefix("public:")
+
+
+def test_without_dask_the_extra_is_named_and_without_a_cluster_dask_is_not_imported(monkeypatch):
+    code = "import sys, unlearn_utils.__main__, unlearn_utils.study.running; sys.exit('distributed' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BadInput, match=r"unlearn-utils\[cluster\]"):
+        Machine.choose("cpu", cluster="local")
+
+
+@dataclass(frozen=True)
+class Poison(Task):
+    """Ends the process that computes it."""
+
+    cell: Cell
+    kind = "poison"
+    asked, code = {}, ""
+
+    def compute(self, device):
+        os._exit(1)
+
+
+@dataclass(frozen=True)
+class Noted(Task):
+    """Takes a second, and says before who computes it."""
+
+    cell: Cell
+    kind = "noted"
+    asked, code = {}, ""
+
+    def compute(self, device):
+        Path(os.environ["NOTES"], str(os.getpid())).touch()
+        time.sleep(1)
+        return {"done": True}, {}
+
+
+class FakeCluster:
+    """Workers without end, each of which dies of a poison; the first is out of reach when it is asked."""
+
+    def __init__(self, machine):
+        self.asked = []
+
+    def free(self, busy):
+        return [f"worker {len(self.asked)}"]
+
+    def submit(self, function, tasks, keys, worker, brought):
+        self.asked.append([task.kind for task in tasks])
+        future = Future()
+        if len(self.asked) == 1:
+            future.set_exception(sweep.Away())
+        elif "poison" in self.asked[-1]:
+            future.set_exception(BrokenProcessPool())
+        else:
+            future.set_result(function(tasks, keys, "cpu", brought))
+        return future
+
+    def shutdown(self, **_):
+        """There is nothing to end."""
+
+
+def test_a_poison_ends_after_three_workers_and_the_rest_goes_on(study, monkeypatch):
+    cluster = pytest.importorskip("unlearn_utils.study.cluster")
+    monkeypatch.setattr(cluster, "Cluster", FakeCluster)
+    cell = study.cell(0, (0,), "random")
+    with pytest.raises(Failure, match="poison of Random network, seed 0: 3 workers ended while they computed it"):
+        sweep.run([Poison(cell), *readings_of(cell)], Machine(("cpu",), 1, "tcp://10.0.0.3:8786"))
+    assert sweep.missing([Poison(cell), *readings_of(cell)]) == [Poison(cell)]
+
+
+@pytest.fixture
+def asked(study, tmp_path, monkeypatch):
+    """What a worker is asked, and a worker in this process."""
+    worker = pytest.importorskip("unlearn_utils.study.worker")
+    monkeypatch.setattr(worker, "get_worker", lambda: SimpleNamespace(local_directory=str(tmp_path / "worker")))
+    monkeypatch.setenv("UNLEARN_HOME", "")  # restored at the end
+    task = trained(study.cell(0, (0,), "random"))
+    return worker.Asked([dataclasses.replace(task)], [task.key], {}, "cpu", images_of(study.profile).fingerprint)
+
+
+@pytest.mark.parametrize("other, why", [
+    ({"torch": "1.0"}, "it has torch .*, the driver 1.0"), ({"keys": ["other"]}, "its code is not the driver's"),
+])
+def test_a_worker_with_something_else_is_refused(other, why, asked):
+    from unlearn_utils.study.worker import work
+
+    assert re.search(why, work(dataclasses.replace(asked, **other), None, []).refused)
+
+
+def test_a_worker_asks_for_images_that_it_does_not_have(asked):
+    from unlearn_utils.study import cells
+    from unlearn_utils.study.worker import work
+
+    profile = asked.tasks[0].cell.profile
+    other = dataclasses.replace(dataset_of(profile), fingerprint="other")
+    assert work(dataclasses.replace(asked, images="other"), None, []).images
+    assert "code" in work(dataclasses.replace(asked, images="other"), other, []).refused  # so it is another task
+    assert cells.received.pop(profile.data) is other
+
+
+@pytest.fixture
+def dask(tmp_path):
+    """dask(count) starts a scheduler and so many workers: its address, and the workers' processes and folders."""
+    pytest.importorskip("distributed")
+    processes, file = [], tmp_path / "scheduler.json"
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "NOTES": str(tmp_path)}
+    environment.pop("UNLEARN_HOME", None)
+
+    def process(*command):
+        whole = [sys.executable, "-m", f"distributed.cli.dask_{command[0]}", *command[1:], "--host", "127.0.0.1"]
+        processes.append(subprocess.Popen(whole, env=environment, cwd=tmp_path, stderr=subprocess.DEVNULL))
+        return processes[-1]
+
+    def start(count):
+        process("scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(file))
+        folders = [tmp_path / f"worker {i}" for i in range(count)]
+        alone = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--memory-limit", "0", "--local-directory")
+        workers = [process("worker", "--scheduler-file", str(file), *alone, str(folder)) for folder in folders]
+        deadline = time.time() + 30
+        while not file.exists() and time.time() < deadline:
+            time.sleep(0.05)
+        return json.loads(file.read_text())["address"], workers, folders
+
+    yield start
+    for started in processes:
+        started.kill()
+        started.wait()
+
+
+def test_two_workers_of_which_one_is_killed_give_what_this_process_gives(study, dask, tmp_path, monkeypatch):
+    monkeypatch.setenv("NOTES", str(tmp_path))
+    address, workers, folders = dask(2)
+    tasks = [*tasks_of(study), Noted(study.cell(0, (0,), "retrain"))]
+    sweep.run(tasks, Machine(("cpu",), 1))
+    alone = digest_of(tasks)
+
+    def kill():
+        while not (computing := [worker for worker in workers if (tmp_path / str(worker.pid)).exists()]):
+            time.sleep(0.01)
+        computing[0].kill()
+
+    threading.Thread(target=kill, daemon=True).start()
+    monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / "driver"))
+    sweep.run(tasks, Machine(("cpu",), 1, address))
+    assert digest_of(tasks) == alone
+    assert [worker.poll() for worker in workers].count(None) == 1 and all(any(folder.rglob("record.json")) for folder in folders)

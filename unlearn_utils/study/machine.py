@@ -1,0 +1,73 @@
+"""Where tasks run: this host's devices and processes, or the workers of a Dask scheduler."""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+import os
+import socket
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import loky
+import torch
+
+from ..settings import BadInput
+
+CLUSTER = "UNLEARN_CLUSTER"  # set by a command for its notebooks: an address is not kept in what they show
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Devices and how many processes; with a ``cluster`` they are those that it starts here, or its workers' own."""
+
+    devices: tuple[str, ...]
+    jobs: int
+    cluster: str = ""  # "local", or the address of a Dask scheduler
+
+    @staticmethod
+    def choose(device: str = "auto", jobs: int = 0, cluster: str = "") -> Machine:
+        """``auto`` takes every GPU, or the CPU; ``jobs`` 0 takes one process per core, or per GPU.
+
+        Raises BadInput for a device that is not there, a negative number of jobs, or a cluster that cannot be used.
+        """
+        cluster = cluster or os.environ.get(CLUSTER, "")
+        gpus = tuple(f"cuda:{i}" for i in range(torch.cuda.device_count()))
+        allowed = {"auto": gpus or ("cpu",), "cpu": ("cpu",), **{g: (g,) for g in gpus}}
+        if gpus:
+            allowed["cuda"] = gpus
+        if cluster:
+            address = checked(cluster)
+            if address != "local":
+                cluster, allowed = address, {kind: (kind,) for kind in ("auto", "cpu", "cuda")}
+        if device not in allowed:
+            raise BadInput(f"device '{device}' is not available here; choose one of {', '.join(allowed)}.")
+        if jobs < 0:
+            raise BadInput(f"jobs is {jobs}, but it must be 0 (one per core or GPU) or a positive number.")
+        devices = allowed[device]
+        return Machine(devices, jobs or (len(devices) if devices[0] in gpus else loky.cpu_count()), cluster)
+
+
+def checked(cluster: str) -> str:
+    """A scheduler's address without the word that allows it to be public. Raises BadInput where it cannot be used."""
+    if importlib.util.find_spec("distributed") is None:
+        raise BadInput("cluster needs Dask, which is not installed here; run pip install 'unlearn-utils[cluster]'.")
+    if cluster == "local":
+        return cluster
+    address = cluster.removeprefix("public:")
+    try:
+        parts = urlsplit(address)
+        if parts.scheme not in ("tcp", "tls") or not parts.hostname or not parts.port:
+            raise ValueError
+        found = {entry[4][0].partition("%")[0] for entry in socket.getaddrinfo(parts.hostname, parts.port)}
+    except ValueError:
+        raise BadInput(f"cluster is '{cluster}', but it must be 'local', or a scheduler's address like "
+                       "tcp://host:8786 or tls://host:8786.") from None
+    except OSError as reason:
+        raise BadInput(f"cluster is '{cluster}', but that host is not known here ({reason.strerror}).") from None
+    if parts.scheme == "tcp" and address == cluster and any(ipaddress.ip_address(ip).is_global for ip in found):
+        raise BadInput(
+            f"{address} is a public address without TLS, where whoever reaches the scheduler can run programs on its "
+            f"workers and here; use a private one or tls://, or write public:{address} if a firewall protects it."
+        )
+    return address
