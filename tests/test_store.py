@@ -108,8 +108,22 @@ def test_a_missing_tensor_file_is_not_believed(filled):
     assert filled.get(SPEC) is None
 
 
-def test_an_interrupted_write_leaves_nothing(home, monkeypatch):
-    def killed(*_):
+@pytest.mark.parametrize("file", ["weights.safetensors", "record.json"])
+def test_a_write_that_is_cut_off_leaves_nothing(home, monkeypatch, file):
+    write = Path.write_bytes
+
+    def cut_off(path, content):
+        write(path, content[:10])
+        if path.name == file:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        Store().put(SPEC, {}, {"weights": {"w": torch.zeros(1)}}, 0.0, "cpu")
+    assert list((home / ".store" / "model").iterdir()) == []
+
+
+def killed(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(store, "save", killed)

@@ -223,7 +223,7 @@ class Noted(Broken):
     kind = "noted"
 
     def compute(self, device):
-        with open(Store().root / "noted", "a") as file:
+        with open(Store().root / "noted.txt", "a") as file:
             file.write(f"{self.name}\n")
         time.sleep(0.1)
         return {"by": os.getpid()}, {}
@@ -237,7 +237,7 @@ def test_two_commands_on_one_store_both_finish_and_compute_nothing_twice(study):
     for command in commands:
         command.join(30)
     assert [command.exitcode for command in commands] == [0, 0] and sweep.missing(tasks) == []
-    assert sorted((Store().root / "noted").read_text().split()) == list("abcd")
+    assert sorted((Store().root / "noted.txt").read_text().split()) == list("abcd")
 
 
 def test_of_tasks_that_run_beside_each_other_only_the_one_that_kills_its_process_is_blamed(study, forked):
