@@ -123,16 +123,6 @@ def test_a_write_that_is_cut_off_leaves_nothing(home, monkeypatch, file):
     assert list((home / ".store" / "model").iterdir()) == []
 
 
-def killed(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(store, "save", killed)
-    with pytest.raises(KeyboardInterrupt):
-        Store().put(SPEC, {}, {"weights": {"w": torch.zeros(1)}}, 0.0, "cpu")
-    assert not Store().folder(SPEC).exists()
-    assert list((home / ".store" / "model").iterdir()) == []
-
-
 def test_what_killed_runs_left_is_removed_when_nobody_can_want_it(filled):
     day, half_written, lock = 86400, filled.root / "model" / ".partial-1", filled.root / "locks" / "1"
     half_written.mkdir()
@@ -214,7 +204,9 @@ def test_a_model_whose_head_alone_changed_stores_no_encoder_and_shares_the_origi
     assert Reading.of(cell, "output").key != Reading.of(original, "output").key
 
 
-@pytest.mark.parametrize("model", [("prune", "linear"), ("random_label", "classifier"), ("random_label", "linear"), ("scrub", "cmf")])
+@pytest.mark.parametrize("model", [
+    ("prune", "linear"), ("random_label", "classifier"), ("random_label", "linear"), ("scrub", "cmf"),
+])
 def test_a_model_that_shares_tensors_with_its_start_is_loaded_whole(ran, model):
     cell = ran.cell(0, (0,), *model)
     loaded = load_model(cell, "cpu")

@@ -22,7 +22,9 @@ from unlearn_utils.methods import METHODS
 from unlearn_utils.methods.random_label import RandomLabel
 from unlearn_utils.settings import BadInput
 from unlearn_utils.study import rows, store, sweep
-from unlearn_utils.study.cells import Cell, Task, Trained, dataset_of, load_features, load_model, load_state, prepare, stored, trained
+from unlearn_utils.study.cells import (
+    Cell, Task, Trained, dataset_of, load_features, load_model, load_state, prepare, stored, trained,
+)
 from unlearn_utils.study.readings import Reading, readings_of
 from unlearn_utils.study.store import Damaged, Store
 from unlearn_utils.study.studies import Study
@@ -38,7 +40,8 @@ def two_seeds(tiny) -> Study:
 
 
 def tasks_of(study) -> list[Task]:
-    return [reading for model in MODELS for seed, forget in study.pairs for reading in readings_of(study.cell(seed, forget, *model))]
+    cells = [study.cell(seed, forget, *model) for model in MODELS for seed, forget in study.pairs]
+    return [reading for cell in cells for reading in readings_of(cell)]
 
 
 def contents(tasks) -> dict:
@@ -308,7 +311,7 @@ def test_a_full_disk_ends_with_advice_and_leaves_nothing_half_written(study, mon
 
 
 @pytest.mark.parametrize("error, advice", [
-    (OSError(errno.EROFS, "Read-only file system"), "cannot be written (Read-only file system); make it writable, or set UNLEARN_HOME"),
+    (OSError(errno.EROFS, "Read-only file system"), "cannot be written (Read-only file system); make it writable"),
     (MemoryError(), "the memory does not suffice; fewer --jobs, or a --batch-size"),
     (torch.OutOfMemoryError(), "the GPU's memory does not suffice; a --batch-size"),
     (BadInput("one sentence."), "one sentence."),
@@ -422,7 +425,9 @@ def test_a_projected_model_is_found_again_with_its_projection(study):
     assert torch.linalg.matrix_rank(model.projection) == len(model.projection) - 2
 
 
-@pytest.mark.parametrize("variant, geometry", [("linear", None), ("cmf", "centred"), ("cmf_raw", "raw"), ("cmf_log_softmax", "log_softmax")])
+@pytest.mark.parametrize("variant, geometry", [
+    ("linear", None), ("cmf", "centred"), ("cmf_raw", "raw"), ("cmf_log_softmax", "log_softmax"),
+])
 def test_a_variant_names_the_geometry_of_its_head_and_of_its_start(variant, geometry, study):
     cell = study.cell(0, (0,), "salun", variant)
     assert cell.geometry == geometry and cell.start.geometry == geometry
@@ -438,13 +443,16 @@ def test_a_cmf_cell_starts_from_the_cmf_original_and_ends_with_the_means_of_its_
 
 
 def test_classifier_only_leaves_the_encoder_bit_for_bit_and_changes_the_head(ran):
-    changed, original = (load_model(ran.cell(0, (0,), *m), "cpu") for m in (("random_label", "classifier"), ("original", "linear")))
+    models = ("random_label", "classifier"), ("original", "linear")
+    changed, original = (load_model(ran.cell(0, (0,), *model), "cpu") for model in models)
     encoder = original.encoder.state_dict()
     assert all(torch.equal(value, encoder[key]) for key, value in changed.encoder.state_dict().items())
     assert not torch.equal(changed.head.weight, original.head.weight)
 
 
-@pytest.mark.parametrize("variant, frozen, zeroed", [("linear", False, False), ("classifier", True, False), ("zeroed_classifier", True, True)])
+@pytest.mark.parametrize("variant, frozen, zeroed", [
+    ("linear", False, False), ("classifier", True, False), ("zeroed_classifier", True, True),
+])
 def test_a_variant_begins_with_what_it_freezes_and_zeroes_and_keeps_the_original_as_teacher(variant, frozen, zeroed, ran):
     run, _ = prepare(ran.cell(0, (0,), "random_label", variant), "cpu")
     original = load_model(ran.cell(0, (), "original"), "cpu")
