@@ -171,7 +171,7 @@ def without_a_source() -> type:
 
 def test_a_class_without_a_source_is_refused_in_one_sentence():
     hidden = without_a_source()
-    with pytest.raises(BadInput, match=r"^the source of 'Hidden' cannot be found, [^\n]* define it in a notebook cell or a file\.$"):
+    with pytest.raises(BadInput, match=r"^the source of 'Hidden' cannot be found, [^\n]* a notebook cell or a file\.$"):
         code.version(hidden)
 
 

@@ -172,7 +172,8 @@ def test_the_file_of_first_weights_is_in_all_keys_by_its_content(tmp_path):
 def test_what_a_variant_does_is_in_the_key_of_the_model_and_what_it_is_called_is_not(part, value, changes, monkeypatch):
     before = keys(variant="classifier")
     monkeypatch.setitem(variants.VARIANTS, "classifier", replace(variants.VARIANTS["classifier"], **{part: value}))
-    assert (keys(with_recipe("original", "classifier", DIGITS.recipes["original"]["linear"]), variant="classifier")["model"] != before["model"]) == changes
+    with_start = with_recipe("original", "classifier", DIGITS.recipes["original"]["linear"])
+    assert (keys(with_start, variant="classifier")["model"] != before["model"]) == changes
 
 
 def test_the_initialisation_that_a_method_starts_from_is_in_its_key(monkeypatch):
