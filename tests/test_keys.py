@@ -19,6 +19,7 @@ from unlearn_utils.study.readouts import READOUTS
 
 DIGITS = replace(profiles.load("digits"), images=Images("0123456789abcdef", tuple("0123456789"), (107,) * 10, (71,) * 10))
 BY_FEATURES = {"few_shot", "few_shot_shuffled", "prototype"}
+BY_FINE_TUNING = {"fresh_head", "own_head", "retain_only"}
 BY_PROBE = {"probe", "probe_in_head", "refitted", "curve"}
 
 
@@ -27,7 +28,7 @@ def tasks_of(profile, shots=(1, 2), draws=1, target=(0,), points=60, **changed) 
     cell = Cell(**{"profile": profile, "seed": 0, "forget": (0,), "method": "scrub", "variant": "cmf"} | changed)
     tasks = {"model": Trained(cell), "collapse": Collapse(cell), "curve": Curve(cell), "t-SNE": Embedded(cell, points)}
     tasks |= {name: Reading.of(cell, name) for name in READOUTS}
-    return tasks | {a: Attacked.of(cell, a, target, shots, draws) for a in (*BY_FEATURES, "fresh_head", "own_head", "retain_only")}
+    return tasks | {a: Attacked.of(cell, a, target, shots, draws) for a in BY_FEATURES | BY_FINE_TUNING}
 
 
 def keys(profile=DIGITS, **changed) -> dict[str, str]:
@@ -128,7 +129,7 @@ def test_every_field_of_the_probe_is_in_the_keys_of_what_probes(field):
 @pytest.mark.parametrize("field", [field.name for field in fields(Attack)])
 def test_every_field_of_the_attacks_budget_is_in_the_keys_of_the_attacks_that_fine_tune(field):
     attack = with_one_changed(DIGITS.attack, field)
-    assert changed_by(replace(DIGITS, attack=attack)) == {"fresh_head", "own_head", "retain_only"}
+    assert changed_by(replace(DIGITS, attack=attack)) == BY_FINE_TUNING
 
 
 @pytest.mark.parametrize("changed", [
@@ -171,8 +172,8 @@ def test_the_file_of_first_weights_is_in_all_keys_by_its_content(tmp_path):
 def test_what_a_variant_does_is_in_the_key_of_the_model_and_what_it_is_called_is_not(part, value, changes, monkeypatch):
     before = keys(variant="classifier")
     monkeypatch.setitem(variants.VARIANTS, "classifier", replace(variants.VARIANTS["classifier"], **{part: value}))
-    recipes = replace(DIGITS, recipes=DIGITS.recipes | {"original": {v: DIGITS.recipes["original"]["linear"] for v in ("linear", "classifier")}})
-    assert (keys(recipes, variant="classifier")["model"] != before["model"]) == changes
+    with_start = with_recipe("original", "classifier", DIGITS.recipes["original"]["linear"])
+    assert (keys(with_start, variant="classifier")["model"] != before["model"]) == changes
 
 
 def test_the_initialisation_that_a_method_starts_from_is_in_its_key(monkeypatch):
@@ -237,7 +238,7 @@ EDITS = [
     edit("bias.py", "scatter(1, own, -torch.inf)", "scatter(1, own, 0)", "margin"),
     edit("attacks.py", "LogisticRegression(max_iter=1000)", "LogisticRegression(max_iter=999)", "few_shot", "few_shot_shuffled"),
     edit("attacks.py", "neutral - w[f] @ centre", "neutral", "prototype"),
-    edit("attacks.py", "epochs=1, lr=budget.lr", "epochs=1, lr=2 * budget.lr", "fresh_head", "own_head", "retain_only"),
+    edit("attacks.py", "epochs=1, lr=budget.lr", "epochs=1, lr=2 * budget.lr", *BY_FINE_TUNING),
     edit("study/readouts.py", "nearest(at.in_head.train", "nearest(at.features.train", "ncc_in_head"),
 ]
 

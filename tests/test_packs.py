@@ -95,9 +95,9 @@ def test_rows_from_the_committed_pack_alone_are_none_where_it_lacks_one(committe
 
 
 def test_what_the_pack_lacks_is_refused_in_one_sentence_where_there_are_no_images(committed, tiny, no_images):
-    with pytest.raises(BadInput, match=r"results are not in the pack \(.* of Retrain, forget \[0\].*\), and they cannot be computed: the images are not here.") as refused:
-        measured(from_pack(tiny), [("retrain", "linear")])
-    assert "\n" not in str(refused.value)
+    study = from_pack(tiny)
+    with pytest.raises(BadInput, match=r"^\d+ results are not in the pack \(.* of Retrain[^\n]*: the images are not here.$"):
+        measured(study, [("retrain", "linear")])
 
 
 def test_other_images_than_the_packs_compute_nothing_beside_it(committed, pack, home, tiny):
@@ -198,7 +198,8 @@ def test_merging_adds_what_is_new_and_keeps_the_first_where_both_have_a_result(p
 
 
 @pytest.mark.parametrize("value, told", [
-    ({"nc1": 1.5}, "differ by at most 0.5"), ({"nc1": [1.0]}, "differ by at most inf"), ({"nc1": float("nan")}, "differ by at most inf"),
+    ({"nc1": 1.5}, "differ by at most 0.5"), ({"nc1": [1.0]}, "differ by at most inf"),
+    ({"nc1": float("nan")}, "differ by at most inf"),
 ])
 def test_merging_tells_the_largest_difference(pack, value, told):
     question = next(iter(pack.records))

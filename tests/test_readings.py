@@ -147,8 +147,8 @@ def test_classes_of_unequal_size_are_pooled_image_by_image(home, tiny):
     read.expect("ncc", nearest(read.train, read.y_train, read.test), (0, 3, 8))
     attack = rows.attacked(study, {"own_head": [LINEAR]}, [1], 1).get().query("x == 0").iloc[0]
     begun = rows.curves(study, "random_label").get().query("readout == 'Output'").iloc[-1]
-    for pooled in (attack, begun):
-        assert (pooled.retain, pooled.forget_accuracy) == pytest.approx((read.row.output_retain, read.row.output_forget), abs=1e-9)
+    expected = pytest.approx((read.row.output_retain, read.row.output_forget), abs=1e-9)
+    assert (attack.retain, attack.forget_accuracy) == expected == (begun.retain, begun.forget_accuracy)
 
 
 def test_classes_with_fewer_than_ten_images_have_no_membership(home, tiny):
@@ -310,7 +310,8 @@ def test_features_under_augmented_views_come_back_bit_for_bit(home, tiny):
 
 
 def test_every_cell_has_the_readouts_that_suit_its_head(ran):
-    names = {model: {r.name for r in readings_of(ran.cell(0, FORGET, *model))} for model in (LINEAR, WITH_CMF, ("original", "cmf"))}
+    models = LINEAR, WITH_CMF, ("original", "cmf")
+    names = {model: {r.name for r in readings_of(ran.cell(0, FORGET, *model))} for model in models}
     assert names[WITH_CMF] - names[LINEAR] == {"probe_in_head", "ncc_in_head", "refitted"}
     assert names[WITH_CMF] - names["original", "cmf"] == {"refitted"}
     assert Curve(ran.cell(0, FORGET, *LINEAR)).requires == [trained(ran.cell(0, (), "original"))]

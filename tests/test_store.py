@@ -108,14 +108,18 @@ def test_a_missing_tensor_file_is_not_believed(filled):
     assert filled.get(SPEC) is None
 
 
-def test_an_interrupted_write_leaves_nothing(home, monkeypatch):
-    def killed(*_):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("file", ["weights.safetensors", "record.json"])
+def test_a_write_that_is_cut_off_leaves_nothing(home, monkeypatch, file):
+    write = Path.write_bytes
 
-    monkeypatch.setattr(store, "save", killed)
+    def cut_off(path, content):
+        write(path, content[:10])
+        if path.name == file:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", cut_off)
     with pytest.raises(KeyboardInterrupt):
         Store().put(SPEC, {}, {"weights": {"w": torch.zeros(1)}}, 0.0, "cpu")
-    assert not Store().folder(SPEC).exists()
     assert list((home / ".store" / "model").iterdir()) == []
 
 
@@ -200,7 +204,9 @@ def test_a_model_whose_head_alone_changed_stores_no_encoder_and_shares_the_origi
     assert Reading.of(cell, "output").key != Reading.of(original, "output").key
 
 
-@pytest.mark.parametrize("model", [("prune", "linear"), ("random_label", "classifier"), ("random_label", "linear"), ("scrub", "cmf")])
+@pytest.mark.parametrize("model", [
+    ("prune", "linear"), ("random_label", "classifier"), ("random_label", "linear"), ("scrub", "cmf"),
+])
 def test_a_model_that_shares_tensors_with_its_start_is_loaded_whole(ran, model):
     cell = ran.cell(0, (0,), *model)
     loaded = load_model(cell, "cpu")

@@ -29,7 +29,8 @@ def digits(**given) -> Study:
 
 
 @pytest.mark.parametrize("given, named", [
-    ({"results": "commited"}, "results is 'commited'"), ({"seeds": [True]}, "seeds is"), ({"profile": "cifar10", "results": "committed"}, "there is no result pack"),
+    ({"results": "commited"}, "results is 'commited'"), ({"seeds": [True]}, "seeds is"),
+    ({"profile": "cifar10", "results": "committed"}, "there is no result pack"),
     ({"overrides": {"data.train_per_class": 1, "recipes.scrubb.linear": {"epochs": 1, "lr": 1.0}}}, "scrubb"),
 ])
 def test_a_parameter_that_cannot_be_used_is_refused_by_name(given, named):
@@ -60,13 +61,15 @@ def test_a_method_that_is_not_there_is_refused_with_the_list():
 def test_a_variant_needs_the_recipes_that_it_is_made_of():
     profile = profiles.load("digits")
     assert ("svd", "linear") in unlearned(profile, "linear") and ("svd", "cmf") not in unlearned(profile, "cmf")
-    assert {m for m, _ in unlearned(profile, "cmf_budget")} == {m for m, r in profile.recipes.items() if {"linear", "cmf"} <= r.keys()} - {"original"}
+    both = {method for method, recipes in profile.recipes.items() if {"linear", "cmf"} <= recipes.keys()}
+    assert {method for method, _ in unlearned(profile, "cmf_budget")} == both - {"original"}
     assert not {"original", "retrain"} & {m for m, _ in unlearned(profile, "linear")}
 
 
 def test_a_study_of_the_profiles_own_parameters_goes_to_its_folder_and_any_other_beside_it():
     own = digits().outputs({})
-    others = [digits(seeds=[1]), digits(forget_sets=[[3]]), digits(overrides={"probe.epochs": 3}), digits(overrides={"data.train_per_class": 50})]
+    others = [digits(seeds=[1]), digits(forget_sets=[[3]]), digits(overrides={"probe.epochs": 3}),
+              digits(overrides={"data.train_per_class": 50})]
     names = [study.outputs({}).name for study in others] + [digits().outputs({"draws": 3}).name]
     assert own == Outputs("digits") and len(set(names)) == 5 and all(name.startswith("digits+") for name in names)
     assert digits(seeds=[0], forget_sets=["single"], overrides={"probe.epochs": 100}).outputs({}) == own

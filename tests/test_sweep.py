@@ -22,7 +22,9 @@ from unlearn_utils.methods import METHODS
 from unlearn_utils.methods.random_label import RandomLabel
 from unlearn_utils.settings import BadInput
 from unlearn_utils.study import rows, store, sweep
-from unlearn_utils.study.cells import Cell, Task, Trained, dataset_of, load_features, load_model, load_state, prepare, stored, trained
+from unlearn_utils.study.cells import (
+    Cell, Task, Trained, dataset_of, load_features, load_model, load_state, prepare, stored, trained,
+)
 from unlearn_utils.study.readings import Reading, readings_of
 from unlearn_utils.study.store import Damaged, Store
 from unlearn_utils.study.studies import Study
@@ -38,7 +40,8 @@ def two_seeds(tiny) -> Study:
 
 
 def tasks_of(study) -> list[Task]:
-    return [reading for model in MODELS for seed, forget in study.pairs for reading in readings_of(study.cell(seed, forget, *model))]
+    cells = [study.cell(seed, forget, *model) for model in MODELS for seed, forget in study.pairs]
+    return [reading for cell in cells for reading in readings_of(cell)]
 
 
 def contents(tasks) -> dict:
@@ -130,16 +133,6 @@ def test_an_interrupted_run_ends_its_workers_and_is_taken_up_to_the_same_numbers
     assert contents(tasks) == undisturbed
 
 
-def test_two_commands_on_one_store_compute_nothing_twice(home, tiny, undisturbed, python):
-    ran = [python(RUN, home) for _ in range(2)]
-    with ThreadPoolExecutor(2) as both:
-        told = list(both.map(lambda process: process.communicate("1\n")[0], ran))
-    assert [process.returncode for process in ran] == [0, 0] and not any("FAILED" in text for text in told)
-    assert contents(tasks_of(two_seeds(tiny))) == undisturbed
-    written = [record for record in Store().root.glob("*/*/record.json") if record.parent.parent.name != "features"]
-    assert len(written) == len(undisturbed)
-
-
 def test_a_task_that_another_process_finishes_meanwhile_is_not_computed(study, count):
     task = trained(study.cell(0, (0,), "random"))
     with Store().claimed(task.spec):  # another process computes it
@@ -228,6 +221,28 @@ def forked(monkeypatch):
     monkeypatch.setattr(sweep.loky, "ProcessPoolExecutor", start)
 
 
+@dataclass(frozen=True)
+class Noted(Broken):
+    kind = "noted"
+
+    def compute(self, device):
+        with open(Store().root / "noted.txt", "a") as file:
+            file.write(f"{self.name}\n")
+        time.sleep(0.1)
+        return {"by": os.getpid()}, {}
+
+
+def test_two_commands_on_one_store_both_finish_and_compute_nothing_twice(study):
+    tasks = [Noted(study.cell(0, (0,), "random"), name) for name in "abcd"]
+    commands = [get_context("fork").Process(target=sweep.run, args=(tasks, ONE)) for _ in range(2)]
+    for command in commands:
+        command.start()
+    for command in commands:
+        command.join(30)
+    assert [command.exitcode for command in commands] == [0, 0] and sweep.missing(tasks) == []
+    assert sorted((Store().root / "noted.txt").read_text().split()) == list("abcd")
+
+
 def test_of_tasks_that_run_beside_each_other_only_the_one_that_kills_its_process_is_blamed(study, forked):
     cell = study.cell(0, (0,), "random")
     killer, slow = Killer(cell), [Slow(cell, name) for name in "ab"]
@@ -296,7 +311,7 @@ def test_a_full_disk_ends_with_advice_and_leaves_nothing_half_written(study, mon
 
 
 @pytest.mark.parametrize("error, advice", [
-    (OSError(errno.EROFS, "Read-only file system"), "cannot be written (Read-only file system); make it writable, or set UNLEARN_HOME"),
+    (OSError(errno.EROFS, "Read-only file system"), "cannot be written (Read-only file system); make it writable"),
     (MemoryError(), "the memory does not suffice; fewer --jobs, or a --batch-size"),
     (torch.OutOfMemoryError(), "the GPU's memory does not suffice; a --batch-size"),
     (BadInput("one sentence."), "one sentence."),
@@ -410,7 +425,9 @@ def test_a_projected_model_is_found_again_with_its_projection(study):
     assert torch.linalg.matrix_rank(model.projection) == len(model.projection) - 2
 
 
-@pytest.mark.parametrize("variant, geometry", [("linear", None), ("cmf", "centred"), ("cmf_raw", "raw"), ("cmf_log_softmax", "log_softmax")])
+@pytest.mark.parametrize("variant, geometry", [
+    ("linear", None), ("cmf", "centred"), ("cmf_raw", "raw"), ("cmf_log_softmax", "log_softmax"),
+])
 def test_a_variant_names_the_geometry_of_its_head_and_of_its_start(variant, geometry, study):
     cell = study.cell(0, (0,), "salun", variant)
     assert cell.geometry == geometry and cell.start.geometry == geometry
@@ -426,13 +443,16 @@ def test_a_cmf_cell_starts_from_the_cmf_original_and_ends_with_the_means_of_its_
 
 
 def test_classifier_only_leaves_the_encoder_bit_for_bit_and_changes_the_head(ran):
-    changed, original = (load_model(ran.cell(0, (0,), *m), "cpu") for m in (("random_label", "classifier"), ("original", "linear")))
+    models = ("random_label", "classifier"), ("original", "linear")
+    changed, original = (load_model(ran.cell(0, (0,), *model), "cpu") for model in models)
     encoder = original.encoder.state_dict()
     assert all(torch.equal(value, encoder[key]) for key, value in changed.encoder.state_dict().items())
     assert not torch.equal(changed.head.weight, original.head.weight)
 
 
-@pytest.mark.parametrize("variant, frozen, zeroed", [("linear", False, False), ("classifier", True, False), ("zeroed_classifier", True, True)])
+@pytest.mark.parametrize("variant, frozen, zeroed", [
+    ("linear", False, False), ("classifier", True, False), ("zeroed_classifier", True, True),
+])
 def test_a_variant_begins_with_what_it_freezes_and_zeroes_and_keeps_the_original_as_teacher(variant, frozen, zeroed, ran):
     run, _ = prepare(ran.cell(0, (0,), "random_label", variant), "cpu")
     original = load_model(ran.cell(0, (), "original"), "cpu")
