@@ -152,3 +152,15 @@ def test_a_refitted_head_hides_or_not():
 def test_several_classes_with_cmf():
     rows = frame(model("SCRUB + CMF", "scrub", "cmf", ncc=0.4, ncc_any=0.9))
     assert "SCRUB + CMF (own class 40.0 %, any 90.0 %)" in sentences.several(rows, "ncc", "cmf")
+
+
+@pytest.mark.parametrize("ncc, told", [((0.9, 0.9, 0.9), "does not fall with the rate"), ((0.5, 0.9, 0.8), "falls with the rate")])
+def test_whether_hiding_follows_the_rate_is_read_off_the_search(ncc, told, tmp_path, monkeypatch):
+    folder = tmp_path / "figures" / "toy"
+    folder.mkdir(parents=True)
+    pd.DataFrame({"method": "random_label", "variant": "linear", "value": [0.001, 0.01, 0.1], "forget": [0.5, 0.0, 0.0],
+                  "probe": 0.9, "ncc": ncc}).to_csv(folder / "tuning.csv")  # the first rate does not forget
+    monkeypatch.setattr(sentences, "ROOT", tmp_path)
+    said = sentences.by_rate("toy")
+    assert told in said and "rate 0.01: output 0.0, probe 90.0, NCC 90.0" in said
+    assert "is not known" in sentences.by_rate("another")

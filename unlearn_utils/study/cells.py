@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
@@ -335,6 +336,7 @@ def load_features(cell: Cell, device: str) -> Features:
     record = Store().get(spec)
     try:
         if record:
+            os.utime(record.folder)  # the least recently used make room
             return Features(**{part: f.float() for part, f in record.tensors("features").items()}).to(device)
     except Damaged:
         pass

@@ -102,8 +102,8 @@ class Store:
         self.root = home() / ".store"
 
     def tidy(self) -> None:
-        """Remove what killed runs left: half-written results and locks after a day, unfinished trainings after a month."""
-        for pattern, days in (("*/.partial-*", 1), ("locks/*", 1), ("unfinished/*", 30)):
+        """Remove what killed runs left: half-written results after a day, locks and unfinished trainings after a month."""
+        for pattern, days in (("*/.partial-*", 1), ("locks/*", 30), ("unfinished/*", 30)):
             for left in self.root.glob(pattern):
                 try:
                     if time.time() - left.stat().st_mtime > 86400 * days:

@@ -7,7 +7,7 @@ import pandas as pd
 from ..methods import METHODS
 from ..paths import ROOT
 from .claims import WORDS
-from .evidence import DISTILLED, EXAMPLE, HALF, ORIGINAL, RETRAIN, ROOM, TURNED, Key, Run
+from .evidence import DISTILLED, EXAMPLE, FORGOTTEN, HALF, ORIGINAL, RETRAIN, ROOM, SMALL, TURNED, Key, Run
 from .intervals import Interval, number
 from .tables import attack_gaps, per_forget_set, published
 
