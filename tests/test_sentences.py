@@ -1,6 +1,7 @@
 """Readings written from numbers: for each, rows that support it and rows that refute it."""
 
 import pandas as pd
+import pytest
 from test_claims import SETS, cmf_rows, curves, frame, label, model
 
 from unlearn_utils.views import claims, sentences
