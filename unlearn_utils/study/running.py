@@ -124,6 +124,8 @@ def run(whole: Whole, given: Given, options, started: float) -> int:
         given_up = Store().root / f"given-up-{os.getpid()}.json"
         write(given_up, json.dumps(failure.reasons))
         os.environ[GIVEN_UP] = str(given_up)
+    if options.refresh_reference and not failure:
+        packs.write(packs.collect(whole.study.profile, whole.tasks), whole.outputs.file(packs.NAME))
     computed = time.time()
     again = options.force or options.refresh_reference
     stale = {path: stamp for path, plan in whole.plans.items()
@@ -137,8 +139,6 @@ def run(whole: Whole, given: Given, options, started: float) -> int:
     problems = {name: problem for name, _, problem in executed if problem}
     if stale:
         _write_provenance(whole, given, {name: spent for name, spent, _ in executed}, (computed - started) / 60)
-    if options.refresh_reference and not failure and not problems:
-        packs.write(packs.collect(whole.study.profile, whole.tasks), whole.outputs.file(packs.NAME))
     _summarise(whole, executed, failure, started)
     return 1 if failure or problems else 0
 
