@@ -124,16 +124,19 @@ def test_a_write_that_is_cut_off_leaves_nothing(home, monkeypatch, file):
 
 
 def test_what_killed_runs_left_is_removed_when_nobody_can_want_it(filled):
-    day, half_written, lock = 86400, filled.root / "model" / ".partial-1", filled.root / "locks" / "1"
+    day, half_written = 86400, filled.root / "model" / ".partial-1"
+    locks = [filled.root / "locks" / name for name in ("held for two days", "old")]
     half_written.mkdir()
-    lock.parent.mkdir()
+    locks[0].parent.mkdir()
     trainings = [filled.root / "unfinished" / name for name in ("recent.pt", "old.pt")]
     trainings[0].parent.mkdir()
-    for file, age in [(half_written, 2 * day), (lock, 2 * day), (trainings[0], 2 * day), (trainings[1], 31 * day)]:
+    ages = {half_written: 2, locks[0]: 2, locks[1]: 31, trainings[0]: 2, trainings[1]: 31}
+    for file, age in ((file, days * day) for file, days in ages.items()):
         file.is_dir() or file.write_bytes(b"")
         os.utime(file, (time.time() - age,) * 2)
     filled.tidy()
-    assert not half_written.exists() and not lock.exists() and [file.exists() for file in trainings] == [True, False]
+    assert not half_written.exists()
+    assert [file.exists() for file in (*locks, *trainings)] == [True, False, True, False]
     assert filled.get(SPEC)
 
 
