@@ -63,7 +63,7 @@ def results(names: list[str]) -> str:
     cards = {name: measured(name)[1] for name in names}
     head = ["# What was and was not reproduced", "",
             "Written by `tools/results_page.py` from the tables in `figures/`. The paper's numbers are quoted second hand from "
-            "public reproductions; we have not seen its tables. These profiles are smaller networks on smaller or fewer "
+            "public reproductions; we have not seen its tables. They are for ResNet-18 on CIFAR-10. These profiles are smaller networks on smaller or fewer "
             "images than the paper's, so only signs compare.", "", claims.CAPTION, "",
             markdown(claims.claims_by_profile(cards).reset_index(names="claim")), "", "What the runs show:",
             "", markdown(claims.claims_by_profile(cards, "shows").reset_index(names="claim")), ""]
