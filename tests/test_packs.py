@@ -260,3 +260,20 @@ def test_only_what_is_stored_is_packed(ran):
     reading = Reading.of(ran.cell(0, (0,), "scrub", "cmf"), "output")
     store.remove(Store().folder(reading.spec))
     assert packs.collect(ran.profile, [reading]).records == {}
+
+
+@pytest.mark.parametrize("change", [lambda record: record.pop("result"), lambda record: record["asked"].update(odd=1)])
+def test_a_record_that_lacks_a_field_or_does_not_answer_its_question_is_refused(change, tmp_path):
+    records = {"a": {"kind": "toy", "asked": {"n": 1}, "code": "", "made_with": {}, "seconds": 0, "original": "", "result": {}}}
+    records["a"]["question"] = packs.digest({"kind": "toy", "n": 1})
+    path = tmp_path / "pack.xz"
+    images = packs.Images("f", ("a", "b"), (1, 1), (1, 1))
+    packs.write(packs.Pack("digits", images, records), path)
+    assert packs.read(path).records  # sound before the change
+    change(records["a"])
+    packs.write(packs.Pack("digits", images, records), path)
+    with pytest.raises(BadInput, match="no intact result pack"):
+        packs.read(path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["pack.xz"]
+    with pytest.raises(BadInput, match="is a folder; name a file"):
+        packs.write(packs.Pack("digits", images, {}), tmp_path)

@@ -136,8 +136,12 @@ def evaluate(
     of it values are their mean; from five on there is an interval over them. Words follow the scorecard's rules, with
     intervals over the test images of the forgotten classes. Nothing is written. Raises BadInput.
     """
-    if seeds < 1 or draws < 1:
-        raise BadInput(f"seeds is {seeds} and draws is {draws}, but both must be at least 1.")
+    for name, value in {"seeds": seeds, "draws": draws, "batch_size": batch_size}.items():
+        if type(value) is not int or value < 1:
+            raise BadInput(f"{name} is {value!r}, but it must be a whole number from 1 on.")
+    if probe is not None and not isinstance(probe, Probe):
+        raise BadInput(f"probe is {probe!r}, but it must be a Probe of unlearn_utils.settings, like Probe(epochs=20).")
+    forget = forget.tolist() if isinstance(forget, torch.Tensor) else forget
     given, parts = _given(models, features), {"train": train, "test": test}
     batches = {part: foreign.loader(part, data, batch_size) for part, data in parts.items()}
     classes = foreign.introduced(given, batches["train"][1])

@@ -105,6 +105,10 @@ class Probe:
     def __post_init__(self):
         if self.schedule not in ("constant", "cosine"):
             raise BadInput(f"the schedule of a probe is {self.schedule!r}, but it must be constant or cosine.")
+        for name, low, below in (("epochs", 1, 1e9), ("batch_size", 1, 1e9), ("lr", 0, 1e6), ("validation", 0, 1)):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not low <= value < below:
+                raise BadInput(f"{name} of a probe is {value!r}, but it must be a number, at least {low} and below {below:g}.")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import lzma
 import math
+import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,10 +21,11 @@ from ..settings import BadInput
 from .cells import Task, images_of, trained
 from .code import PACKAGE
 from .profiles import Images, Profile
-from .store import Store
+from .store import Store, digest
 
 NAME = "results.jsonl.xz"
 FORMAT = 1
+FIELDS = {"question", "kind", "asked", "code", "made_with", "seconds", "original", "result"}  # of a record
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,19 @@ def _lines(path: Path) -> Iterator[Any]:
             if head["format"] != FORMAT:
                 raise BadInput(f"{path} has format {head['format']}, but format {FORMAT} is read here; update one of them.")
             yield head["profile"], Images(**{k: tuple(v) if isinstance(v, list) else v for k, v in head["images"].items()})
-            yield from ((record["question"], record) for record in map(json.loads, file))
+            for record in map(json.loads, file):
+                if missing := FIELDS - record.keys():
+                    raise KeyError(", ".join(sorted(missing)))
+                if record["question"] != digest({"kind": record["kind"], **record["asked"]}):
+                    raise ValueError(f"a record does not answer its question {record['question']}")
+                yield record["question"], record
     except FileNotFoundError:
         raise BadInput(f"there is no result pack {path}; run without --results committed to compute its results.") from None
-    except (EOFError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError, lzma.LZMAError) as problem:
+    except OSError as problem:
+        raise BadInput(f"{path} cannot be read as a result pack ({problem.strerror or problem}).") from None
+    except (EOFError, KeyError, TypeError, AttributeError, ValueError, lzma.LZMAError) as problem:
+        if isinstance(problem, BadInput):
+            raise
         raise BadInput(f"{path} is no intact result pack ({type(problem).__name__}: {problem}).") from None
 
 
@@ -83,10 +94,16 @@ def write(pack: Pack, path: Path) -> None:
     head = {"format": FORMAT, "profile": pack.profile, "images": asdict(pack.images)}
     lines = [head, *(pack.records[question] for question in sorted(pack.records))]
     text = "".join(json.dumps(line, sort_keys=True, separators=(",", ":")) + "\n" for line in lines)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
-    partial.replace(path)
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder; name a file for the pack, like {path / NAME}.")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
+        partial.replace(path)
+    except OSError as problem:
+        partial.unlink(missing_ok=True)
+        raise BadInput(f"no pack can be written to {path} ({problem.strerror}); make room, or name another file.") from None
 
 
 def collect(profile: Profile, tasks: Iterable[Task]) -> Pack:

@@ -153,7 +153,7 @@ def exchange(whole: Whole, options) -> int:
         for path in options.merge:
             merged, said = packs.merge(merged, packs.read(Path(path)))
             print(f"{path}: {said}")
-        packs.write(merged, whole.outputs.file(packs.NAME))
+        packs.write(merged, Outputs(study.profile.name).file(packs.NAME))
     if options.export:
         pack = packs.collect(study.profile, whole.tasks)
         packs.write(pack, Path(options.export))

@@ -136,7 +136,7 @@ class Run:
 
     def no_room(self, readout: str) -> str:
         room = self.gap(ORIGINAL, RETRAIN, f"{readout}_forget").mean()
-        return "" if room >= ROOM else f"Retrain reads nearly as well as the Original (room {100 * room:.1f} points)"
+        return "" if not room < ROOM else f"Retrain reads nearly as well as the Original (room {100 * room:.1f} points)"
 
 
 def output_forgets(run: Run) -> list[Draft]:
