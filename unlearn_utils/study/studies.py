@@ -133,7 +133,7 @@ class Study:
         self.tally["pack"].update({t.question: packed[t.key] | {"today": t.code} for t in tasks if t.key in packed})
         self.tally["here"].update(stored)
         results = {key: found["result"] | {"seconds": found["seconds"]} for key, found in packed.items()}
-        return results | {key: record.result | {"seconds": record.seconds} for key, record in stored.items()}
+        return results | {key: record.result | {"seconds": round(record.seconds, 2)} for key, record in stored.items()}
 
     def _check_images(self, here: list[Task]) -> None:
         try:
