@@ -241,3 +241,15 @@ def test_two_workers_of_which_one_is_killed_give_what_this_process_gives(study, 
     sweep.run(tasks, Machine(("cpu",), 1, address))
     assert digest_of(tasks) == alone
     assert [worker.poll() for worker in workers].count(None) == 1 and all(any(folder.rglob("record.json")) for folder in folders)
+
+
+def test_the_estimate_puts_tasks_on_workers_as_they_can_run():
+    finish = pytest.importorskip("cluster_times").finish
+    first, second, third, alone = (SimpleNamespace(key=key, requires=[]) for key in "abcd")
+    second.requires, third.requires = [first], [first]
+    cost = {"a": 3, "b": 2, "c": 1, "d": 4}  # a before b and c; d by itself
+    tasks = [first, second, third, alone]
+    assert finish(tasks, cost, 1) == (10, 5)
+    assert finish(tasks, cost, 2) == (5, 5)  # one worker: a, b; the other: d, c
+    assert finish(tasks, cost, 64) == (5, 5)
+    assert finish(tasks, cost, 1, beside=0.5) == (12, 5)

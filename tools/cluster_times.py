@@ -3,11 +3,15 @@
 Everything that the notebooks ask for is computed in empty stores: by so many processes of a local run, and by as many
 workers that are started here and share nothing with the driver. The start of both counts, and is told by itself.
 Bytes are those of the messages; the overhead is what a batch of tasks takes beside computing them.
+
+``--estimate 8 64`` computes nothing: it puts the same tasks on so many workers on paper, and prints how often the time
+of one worker goes into theirs. A model costs the epochs of its recipe, a task that only reads one ``--reading`` epochs.
 """
 
 from __future__ import annotations
 
 import argparse
+import heapq
 import os
 import pickle
 import statistics
@@ -20,6 +24,7 @@ import cloudpickle
 from unlearn_utils.__main__ import chosen_notebooks, parameters_of
 from unlearn_utils.study import cluster as cluster_engine
 from unlearn_utils.study import sweep
+from unlearn_utils.study.cells import Task
 from unlearn_utils.study.machine import Machine
 from unlearn_utils.study.running import Whole
 from unlearn_utils.study.store import Store
@@ -46,14 +51,56 @@ class Counted(cluster_engine.Cluster):
         return reply
 
 
+def finish(tasks: list[Task], cost: dict[str, float], workers: int, beside: float = 0.0) -> tuple[float, float]:
+    """When the last task ends, and the longest chain: each free worker takes the ready task with most behind it.
+
+    ``tasks`` stand after what they require; ``beside`` is what every task takes besides its cost.
+    """
+    needs = {task.key: {needed.key for needed in task.requires} & cost.keys() for task in tasks}
+    behind = dict(cost)  # of a task: its cost, and that of the longest chain of tasks that wait for it
+    for task in reversed(tasks):
+        for needed in needs[task.key]:
+            behind[needed] = max(behind[needed], cost[needed] + behind[task.key])
+    waiting, done, running, now, free = dict(needs), set(), [], 0.0, workers
+    while waiting or running:
+        ready = sorted((key for key, needed in waiting.items() if needed <= done), key=behind.get, reverse=True)
+        for key in ready[:free]:
+            del waiting[key]
+            heapq.heappush(running, (now + cost[key] + beside, key))
+        now, key = heapq.heappop(running)
+        done.add(key)
+        free = workers - len(running)
+    return now, max(behind.values())
+
+
+def estimate(tasks: list[Task], counts: list[int], reading: float, beside: float) -> None:
+    """Print the time of all tasks on so many workers, in epochs."""
+    cost = {task.key: task.cell.recipe.epochs if task.kind == "model" else reading for task in tasks}
+    alone, chain = finish(tasks, cost, 1, beside)
+    print(f"{len(tasks)} tasks, {alone:.0f} epochs on one worker; the longest chain {chain:.0f} epochs")
+    for count in counts:
+        time_taken, _ = finish(tasks, cost, count, beside)
+        print(f"{count} worker(s): {time_taken:.0f} epochs, {alone / time_taken:.1f} times faster")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("profile")
     parser.add_argument("--only", action="append", default=[])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--data-dir", default="")
+    parser.add_argument("--estimate", type=int, nargs="+", default=[])
+    parser.add_argument("--reading", type=float, default=0.1, help="epochs (default: 0.1)")
+    parser.add_argument("--beside", type=float, default=0.0, help="epochs that every task takes besides")
     options = parser.parse_args()
-    given = {path: parameters_of(path) | {"profile": options.profile} for path in chosen_notebooks(options.only)}
-    tasks = Whole.of(given).tasks
+    own = {"profile": options.profile, "data_dir": options.data_dir}
+    tasks = Whole.of({path: parameters_of(path) | own for path in chosen_notebooks(options.only)}).tasks
+    if options.estimate:
+        with tempfile.TemporaryDirectory() as home:
+            os.environ["UNLEARN_HOME"] = home  # nothing is stored in it
+            tasks = sweep.missing(tasks)
+        estimate(tasks, options.estimate, options.reading, options.beside)
+        return
     sweep.Progress.done = lambda *_: None
     cluster_engine.Cluster = Counted
     for count in options.workers:
