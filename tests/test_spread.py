@@ -1,0 +1,52 @@
+"""What a ± is made of."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from unlearn_utils.views import spread
+from unlearn_utils.views.intervals import ALPHA
+
+
+def rows_of(values: dict, column="probe_forget", method="random_label", model="Random Label") -> pd.DataFrame:
+    """``values[(class, seed)]`` as rows."""
+    return pd.DataFrame([
+        {"model": model, "method": method, "variant": "linear", "forget": str(c), "seed": s, column: v}
+        for (c, s), v in values.items()
+    ])
+
+
+def test_a_table_that_is_class_plus_seed_has_no_rest():
+    classes, seeds = [0.1, 0.4, 0.7], [0.0, 0.02]
+    rows = rows_of({(i, j): a + b for (i, a), (j, b) in itertools.product(enumerate(classes), enumerate(seeds))})
+    found = spread.split(rows, ["probe_forget"]).loc[("Random Label", "probe_forget")]
+    assert found.over_classes == pytest.approx(0.3) and found.over_seeds == pytest.approx(np.std(seeds, ddof=1))
+    assert found.rest == pytest.approx(0, abs=1e-9) and (found.classes, found.seeds) == (3, 2)
+
+
+def test_the_parts_of_drawn_numbers_are_found_again():
+    draw = np.random.default_rng(0)
+    of_class, of_seed = draw.normal(0, 3, 200), draw.normal(0, 1, 200)
+    table = pd.DataFrame(of_class[:, None] + of_seed + draw.normal(0, 2, (200, 200)))
+    found = spread.components(table)
+    assert found == pytest.approx({"over_classes": 3, "over_seeds": 1, "rest": 2}, rel=0.15)
+
+
+def test_one_seed_cannot_be_split_and_a_set_without_all_seeds_does_not_count():
+    one = spread.split(rows_of({(0, 0): 0.1, (1, 0): 0.2}), ["probe_forget"])
+    assert one.over_classes.isna().all()
+    part = spread.split(rows_of({(0, 0): 0.1, (0, 1): 0.1, (1, 0): 0.2, (1, 1): 0.2, (2, 0): 9.0}), ["probe_forget"])
+    assert part.classes.item() == 2 and part.over_classes.item() == pytest.approx(np.std([0.1, 0.2], ddof=1))
+
+
+def test_a_difference_to_the_paper_is_held_against_the_spread_over_sets():
+    near = rows_of({(c, 0): 0.9249 + shift for c, shift in enumerate((-0.02, -0.01, 0.0, 0.01, 0.02))})  # paper: 92.49
+    line = spread.explained(near, "cifar10", "resnet").set_index("measure").loc["probe_forget"]
+    assert line.paper == pytest.approx(0.9249) and line.difference == pytest.approx(0) and line.within == "yes"
+    # t(4) = 2.776; s = 0.01581; sqrt(1/5 + 1/10) = 0.5477
+    assert ALPHA == 0.05 and line.by_chance == pytest.approx(2.776 * 0.015811 * 0.54772, rel=1e-3)
+    far = near.assign(probe_forget=near.probe_forget - 0.03)
+    assert spread.explained(far, "cifar10", "resnet").within.tolist() == ["no"]
+    assert spread.explained(far[:2], "cifar10", "resnet").within.tolist() == [""]
