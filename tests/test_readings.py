@@ -1,5 +1,7 @@
 """What stands in a row is what one reads off the model by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -129,6 +131,23 @@ def test_a_cmf_model_is_also_read_in_its_heads_geometry(ran):
     read.expect("ncc_in_head", nearest(train, read.y_train, test))
     fitted = metrics.linear_probe(train, read.y_train, 10, recipe, seed=0)
     read.expect("probe_in_head", fitted(test).argmax(1))
+
+
+def test_the_original_is_read_in_the_geometry_of_the_cmf_head_that_it_would_get(ran):
+    read = ByHand(ran, "original", "linear")
+    centre = torch.stack([read.train[read.y_train == c].mean(0) for c in range(10)]).mean(0)
+    train, test = (normalize(f - centre, dim=1) for f in (read.train, read.test))
+    assert ran.profile.cmf_geometry == "centred"
+    read.expect("ncc_in_head", nearest(train, read.y_train, test))
+    fitted = metrics.linear_probe(train, read.y_train, 10, ran.profile.probe, seed=0)
+    read.expect("probe_in_head", fitted(test).argmax(1))
+
+
+def test_another_geometry_asks_the_original_again_and_its_model_not(ran):
+    other = dataclasses.replace(ran.profile, cmf_geometry="raw")
+    cells = [dataclasses.replace(ran.cell(0, (), "original"), profile=profile) for profile in (ran.profile, other)]
+    asked = [Reading.of(cell, "ncc_in_head") for cell in cells]
+    assert asked[0].question != asked[1].question and asked[0].requires[0].key == asked[1].requires[0].key
 
 
 def test_the_head_refitted_to_a_cmf_models_retain_features_is_one(ran):
@@ -310,9 +329,10 @@ def test_features_under_augmented_views_come_back_bit_for_bit(home, tiny):
 
 
 def test_every_cell_has_the_readouts_that_suit_its_head(ran):
-    models = LINEAR, WITH_CMF, ("original", "cmf")
+    models = LINEAR, WITH_CMF, ("original", "cmf"), ("original", "linear")
     names = {model: {r.name for r in readings_of(ran.cell(0, FORGET, *model))} for model in models}
     assert names[WITH_CMF] - names[LINEAR] == {"probe_in_head", "ncc_in_head", "refitted"}
     assert names[WITH_CMF] - names["original", "cmf"] == {"refitted"}
+    assert names["original", "linear"] - names[LINEAR] == {"probe_in_head", "ncc_in_head"}
     assert Curve(ran.cell(0, FORGET, *LINEAR)).requires == [trained(ran.cell(0, (), "original"))]
     assert Collapse(ran.cell(0, (), "original")).requires == [trained(ran.cell(0, (), "original"))]

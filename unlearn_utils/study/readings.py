@@ -41,6 +41,8 @@ class Reading(OfModel):
     @property
     def asked(self) -> dict[str, Any]:
         uses = {part: asdict(getattr(self.cell.profile, part)) for part in READOUTS[self.name].uses}
+        if self.name.endswith("_in_head") and self.cell.head != "cmf":  # whose own geometry is part of the model
+            uses["cmf_geometry"] = self.cell.profile.cmf_geometry
         return {"readout": self.name, "model": trained(self.cell).question, **uses}
 
     @property

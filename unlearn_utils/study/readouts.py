@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ..bias import margin_parts
+from ..heads import ClassMeanHead
 from ..membership import FEWEST, membership_inference
+from ..methods import METHODS
 from ..metrics import (
     alignment, auroc, centre_distance, centred_means, confusion, nc1, nc2, nc3, nearest, probe_scores, probed,
     refitted_head,
@@ -42,9 +44,16 @@ class At:
 
     @cached_property
     def in_head(self) -> Features:
-        """Features in the geometry of a CMF head, in which the official code probes such models."""
+        """Features in the geometry of a CMF head, in which the official code probes such models.
+
+        Of a model with a linear head it is the geometry of the CMF head that its features would get.
+        """
+        head = self.model.head
+        if self.cell.head != "cmf":
+            head = ClassMeanHead(self.features.train.shape[1], self.classes, self.cell.profile.cmf_geometry).to(self.device)
+            head.refit(self.features.train, self.train_labels)
         with torch.no_grad():
-            return Features(self.model.head.embed(self.features.train), self.model.head.embed(self.features.test))
+            return Features(head.embed(self.features.train), head.embed(self.features.test))
 
     @property
     def compared(self) -> Tensor:
@@ -92,8 +101,9 @@ def readout(uses: tuple[str, ...] = (), of_features: bool = False, where: Callab
     return register
 
 
-def with_cmf(cell: Cell) -> bool:
-    return cell.head == "cmf"
+def beside_cmf(cell: Cell) -> bool:
+    """Models with a CMF head, and those that their numbers are read beside: Original, Retrain, random network."""
+    return cell.head == "cmf" or METHODS[cell.method].start == "initialisation"
 
 
 # "counts" are confusion counts of test images (K, K), rows the true class: every accuracy is a view of them.
@@ -119,13 +129,13 @@ def ncc(at: At) -> dict:
             "auroc": auroc(scores, at.test_labels).tolist()}
 
 
-@readout(uses=("probe",), where=with_cmf)
+@readout(uses=("probe",), where=beside_cmf)
 def probe_in_head(at: At) -> dict:
     logits = probed(at.in_head.train, at.train_labels, at.in_head.test, at.classes, at.recipe, at.seed)
     return {"counts": confusion(logits.argmax(1), at.test_labels, at.classes).tolist()}
 
 
-@readout(where=with_cmf)
+@readout(where=beside_cmf)
 def ncc_in_head(at: At) -> dict:
     predicted, _ = nearest(at.in_head.train, at.train_labels, at.in_head.test, at.classes)
     return {"counts": confusion(predicted, at.test_labels, at.classes).tolist()}
