@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from ..methods import METHODS
 from ..paths import ROOT
 from ..settings import READOUTS
-from .claims import WORDS
-from .evidence import DISTILLED, EXAMPLE, FORGOTTEN, HALF, ORIGINAL, RETRAIN, ROOM, SMALL, TURNED, Key, Run
+from .claims import WORDS, unstable
+from .evidence import DISTILLED, EXAMPLE, FORGOTTEN, HALF, ORIGINAL, RANDOM, RETRAIN, ROOM, SMALL, TURNED, Key, Run
 from .intervals import Interval, number
 from .spread import split
 from .tables import LABELS, attack_gaps, per_forget_set, published
@@ -16,6 +18,7 @@ from .tables import LABELS, attack_gaps, per_forget_set, published
 GROUP = 0.2  # smallest distance of "some forget class" and "its own class" that says the group outlives its members
 COLLAPSED = 0.05  # largest NC1 that is near collapse
 CHANCE = 0.05  # largest distance from chance at which a shuffled control still is at chance
+SAME = 0.05  # points: under it two readings of a probe are printed alike
 ATTACKS = {"few_shot": "a new head on frozen features", "fresh_head": "fine-tuning with a fresh head",
            "own_head": "fine-tuning with the model's own head", "retain_only": "fine-tuning on retain images alone"}
 
@@ -220,6 +223,82 @@ def by_rate(profile: str, example: str = "random_label") -> str:
             "a small rate flatters hiding.")
 
 
+def by_profile(cards: dict[str, pd.DataFrame], claim: str = "NCC still reads it") -> str:
+    """What every profile shows of the paper's example, and which claims turn into their opposite between profiles."""
+    example = {name: card[(card.claim == claim) & (card.method == EXAMPLE[0]) & (card.variant == EXAMPLE[1])]
+               for name, card in cards.items()}
+    said = ", ".join(f"{name}: {lines.shows.iloc[0]}" for name, lines in example.items() if len(lines))
+    flips = unstable({name: card[card.counted.astype(bool)] for name, card in cards.items()}) if len(cards) > 1 else None
+    turned = sorted(set(flips.claim[flips.opposite & (flips.question == "shows")])) if flips is not None else []
+    return (f"{METHODS[EXAMPLE[0]].label}, by NCC, in {said or 'no profile'}. Claims that show the opposite for some model "
+            f"on another profile: {', '.join(turned) or 'none'}.")
+
+
+def known_answers(controls: pd.DataFrame) -> str:
+    """How often the rules give models of known answer that answer; ``controls`` of ``claims.controls``."""
+    right, wrong = 0, []
+    for _, line in controls.iterrows():
+        hidden = not line.expected.startswith("not hidden")
+        answers = {name: (line[name] == "hidden") == hidden for name in ("probe", "NCC")}
+        if "turned away" in line.expected:
+            answers["classifier turned away"] = line["classifier turned away"] == (
+                "does not hold" if "not turned away" in line.expected else "holds")
+        right += sum(answers.values())
+        wrong += [f"{line.control} by {name} ({line[name]})" for name, good in answers.items() if not good]
+    return (f"{right} of {right + len(wrong)} readings of controls are the known answer"
+            + (f"; not so {', '.join(wrong)}: there distrust the rule." if wrong else "."))
+
+
+def pictured(rows: pd.DataFrame, models: list[str]) -> str:
+    """What NCC reads of the forget class in the models of a picture."""
+    values = per_forget_set(rows, "ncc_forget")
+    said = ", ".join(f"{model} {100 * values[model].mean():.1f}" for model in models if model in values)
+    return f"NCC reads of this forget set, in per cent: {said}. The picture keeps neighbours, not distances."
+
+
+def by_hand(hand: pd.Series, study: pd.Series, again: float) -> str:
+    """One model's readouts by hand beside the study's (per cent), and whether its probe recipe is the whole difference."""
+    there = {readout: 100 * study[f"{readout.lower()}_forget"] for readout in hand.index}
+    fixed = max(abs(hand[readout] - there[readout]) for readout in ("output", "NCC"))
+    said = "the study's" if fixed < SAME else f"up to {fixed:.1f} points from the study's"
+    said = f"Output and NCC are {said}. "
+    apart = f"The probe reads {hand.probe:.1f} % by hand and {there['probe']:.1f} % in the study"
+    if abs(hand.probe - there["probe"]) < SAME:
+        return f"{said}{apart}: here the recipe makes no difference."
+    reason = ("the recipe is the whole difference" if abs(again - there["probe"]) < SAME
+              else "so the recipe is not the only difference: the study's features are not these, bit for bit")
+    return f"{said}{apart}; its recipe on the features above reads {again:.1f} %: {reason}."
+
+
+def turned_by(angles: dict[str, float], row: float, mean: float) -> str:
+    """Angles between row and class mean (radians); by how much each of them turned from the Original on (degrees)."""
+    listed = ", ".join(f"{name} {math.degrees(angle):.0f}°" for name, angle in angles.items())
+    verdict = "the row turned more than the mean" if row > mean else "the mean turned no less than the row"
+    return (f"Between row and class mean: {listed}. From the Original to Random Label the row turned by {row:.0f}° and the "
+            f"class mean by {mean:.0f}°: {verdict}.")
+
+
+def cheaper(costs: pd.DataFrame) -> str:
+    """Which models took no fewer passes over the images than Retrain; ``costs`` by model."""
+    passes = costs.image_passes
+    dear = [f"{name} ({value:.1f})" for name, value in passes.items()
+            if value >= passes["Retrain"] and name not in ("Original", "Retrain", "Retrain, second seed")]
+    return (f"Retrain takes {passes['Retrain']:.1f} passes over the training images; "
+            f"{'no cheaper: ' + ', '.join(dear) if dear else 'every method is cheaper'}.")
+
+
+def last_step(readings: pd.DataFrame, key: Key = EXAMPLE) -> str:
+    """Where fine-tuning ends: forget accuracy of one model, of Retrain and of the Original after the last step."""
+    run, said = run_of(readings), []
+    for attack in ("fresh_head", "own_head", "retain_only"):
+        part = readings[readings.attack == attack]
+        end = run_of(part[part.x == part.x.max()])
+        values = [f"{run.label(k)} {100 * end.values(k, 'forget_accuracy').mean():.1f}"
+                  for k in (ORIGINAL, RETRAIN, RANDOM, key) if len(end.of(k))]
+        said += [f"{ATTACKS[attack]}: {', '.join(values)}"] if values else []
+    return f"After the last step, forget accuracy in per cent, {'; '.join(said)}." if said else "No fine-tuning was run."
+
+
 def explained(table: pd.DataFrame) -> str:
     """Of ``spread.explained``: how many published numbers the choice of classes explains, and which lies farthest off."""
     told = table[table.within != ""]
@@ -228,9 +307,10 @@ def explained(table: pd.DataFrame) -> str:
     beyond = told[told.within == "no"]
     far = told.loc[told.difference.abs().idxmax()]
     name, side = far.measure.rsplit("_", 1)
-    return (f"Of {len(told)} published numbers that this run has, too, {len(told) - len(beyond)} lie where another choice of "
-            f"classes would put them and {len(beyond)} beyond: there images, network or training are others. Farthest off: "
-            f"{far.model}, {LABELS.get(name, name)} on the {side} class, {100 * far.here:.1f} against {100 * far.paper:.1f} %.")
+    return (f"Of {len(told)} published numbers that this run has, too, {len(told) - len(beyond)} lie where another choice "
+            f"of classes would put them and {len(beyond)} beyond: there images, network or training are others. Farthest "
+            f"off: {far.model}, {LABELS.get(name, name)} on the {side} class, {100 * far.here:.1f} against "
+            f"{100 * far.paper:.1f} %.")
 
 
 def spread(rows: pd.DataFrame, columns: tuple[str, ...] = ("probe_forget", "ncc_forget")) -> str:
@@ -242,8 +322,8 @@ def spread(rows: pd.DataFrame, columns: tuple[str, ...] = ("probe_forget", "ncc_
     said = "; ".join(f"{READOUTS[name.removesuffix('_forget')]} {row.over_classes:.1f}, {row.over_seeds:.1f}, {row.rest:.1f}"
                      for name, row in parts.iterrows())
     word = "more than" if (parts.over_classes > parts.over_seeds).all() else "not always more than"
-    return (f"On the forget class classes differ {word} seeds: median standard deviation over classes, over seeds and of the "
-            f"rest, in points: {said}.")
+    return (f"On the forget class classes differ {word} seeds: median standard deviation over classes, over seeds and of "
+            f"the rest, in points: {said}.")
 
 
 def run_of(rows: pd.DataFrame) -> Run:
