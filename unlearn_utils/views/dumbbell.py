@@ -8,8 +8,7 @@ from matplotlib.figure import Figure
 
 from ..methods import METHODS
 from ..settings import READOUTS
-from .style import READOUT_STYLE, REFERENCE_DASHES, canvas, finish, mark, rule
-from .tables import over
+from .style import READOUT_STYLE, REFERENCE_DASHES, canvas, finish, mark, rule, said
 
 BESIDE = {"output": 0, "ncc": -0.14, "probe": 0.14}  # so that equal values stay visible
 BAND = "#d9d9d9"
@@ -37,7 +36,7 @@ def dumbbell(rows: pd.DataFrame, forget: tuple[int, ...] | None = None, models: 
     marks = [mark(colour, marker, READOUTS[readout], markersize=5.5, markerfacecolor="white" if readout == "output" else colour)
              for readout, (colour, marker) in READOUT_STYLE.items()]
     dots = [mark("#777777", ".", "single class", markersize=4)] if points["class"].notna().any() else []
-    return finish(figure, source or (over(rows) if forget is None else ""), [*marks, *handles, *dots],
+    return finish(figure, said(source, rows) if forget is None else source, [*marks, *handles, *dots],
                   points=points if forget is None else None)
 
 
