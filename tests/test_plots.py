@@ -24,7 +24,8 @@ def of_colour(lines, colour):
 
 def levels(axis):
     """Heights of the lines across an axis."""
-    return [line.get_ydata()[0] for line in axis.lines if list(line.get_xdata()) == [0, 1] and line.get_transform() != axis.transData]
+    return [line.get_ydata()[0] for line in axis.lines
+            if list(line.get_xdata()) == [0, 1] and line.get_transform() != axis.transData]
 
 
 def test_the_bars_are_the_means_of_the_rows():
@@ -38,7 +39,8 @@ def test_the_bars_are_the_means_of_the_rows():
 
 
 def test_a_dumbbell_holds_the_means_the_classes_and_the_references():
-    rows = frame(model("Random Label", "random_label", output=0.02, probe=0.7, ncc=0.6), model("Random Label + CMF", "random_label", "cmf"))
+    rows = frame(model("Random Label", "random_label", output=0.02, probe=0.7, ncc=0.6),
+                 model("Random Label + CMF", "random_label", "cmf"))
     figure = plots.dumbbell(rows)
     axis, points = figure.axes[0], figure.points
     shown = ["Retrain", "Random Label", "Random network"]
@@ -50,7 +52,7 @@ def test_a_dumbbell_holds_the_means_the_classes_and_the_references():
     for readout, (colour, marker) in style.READOUT_STYLE.items():
         marks = [line for line in of_colour(axis.lines, colour) if line.get_marker() == marker]
         assert [line.get_xdata()[0] for line in marks] == pytest.approx([means[name, readout] for name in shown])
-        assert {to_hex(line.get_markerfacecolor()) for line in marks} == {"#ffffff" if readout == "output" else colour}
+        assert {line.get_markerfacecolor() for line in marks} == {"none" if readout == "output" else colour}
     line = next(line for line in axis.lines if line.get_color() == "black")
     assert line.get_xdata()[0] == pytest.approx(90)
     rows.loc[rows.model == "Retrain", "ncc_forget"] = 0.3
@@ -72,7 +74,8 @@ def test_a_dumbbell_of_foreign_models_shows_each_forgotten_class():
     rows = pd.DataFrame([
         {"model": name, "method": name.lower(), "output_forget": 0.1, "probe_forget": 0.5, "ncc_forget": 0.4,
          **{f"{readout}_by_class": [0.2, 0.9, 0.6] for readout in READOUTS}} for name in ("Original", "Mine")])
-    dots = [line for line in plots.dumbbell(rows, (0, 2)).axes[0].lines if line.get_marker() == "." and len(line.get_xdata())]
+    lines = plots.dumbbell(rows, (0, 2)).axes[0].lines
+    dots = [line for line in lines if line.get_marker() == "." and len(line.get_xdata())]
     assert len(dots) == 6 and all(list(line.get_xdata()) == pytest.approx([20, 60]) for line in dots)
     single = plots.dumbbell(rows.drop(columns=[f"{r}_by_class" for r in READOUTS]), (1,)).axes[0]
     assert not [line for line in single.lines if line.get_marker() == "." and len(line.get_xdata())]
@@ -82,7 +85,8 @@ def test_slopes_go_from_tuned_over_the_same_budget_to_cmf():
     rows = cmf_rows()
     rows.loc[(rows.method == "scrub") & (rows.variant == "cmf_budget"), ["ncc_forget", "output_retain"]] = [0.2, 0.7]
     figure = plots.slopes(rows)
-    marks = [line for line in of_colour(figure.axes[0].lines, style.look("scrub")[0]) if line.get_marker() == style.look("scrub")[1]]
+    colour, marker = style.look("scrub")
+    marks = [line for line in of_colour(figure.axes[0].lines, colour) if line.get_marker() == marker]
     assert [line.get_ydata()[0] for line in marks] == pytest.approx([60, 20, 60])
     assert [to_hex(line.get_markerfacecolor()) == "#ffffff" for line in marks] == [False, True, False]
     assert levels(figure.axes[0])[:3] == pytest.approx([90, 50, 30])
@@ -155,7 +159,8 @@ def test_the_learning_curve_ends_where_the_readings_do():
         means = [105, 55, 100 / 3 + 5, 25]
         assert list(line.get_xdata()) == [0, 1, 2, 4] and line.get_ydata() == pytest.approx(means)
     beside = rows[rows.forget.isin(["0", "1"])].groupby("method").ncc_forget.mean()
-    drawn = [line.get_ydata()[0] for line in of_colour(axis.lines, style.READOUT_COLOURS["NCC"]) if len(line.get_ydata()) == 2]
+    ncc = of_colour(axis.lines, style.READOUT_COLOURS["NCC"])
+    drawn = [line.get_ydata()[0] for line in ncc if len(line.get_ydata()) == 2]
     assert drawn == pytest.approx([100 * beside["retrain"], 100 * beside["random"]])
 
 

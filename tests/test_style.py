@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.text import Text
 from test_claims import frame, label, model
@@ -30,7 +31,8 @@ def with_cosines(rows):
 def steps():
     return pd.DataFrame([
         {"model": "Random Label", "method": "random_label", "step": step, "readout": readout, "forget": forget, "seed": 0,
-         "epoch_end": step == 4, "forget_accuracy": 1 / (1 + step)} for readout in READOUTS.values() for forget in "01" for step in (0, 1, 2, 4)])
+         "epoch_end": step == 4, "forget_accuracy": 1 / (1 + step)}
+        for readout in READOUTS.values() for forget in "01" for step in (0, 1, 2, 4)])
 
 
 def histories():
@@ -42,8 +44,8 @@ def histories():
 
 def attacked():
     return pd.DataFrame([
-        {"model": f"{name} {variant}", "method": name, "variant": variant, "attack": attack, "x": x, "forget_accuracy": (x + draw) / 10,
-         "forget": "0", "seed": 0} for name, variant in (*curves.ATTACKED, ("salun", "linear"))
+        {"model": f"{name} {variant}", "method": name, "variant": variant, "attack": attack, "x": x, "forget": "0",
+         "seed": 0, "forget_accuracy": (x + draw) / 10} for name, variant in (*curves.ATTACKED, ("salun", "linear"))
         for attack in ("few_shot", "prototype", "few_shot_shuffled") for x in (1, 2) for draw in (0, 1, 2)])
 
 
@@ -58,7 +60,7 @@ FIGURES = {
     "slopes": lambda: plots.slopes(cmf_rows(), SOURCE),
     "gaps": lambda: plots.gaps_by_profile({name: claims.scorecard(label(probe=0.7)) for name in ("one", "another")}, SOURCE),
     "alignment": lambda: plots.alignment(with_cosines(frame()), SOURCE),
-    "embeddings": lambda: plots.embeddings({name: LAYOUT for name in frame().model.unique()}, (0,), frame(), CLASSES, source=SOURCE),
+    "embeddings": lambda: plots.embeddings(dict.fromkeys(frame().model, LAYOUT), (0,), frame(), CLASSES, source=SOURCE),
     "learning": lambda: plots.unlearning_curve(steps(), frame(), SOURCE),
     "training": lambda: plots.training_curves(histories(), SOURCE),
     "attacks": lambda: plots.attack_curves(attacked(), ATTACKS, "images per class", source=SOURCE),
@@ -89,8 +91,12 @@ def test_a_figure_is_a_column_wide_and_can_be_read_there(name):
         for text in [t for t in [axis.title, axis.xaxis.label, axis.yaxis.label, *axis.texts] if t.get_text()]:
             box = text.get_window_extent()
             assert -2 <= box.x0 and box.x1 <= width + 2 and -2 <= box.y0 and box.y1 <= height + 2, text.get_text()
-    for legend in figure.legends:
-        assert not any(legend.get_window_extent().overlaps(axis.get_window_extent()) for axis in figure.axes if axis.axison)
+    written = [axis.title for axis in figure.axes] + [text for axis in figure.axes for text in axis.texts] + figure.texts
+    boxes = [text.get_window_extent() for text in written if text.get_text()]
+    boxes += [axis.get_window_extent() for axis in figure.axes if axis.axison]
+    assert not any(legend.get_window_extent().overlaps(box) for legend in figure.legends for box in boxes)
+    for one, other in itertools.combinations(figure.texts + [axis.xaxis.label for axis in figure.axes], 2):
+        assert not (one.get_text() and other.get_text() and one.get_window_extent().overlaps(other.get_window_extent()))
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -168,8 +174,9 @@ def test_every_colour_shows_on_white():
 
 def test_methods_are_told_apart_by_marker_and_by_colour_also_by_a_deuteranope():
     assert set(METHODS) <= set(style.METHOD_STYLE)
-    drawn = {name: look for name, look in style.METHOD_STYLE.items() if getattr(METHODS.get(name), "role", "") in ("method", "extension")
-             or name in style.REFERENCES}  # the controls are never drawn as lines
+    roles = {name: getattr(METHODS.get(name), "role", "") for name in style.METHOD_STYLE}
+    drawn = {name: look for name, look in style.METHOD_STYLE.items()  # the controls are never drawn as lines
+             if roles[name] in ("method", "extension") or name in style.REFERENCES}
     for (one, (colour, marker)), (other, (colour_2, marker_2)) in itertools.combinations(drawn.items(), 2):
         assert apart(colour, colour_2) > (12 if marker != marker_2 else 25), (one, other)
     looks = list(style.METHOD_STYLE.values())
@@ -184,7 +191,8 @@ def test_readouts_are_told_apart():
 
 def test_the_pair_for_retain_and_forget_means_nothing_else():
     assert apart(*CLASSES_PAIR) > 40
-    others = [colour for colour, _ in (style.METHOD_STYLE | style.READOUT_STYLE).values()] + [*style.SPARES, *plots.PROFILE_COLOURS]
+    others = [colour for colour, _ in (style.METHOD_STYLE | style.READOUT_STYLE).values()]
+    others += [*style.SPARES, *plots.PROFILE_COLOURS]
     assert min(apart(of, colour) for of in CLASSES_PAIR for colour in others) > 12
 
 
@@ -192,7 +200,7 @@ def test_the_pair_for_retain_and_forget_means_nothing_else():
 def test_only_figures_about_classes_wear_their_pair(name):
     figure, about = FIGURES[name](), ("alignment", "embeddings", "theory")
     colours = {to_hex(line.get_color()) for line in figure.findobj(plt.Line2D)}
-    colours |= {to_hex(c) for dots in figure.findobj(plt.matplotlib.collections.PathCollection) for c in dots.get_facecolors()}
+    colours |= {to_hex(c) for dots in figure.findobj(PathCollection) for c in dots.get_facecolors()}
     assert bool(colours & set(CLASSES_PAIR)) == (name in about)
 
 

@@ -105,7 +105,8 @@ def test_latex_is_plain_escaped_and_says_what_it_needs(home):
 
 
 def test_long_tables_go_over_pages_and_sentences_are_wrapped():
-    long = pd.DataFrame({"x": ["1.0"] * (tables.PAGE + 1)}, index=pd.MultiIndex.from_product([["a"], range(tables.PAGE + 1)]))
+    lines = range(tables.PAGE + 1)
+    long = pd.DataFrame({"x": ["1.0" for _ in lines]}, index=pd.MultiIndex.from_product([["a"], lines]))
     assert "\\begin{longtable}{llr}" in tables.latex(long, "n", "c") and "multirow" not in tables.latex(long, "n", "c")
     assert "{lrp{4cm}}" in tables.latex(pd.DataFrame({"x": ["1"], "why": ["word " * 20]}), "n", "c")
 

@@ -29,8 +29,9 @@ def unlearning_curve(curves: pd.DataFrame, rows: pd.DataFrame, source: str = "")
         colour, marker = READOUT_STYLE[names[readout]]
         values = 100 * of.groupby("step").forget_accuracy.agg(["mean", "min", "max"])
         axis.fill_between(values.index, values["min"], values["max"], color=colour, alpha=0.15, linewidth=0)
-        handles += axis.plot(values.index, values["mean"], color=colour, marker=marker, markersize=4, label=readout, clip_on=False,
-                             markerfacecolor="white" if readout == READOUTS["output"] else colour)
+        face = "white" if readout == READOUTS["output"] else colour
+        handles += axis.plot(values.index, values["mean"], color=colour, marker=marker, markerfacecolor=face, markersize=4,
+                             label=readout, clip_on=False)
         for method in ("retrain", "random") if readout != READOUTS["output"] else ():
             level = 100 * beside[f"{names[readout]}_forget"][(beside.method == method) & (beside.variant == "linear")].mean()
             axis.axhline(level, color=colour, linestyle=REFERENCE_DASHES[method], linewidth=1, zorder=1)
@@ -41,7 +42,7 @@ def unlearning_curve(curves: pd.DataFrame, rows: pd.DataFrame, source: str = "")
     _budget_axis(axis, [step for step in sorted(curves.step.unique()) if step & (step - 1) == 0])
     axis.set_xlim(-0.1, curves.step.max() * 1.1)
     axis.set(xlabel="optimiser step", ylabel="accuracy on the\nforgotten class (%)", ylim=(-3, 103))
-    note = "Line and band: mean and range over them. Retrain and Random network in the readout's colour; grey: ends of epochs."
+    note = "Line and band: mean and range over them. Retrain, Random network: in the readout's colour; grey: ends of epochs."
     return finish(figure, said(source, curves, note), handles, points=curves)
 
 
@@ -52,8 +53,8 @@ def training_curves(histories: pd.DataFrame, source: str = "") -> Figure:
     figure, axes = canvas(2.9, 2, len(models), sharex=True, sharey="row", squeeze=False)
     for column, (method, model) in zip(axes.T, models.items()):
         for name, (panel, dash, label) in HISTORY.items():
-            values = chosen[chosen.method == method].groupby("epoch")[name].agg(["mean", "min", "max"]) * (1 if panel else 100)
-            colour = COLOURS[method]
+            by_epoch, colour = chosen[chosen.method == method].groupby("epoch")[name], COLOURS[method]
+            values = by_epoch.agg(["mean", "min", "max"]) * (1 if panel else 100)
             column[panel].plot(values.index, values["mean"], color=colour, linestyle=dash, label=label)
             column[panel].fill_between(values.index, values["min"], values["max"], color=colour, alpha=0.15, linewidth=0)
         column[0].set_title(model)
@@ -103,22 +104,19 @@ def attack_curves(readings: pd.DataFrame, attacks: dict[str, str], x_label: str,
 
 def _line(method: str, variant: str) -> dict:
     colour, marker = look(method)
-    reference = variant == "linear" and method in REFERENCES
-    return {"color": colour, "marker": marker, "linestyle": REFERENCE_DASHES[method] if reference else DASHES.get(variant, "-"),
-            "markerfacecolor": "white" if variant != "linear" else colour}
+    linear = variant == "linear"
+    dash = REFERENCE_DASHES[method] if linear and method in REFERENCES else DASHES.get(variant, "-")
+    return {"color": colour, "marker": marker, "linestyle": dash, "markerfacecolor": colour if linear else "white"}
 
 
 def _budget_axis(axis, values: list[int]) -> None:
     """A logarithmic axis that has room for 0; ticks at readings, as many as the width can hold."""
     axis.set_xscale("symlog", base=2, linthresh=1)
-    shown, last = [], None
-    for value in values:
-        if last is None or value >= 2 * last or (last == 0 and value >= 1):
+    shown = []
+    for value in values:  # at least an octave apart
+        if not shown or value >= max(2 * shown[-1], 1):
             shown.append(value)
-            last = value
-    narrow = len(axis.get_gridspec().get_geometry()) and axis.get_gridspec().ncols > 1
-    step = -(-len(shown) // (5 if narrow else 9))
-    shown = shown[:: step] if step > 1 else shown
+    shown = shown[::-(-len(shown) // (5 if axis.get_gridspec().ncols > 1 else 9))]
     axis.set_xticks(shown, shown)
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xlim(values[0] - 0.1 if values[0] < 1 else values[0] / 1.1, values[-1] * 1.1)
@@ -134,8 +132,10 @@ def retain_and_forget(x, retain, forget, x_label: str, y_label: str, span: tuple
     handles = []
     if span:
         handles.append(axis.axvspan(*span, color="#e3e3e3", linewidth=0, label="predicted interval"))
-    for values, colour, dash, label in ((retain, RETAIN, "-", "retain classes"), (forget, FORGET, (0, (5, 1)), "forget class")):
+    lines = (retain, RETAIN, "-", "retain classes"), (forget, FORGET, (0, (5, 1)), "forget class")
+    for values, colour, dash, label in lines:
         handles += axis.plot(x, values, color=colour, linestyle=dash, drawstyle="steps-post", label=label)
     axis.set(xlabel=x_label, ylabel=y_label, **{"xscale": "symlog", "xlim": (0, None)} if log else {})
-    points = pd.DataFrame({"x": [float(v) for v in x], "retain": [float(v) for v in retain], "forget": [float(v) for v in forget]})
+    named = {"x": x, "retain": retain, "forget": forget}
+    points = pd.DataFrame({name: [float(value) for value in values] for name, values in named.items()})
     return finish(figure, source, handles, points=points)

@@ -14,12 +14,13 @@ from . import evidence
 from .curves import attack_curves, retain_and_forget, training_curves, unlearning_curve
 from .dumbbell import dumbbell
 from .schematics import schematics, tied, to_the_centre, turning_apart
-from .style import COLOURS, FORGET, REFERENCE_DASHES, REFERENCES, RETAIN, canvas, caption, finish, look, mark, rule, said, save
+from .style import (COLOURS, FORGET, REFERENCE_DASHES, REFERENCES, RETAIN, canvas, caption, finish, look, mark, rule, said,
+                    save)
 from .tables import per_forget_set
 
 __all__ = [  # all that notebooks draw with, from one place
-    "alignment", "attack_curves", "bars", "caption", "dumbbell", "embeddings", "gaps_by_profile", "retain_and_forget", "save",
-    "schematics", "slopes", "tied", "to_the_centre", "training_curves", "turning_apart", "unlearning_curve",
+    "alignment", "attack_curves", "bars", "caption", "dumbbell", "embeddings", "gaps_by_profile", "retain_and_forget",
+    "save", "schematics", "slopes", "tied", "to_the_centre", "training_curves", "turning_apart", "unlearning_curve",
 ]
 STEPS = {"linear": "tuned", "cmf_budget": "same\nbudget", "cmf": "CMF"}  # of a method's head
 PROFILE_COLOURS = ("#004488", "#7d6200", "#994455", "#117755", "#444444", "#7755bb")
@@ -45,10 +46,11 @@ def slopes(rows: pd.DataFrame, source: str = "") -> Figure:
             lost = reference.output_retain["retrain"] - means.output_retain > evidence.DESTROYED
             values, (colour, marker) = 100 * means[f"{readout}_forget"], look(method)
             for at in (0, 1):
-                axis.plot([at, at + 1], values.iloc[at:at + 2], color=colour, alpha=0.25 if lost.iloc[at:at + 2].any() else 1, zorder=2)
+                pale = lost.iloc[at:at + 2].any()
+                axis.plot([at, at + 1], values.iloc[at:at + 2], color=colour, alpha=0.25 if pale else 1, zorder=2)
             for x, (value, broken) in enumerate(zip(values, lost)):
-                axis.plot(x, value, marker, color=colour, markersize=6, markerfacecolor="white" if broken else colour, zorder=3,
-                          clip_on=False)
+                axis.plot(x, value, marker, color=colour, markerfacecolor="white" if broken else colour, markersize=6,
+                          zorder=3, clip_on=False)
             points += [{"method": method, "variant": v, "readout": readout, "forget_accuracy": values[v], "broken": lost[v]}
                        for v in STEPS]
         axis.set_xticks(range(len(STEPS)), STEPS.values())
@@ -92,7 +94,8 @@ def gaps_by_profile(gaps: dict[str, pd.DataFrame] | pd.DataFrame, source: str = 
     axes[0].set_yticks(range(len(models)), models)
     handles = [mark(colour, "osD^vP"[i % 6], name) for i, (name, colour) in enumerate(zip(profiles, colours))]
     counts = ", ".join(f"{name} {part.n.max():.0f}" for name, part in points.groupby("profile", sort=False))
-    note = f"Accuracy on the forgotten class, less Retrain's. Forget sets: {counts}. Bars: the scorecard's intervals over them; hollow: under five sets, no interval."
+    note = f"Accuracy on the forgotten class, less Retrain's. Forget sets: {counts}. Bars: the scorecard's intervals "
+    note += "over them; hollow: under five sets, no interval."
     return finish(figure, " ".join(filter(None, [source, note])), handles, columns=2, points=points)
 
 
@@ -195,11 +198,12 @@ def embeddings(layouts: dict, forget: tuple[int, ...], rows: pd.DataFrame | None
         axis.set_xlabel("" if math.isnan(read) else f"NCC reads {read:.0f} %", labelpad=1)
         points.append(pd.DataFrame({"model": name, "x": layout[:, 0], "y": layout[:, 1], "label": labels}))
     names = ", ".join(classes[c] if classes is not None else str(c) for c in forget)
-    handles = [mark(FORGET, "o", f"forgotten class{'es' * (len(forget) > 1)}: {names}"), mark(RETAIN, "o", "retained classes")]
+    forgotten = f"forgotten class{'es' * (len(forget) > 1)}: {names}"
+    handles = [mark(FORGET, "o", forgotten), mark(RETAIN, "o", "retained classes")]
     images = len(layouts[shown[0]]["labels"])
-    note = f"t-SNE of the features of {images} test images, without unit; one seed. NCC: accuracy on the forgotten test images"
-    untrained = _ncc(rows, "Random network", forget)
-    note += f" ({untrained:.0f} % in the untrained network)." if "Random network" not in shown and untrained == untrained else "."
+    note = f"t-SNE of the features of {images} test images, without unit; one seed. NCC: accuracy on the forgotten class"
+    untrained = math.nan if "Random network" in shown else _ncc(rows, "Random network", forget)
+    note += "." if math.isnan(untrained) else f"; in the untrained network it is {untrained:.0f} %."
     return finish(figure, " ".join(filter(None, [source, note])), handles, columns=2, points=pd.concat(points))
 
 

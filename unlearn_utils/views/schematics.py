@@ -29,7 +29,7 @@ def to_the_centre() -> Figure:
 
 def schematics() -> Figure:
     """The three side by side, 9 cm wide."""
-    figure, axes = canvas(1.45, 1, 3)
+    figure, axes = canvas(1.7, 1, 3)
     for axis, draw in zip(axes, (_turning_apart, _tied, _to_the_centre)):
         draw(axis)
     return _explained(figure, 2)

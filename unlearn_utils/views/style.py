@@ -58,7 +58,8 @@ def canvas(height: float, down: int = 1, across: int = 1, **options) -> tuple[Fi
     return plt.subplots(down, across, figsize=(WIDTH, height), layout="constrained", **options)
 
 
-def finish(figure: Figure, source: str = "", handles: list = (), columns: int = 3, points: pd.DataFrame | None = None) -> Figure:
+def finish(figure: Figure, source: str = "", handles: list = (), columns: int = 3,
+           points: pd.DataFrame | None = None) -> Figure:
     """Legend above, ``source`` (data, n, what a band is) in small print below, and the points for ``save``."""
     note = textwrap.wrap(source, 66)
     rows = -(-len(handles) // columns)

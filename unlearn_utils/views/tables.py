@@ -177,8 +177,8 @@ def latex(shown: pd.DataFrame, name: str, caption: str) -> str:
     long = len(shown) > PAGE
     wraps = [shown[head].astype(str).str.len().max() > SENTENCE for head in shown]
     text = shown.to_latex(
-        caption=re.sub(r"([_%&#{}])", r"\\\1", caption), label=f"tab:{name}", escape=True, multicolumn_format="c", multirow=False,
-        longtable=long, position=None if long else "htbp",
+        caption=re.sub(r"([_%&#{}])", r"\\\1", caption), label=f"tab:{name}", escape=True, multicolumn_format="c",
+        multirow=False, longtable=long, position=None if long else "htbp",
         column_format="l" * shown.index.nlevels + "".join("p{4cm}" if wrap else "r" for wrap in wraps))
     symbols = {"±": r"$\pm$", "–": "--", "●": r"$\bullet$", "◐": r"$\odot$", "○": r"$\circ$", "−": "$-$"}
     text = re.sub(r"(?<![\w-])-(?=\d)", "$-$", text.translate(str.maketrans(symbols)))
