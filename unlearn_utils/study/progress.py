@@ -38,13 +38,13 @@ def bar(total: int | None, **options: Any) -> tqdm | None:
     if os.environ.get(QUIET):
         return None
     if in_a_notebook():  # the plain form: a widget leaves a broken one in the saved notebook
-        return tqdm(total=total, file=Place(), leave=False, ncols=100, **options)
+        return tqdm(total=total, file=Place(), ncols=100, **{**options, "leave": False})
     return tqdm(total=total, **options) if sys.stderr.isatty() else None
 
 
-def tracked(things: Iterable, what: str) -> Iterable:
-    """The things, one after the other, under a bar."""
-    shown = bar(len(things) if hasattr(things, "__len__") else None, desc=what)
+def tracked(things: Iterable, what: str, total: int) -> Iterable:
+    """The things, one after the other, under a bar; ``total`` 0 where nobody knows how many they are."""
+    shown = bar(total or None, desc=what, leave=False)
     try:
         for thing in things:
             yield thing
