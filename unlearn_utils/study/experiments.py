@@ -157,3 +157,9 @@ def scorecard(study: Study, shots: list = [1, 2, 5, 10, 50], draws: int = 5) -> 
         "curves": rows.curves(study, "random_label"),
         "attacked": rows.attacked(study, {"few_shot": attacked_models(study)}, shots, draws),
     }
+
+
+@plan("06_your_own_model")
+def own_model(study: Study, ascent_epochs: int = 10, ascent_lr: float = 0.003) -> dict[str, Asked]:
+    """Table 1 on few forget sets; the method of the notebook's own cell is beside it only there."""
+    return {"measured": rows.measurements(study.few, misaligned_models(study))}

@@ -131,8 +131,10 @@ def compare(before: str | Path | Report, after: str | Path | Report) -> pd.DataF
     them has stands there alone.
     """
     reports = [given if isinstance(given, Report) else Report.load(given) for given in (before, after)]
-    names = [default if isinstance(given, Report) else str(given)
-             for default, given in (("before", before), ("after", after))]
+    names = ["before", "after"]
+    if not any(isinstance(given, Report) for given in (before, after)):  # folders go by their names where these differ
+        names = [Path(given).name for given in (before, after)]
+        names = names if len(set(names)) == 2 else [str(before), str(after)]
     if names[0] == names[1]:
         raise BadInput(f"both reports are {names[0]}; name two folders.")
     told = [", ".join(report.classes[c] for c in report.forget) + f" of {len(report.classes)} classes" for report in reports]
