@@ -12,7 +12,7 @@ from torch import Tensor
 from ..heads import class_means
 from ..metrics import in_plane, nearest, plane_of, probed
 from ..representation import Features, extract, output_predictions
-from ..settings import READOUTS, BadInput
+from ..settings import BadInput
 from ..sources import folder_of
 from ..training import begin, generator, refit_head, train, worth_reading
 from . import code
@@ -21,6 +21,7 @@ from .readouts import At
 from .rows import Asked, needs_steps
 from .studies import Results, Study
 
+MIME = "application/vnd.unlearn.steps+json"  # what a saved notebook keeps of the interactive view, for the report
 THUMBNAILS = ("digits", "fashion_mnist")  # sources whose images may be shown, and are readable when small
 
 
@@ -132,7 +133,7 @@ def steps(study: Study, method: str) -> Asked:
         if task.key not in results:
             return None
         result = results[task.key]
-        about = {"model": task.cell.label, "profile": study.profile.title, "seed": seed, "readouts": READOUTS}
+        about = {"model": task.cell.label, "profile": study.profile.title, "seed": seed, "forget_set": list(forget)}
         names = {"forget": study.classes[forget[0]], "names": list(study.classes)}
         return about | names | {name: result[name] for name in ("classes", "labels", "readings")} | {
             "pixels": _pixels(study, result["images"])
