@@ -66,8 +66,8 @@ class Frames:
         names = [*(self.data["names"][c] for c in self.data["classes"]), "another class"]
         handles = [Line2D([], [], marker=mark, color=colour, linestyle="", markersize=4, label=name)
                    for mark, colour, name in zip((*MARKS, "."), COLOURS, names)]
-        figure.legend(handles=handles, loc="lower center", ncol=4, fontsize=7, handletextpad=0, columnspacing=1,
-                      bbox_to_anchor=(0.5, -0.05), title="mark: what it is; colour: what it is read as", title_fontsize=7)
+        figure.legend(handles=handles, loc="upper center", ncol=4, fontsize=7, handletextpad=0, columnspacing=1,
+                      bbox_to_anchor=(0.5, 0), title="mark: what it is; colour: what it is read as", title_fontsize=7)
         figure.suptitle(f"{self.data['model']} forgets {self.data['forget']} ({self.data['profile']},\n"
                         f"{len(labels)} test images, seed {self.data['seed']})", fontsize=8)
         figure.tight_layout(pad=0.4)
