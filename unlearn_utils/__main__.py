@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     made = Parser(
         prog="./run_all.sh", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Run every notebook of the companion and regenerate every figure and table.",
+        description="Run every notebook of the companion and regenerate every figure and table and the report.",
         epilog="Results are stored in .store/ and never computed twice; figures go to figures/<profile>/.",
     )
     made.add_argument("--profile", default="digits", metavar="NAME", help=f"one of {', '.join(profiles.names())}")
@@ -180,7 +180,9 @@ def main() -> int:
             return 0
         if options.force:
             whole.forget()
-        return running.run(whole, given, options, started)
+        from .views.report import write_report
+
+        return running.run(whole, given, options, started, write_report)
     except BadInput as problem:
         sys.exit(f"run_all.sh: {problem}")
     except OSError as problem:

@@ -14,6 +14,7 @@ from ..paths import Outputs
 from . import rows
 from .cells import Task, look_again
 from .rows import Asked
+from .steps import steps
 from .studies import REFERENCES, Models, Study, unlearned
 
 
@@ -116,7 +117,7 @@ def misalignment(
     models = misaligned_models(study)
     return {
         "measured": rows.measurements(study, models), "costs": rows.costs(study, models),
-        "curves": rows.curves(study, curve_method),
+        "curves": rows.curves(study, curve_method), "steps": steps(study, curve_method),
         "several": rows.measurements(study.several(multi_forget_sets), models),
         "layouts": rows.embeddings(study, changed_models(study), tsne_points),
     }
