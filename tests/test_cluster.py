@@ -140,7 +140,7 @@ class FakeCluster:
     def free(self, busy):
         return [f"worker {len(self.asked)}"]
 
-    def submit(self, function, tasks, keys, worker, brought):
+    def submit(self, function, tasks, keys, worker, guests):
         self.asked.append([task.kind for task in tasks])
         future = Future()
         if len(self.asked) == 1:
@@ -148,7 +148,7 @@ class FakeCluster:
         elif "poison" in self.asked[-1]:
             future.set_exception(BrokenProcessPool())
         else:
-            future.set_result(function(tasks, keys, "cpu", brought))
+            future.set_result(function(tasks, keys, "cpu", guests))
         return future
 
     def shutdown(self, **_):

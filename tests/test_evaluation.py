@@ -21,6 +21,7 @@ from unlearn_utils import __main__, evaluate, evaluation, foreign, models
 from unlearn_utils.settings import BadInput, Network, Probe
 from unlearn_utils.study.cells import dataset_of, load_model
 from unlearn_utils.study.rows import attacked, measurements
+from unlearn_utils.views import own_models
 
 PROBE = Probe(epochs=2)
 
@@ -191,7 +192,7 @@ def test_numbers_are_those_of_our_own_rows(study):
     assert len(shared) >= 24 and {"probe_forget", "nc3", "margin_row_forget", "bias_stability", "ncc_alarms"} <= set(shared)
     np.testing.assert_allclose(theirs[shared], ours[shared], atol=1e-6)
     np.testing.assert_allclose(np.stack(theirs.alignment), np.stack(ours.alignment), atol=1e-6)
-    for x, column in evaluation.SHOTS.items():
+    for x, column in own_models.SHOTS.items():
         expected = few[few.x == x].groupby("model", sort=False).forget_accuracy.mean()
         np.testing.assert_allclose(theirs.set_index("model")[column][expected.index], expected, atol=1e-6)
 

@@ -16,17 +16,19 @@ from unlearn_utils.study.cells import Cell, Task, Trained, look_again, trained
 from unlearn_utils.study.profiles import Images
 from unlearn_utils.study.readings import Attacked, Collapse, Curve, Embedded, Reading
 from unlearn_utils.study.readouts import READOUTS
+from unlearn_utils.study.steps import Steps
 
 DIGITS = replace(profiles.load("digits"), images=Images("0123456789abcdef", tuple("0123456789"), (107,) * 10, (71,) * 10))
 BY_FEATURES = {"few_shot", "few_shot_shuffled", "prototype"}
 BY_FINE_TUNING = {"fresh_head", "own_head", "retain_only"}
-BY_PROBE = {"probe", "probe_in_head", "refitted", "curve"}
+BY_PROBE = {"probe", "probe_in_head", "refitted", "curve", "steps"}
 
 
 def tasks_of(profile, shots=(1, 2), draws=1, target=(0,), points=60, **changed) -> dict[str, Task]:
     """One task of every kind and name, of SCRUB + CMF unless ``changed``."""
     cell = Cell(**{"profile": profile, "seed": 0, "forget": (0,), "method": "scrub", "variant": "cmf"} | changed)
     tasks = {"model": Trained(cell), "collapse": Collapse(cell), "curve": Curve(cell), "t-SNE": Embedded(cell, points)}
+    tasks["steps"] = Steps(cell)
     tasks |= {name: Reading.of(cell, name) for name in READOUTS}
     return tasks | {a: Attacked.of(cell, a, target, shots, draws) for a in BY_FEATURES | BY_FINE_TUNING}
 
@@ -235,6 +237,7 @@ EDITS = [
     edit("metrics.py", "(n * (len(labels) - n))", "(n * len(labels))", "probe", "ncc"),
     edit("metrics.py", "return (torch.trace(within", "return 2 * (torch.trace(within", "collapse_reading", "collapse"),
     edit("metrics.py", "perplexity = min(30", "perplexity = min(20", "t-SNE"),
+    edit("metrics.py", "rest - (rest @ first) * first", "rest", "steps"),
     edit("metrics.py", "<= 0.01 * norms.mean()", "<= 0.02 * norms.mean()", "collapse_reading", "collapse", "geometry"),
     edit("membership.py", "n_splits=5", "n_splits=4", "members"),
     edit("bias.py", "scatter(1, own, -torch.inf)", "scatter(1, own, 0)", "margin"),

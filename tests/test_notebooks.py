@@ -18,7 +18,7 @@ from unlearn_utils.views.claims import CLAIMS
 ROOT = Path(__file__).parent.parent
 FIGURES = {
     "00_original_and_retrain": ["training_curves"],
-    "01_misalignment_discovery": ["by_hand", "dumbbell", "alignment", "learning_curve"],
+    "01_misalignment_discovery": ["by_hand", "dumbbell", "alignment", "learning_curve", "steps"],
     "02_classifier_only": ["theory_gamma", "theory_path"],
     "03_cmf_unlearning": ["slopes_cmf", "tsne"],
     "04_relearning_attacks": ["attacks_on_features", "attacks_by_fine_tuning"],
@@ -146,7 +146,7 @@ def test_prose_is_short_cells_are_small_and_no_static_text_holds_a_verdict(noteb
     assert not re.search(r"\bA[1-9]\b", prose), "claims have names"
     assert not re.search(r"(?i)fashion|cifar-10 at", prose), "a sentence about one profile stands in no notebook"
     assert "**Reading" not in prose, "readings are computed"
-    assert len(prose.split()) <= 1100 and max(len(text.split()) for text in texts) <= 250
+    assert len(prose.split()) <= 1250 and max(len(text.split()) for text in texts) <= 250
     code = [len(cell.source.splitlines()) for cell in cells if cell.cell_type == "code"
             and not {"parameters"} & set(cell.metadata.get("tags", [])) and not cell.source.startswith(("import", "from"))]
     assert max(code) <= 14

@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     made = Parser(
         prog="./run_all.sh", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Run every notebook of the companion and regenerate every figure and table.",
+        description="Run every notebook of the companion and regenerate every figure and table and the report.",
         epilog="Results are stored in .store/ and never computed twice; figures go to figures/<profile>/.",
     )
     made.add_argument("--profile", default="digits", metavar="NAME", help=f"one of {', '.join(profiles.names())}")
@@ -84,6 +84,9 @@ def parameters_of(notebook: Path) -> dict[str, Any]:
 def chosen_notebooks(only: list[str]) -> list[Path]:
     """All notebooks, or those named (with or without ending; the number alone will do)."""
     everything = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+    if not everything:
+        raise BadInput("there are no notebooks beside this package; run it from a clone of the repository. (evaluate, for "
+                       "models of your own, runs anywhere: python -m unlearn_utils evaluate --help.)")
     if not only:
         return everything
     chosen = set()
@@ -177,7 +180,9 @@ def main() -> int:
             return 0
         if options.force:
             whole.forget()
-        return running.run(whole, given, options, started)
+        from .views.report import write_report
+
+        return running.run(whole, given, options, started, write_report)
     except BadInput as problem:
         sys.exit(f"run_all.sh: {problem}")
     except OSError as problem:

@@ -9,12 +9,8 @@ images of the class, and nothing of other classes, or of another training of the
 from __future__ import annotations
 
 import argparse
-import base64
-import html
-import io
-import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,101 +19,24 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from . import attacks, foreign, metrics
 from .data import is_in
 from .foreign import Foreign, Where
-from .paths import Outputs, write
 from .settings import READOUTS, BadInput, Probe
+from .study.progress import tracked
 from .study.readouts import collapse, geometry, margin
 from .study.rows import measured
 from .training import generator
-from .views import evidence, plots, tables
+from .views import evidence, tables
 from .views.claims import judge
-from .views.dumbbell import dumbbell
 from .views.evidence import Draft, Run
-from .views.intervals import Interval
+from .views.own_models import JUDGED, SHOTS, Report
+from .views.own_models import compare as compare  # the other half of the door
 
-SHOTS = {1: "one_shot", 10: "ten_shot"}
 # Test images of the forgotten classes under which no word is given: 0 of 74 read right would not yet exclude 5 %
 # (exact 95 % interval), and a t interval of fewer than 30 values of -1, 0 and 1 is none.
 FEWEST = {"output": 75, "probe": 30, "ncc": 30}
-SIDES = {"retain": "retain (%)", "forget": "forget (%)", "alarms": "false alarms (%)"}
-LABELS = {  # of the table's lines; the former are shown in per cent
-    **{f"{readout}_{side}": f"{label}, {text}" for readout, label in READOUTS.items() for side, text in SIDES.items()},
-    "one_shot": "1 image per class, forget (%)", "ten_shot": "10 images per class, forget (%)",
-    "alignment_retain": "alignment, retain", "alignment_forget": "alignment, forget",
-    "centre_distance_forget": "centre distance, forget", "margin_row_forget": "margin by row, forget",
-    "margin_bias_forget": "margin by bias, forget", "bias_stability": "bias stability", "nc1": "NC1", "nc2": "NC2",
-    "nc3": "NC3",
-}
-JUDGED = ["claim", "model", "readout", "this run", "mean", "low", "high", "threshold", "n", "p", "p_holm", "level",
-          "recovery", "recovery_low", "recovery_high", "shows", "reason"]
-
-
-@dataclass(frozen=True)
-class Report:
-    """What ``evaluate`` found: ``table`` for display, ``rows`` (fractions, a line per model), ``verdicts``, ``notes``."""
-
-    rows: pd.DataFrame
-    verdicts: pd.DataFrame
-    notes: list[str]
-    forget: tuple[int, ...]
-    classes: list[str]
-
-    @property
-    def reference(self) -> str:
-        """What gaps are to: Retrain, or without one the Original."""
-        return "to the Original" if "Retrain" not in set(self.rows.model) else "above Retrain"
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """Readings x models, as text."""
-        columns = {}
-        for row in self.rows.to_dict("records"):
-            column = {label: f"{100 * row[key]:.1f}" if label.endswith("(%)") else f"{row[key]:.2f}"
-                      for key, label in LABELS.items() if pd.notna(row.get(key))}
-            if len(row["probe_seeds"]) > 1:
-                column[LABELS["probe_forget"]] = Interval.of(pd.Series(row["probe_seeds"])).percent()
-            for line in self.verdicts[self.verdicts.model == row["model"]].to_dict("records"):
-                label, (gap, _, recovery) = READOUTS[line["readout"]], line["this run"].partition("; recovery ")
-                if line["readout"] != "output" and gap != "–":
-                    column[f"{label}, {self.reference} (points)"] = gap
-                    column[f"{label}, recovery"] = recovery if pd.notna(line["recovery"]) else "–"
-                column[f"{label}{' forgets' * (label == READOUTS['output'])}, verdict"] = line["shows"]
-            columns[row["model"]] = column
-        return pd.DataFrame(columns).fillna("–")
-
-    def figure(self) -> plots.Figure:
-        return dumbbell(self.rows, self.forget)
-
-    def save(self, folder: str | Path) -> None:
-        """Write tables (CSV, LaTeX), figure (PNG, PDF) and all numbers (JSON) into a folder, made where there is none."""
-        outputs = Folder(str(folder))
-        tables.save(self.table, "evaluation", outputs, f"Readings, forgotten: {', '.join(self.classes[c] for c in self.forget)}")
-        tables.save(self.verdicts.set_index("model"), "verdicts", outputs, "Verdicts, judged over test images")
-        plots.save(self.figure(), "evaluation", outputs)
-        named = {"classes": self.classes, "forget": list(self.forget), "notes": self.notes}
-        named |= {name: json.loads(getattr(self, name).to_json(orient="records")) for name in ("rows", "verdicts")}
-        write(outputs.file("evaluation.json"), json.dumps(named, indent=1) + "\n")
-
-    def __repr__(self) -> str:
-        return "\n".join([self.table.to_string(), *self.notes])
-
-    def _repr_html_(self) -> str:
-        image, figure = io.BytesIO(), self.figure()
-        figure.savefig(image, format="png")
-        plots.plt.close(figure)
-        drawn = f"<img alt='' src='data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}'>"
-        return self.table.to_html() + drawn + "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
-
-
-class Folder(Outputs):
-    """A folder of the user's own, whose path stands in the place of a profile."""
-
-    path = property(lambda self: Path(self.profile).expanduser())
-    caption = "models from elsewhere, read by evaluate"
 
 
 def evaluate(
@@ -147,10 +66,11 @@ def evaluate(
     classes = foreign.introduced(given, batches["train"][1])
     names = _class_names(parts, classes)
     forget = _forget_set(forget, names)
-    seen, labels = foreign.passed(given, {part: data for part, (data, _) in batches.items()}, classes, progress)
+    shown = tracked if progress else lambda things, *_: things
+    seen, labels = foreign.passed(given, {part: data for part, (data, _) in batches.items()}, classes, shown)
     probe = probe or Probe(epochs=20 if classes <= 10 else 150, patience=40)
     rows, right = [], {}
-    for i, model in enumerate(tqdm(given, desc="readings", disable=not progress, leave=False)):
+    for i, model in enumerate(shown(given, "readings", len(given))):
         row, right[model.name] = _read(model, seen.pop(model.name), labels, classes, forget, probe, seeds, draws)
         role = model.name.casefold() if model.name.casefold() in ("original", "retrain") else f"given {i}"
         rows.append({"model": model.name, "method": role, "variant": "linear", "seed": 0,

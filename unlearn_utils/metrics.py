@@ -294,3 +294,22 @@ def tsne(features: Tensor) -> Tensor:
     perplexity = min(30, (len(features) - 1) / 3)
     layout = TSNE(perplexity=perplexity, init="pca", learning_rate="auto", random_state=0).fit_transform(reduced)
     return torch.from_numpy(layout).float()
+
+
+def plane_of(means: Tensor) -> tuple[Tensor, Tensor]:
+    """The plane through three means (3, d): its origin (d,), the mean of the three, and its axes (d, 2), float64.
+
+    The first axis points to the first mean, the second to the side of the second. The axes are divided by the
+    distance of the first two, so that ``in_plane`` brings them 1 apart. Ours; a picture, not a measurement.
+    """
+    means = means.double()
+    origin, unit = means.mean(0), (means[0] - means[1]).norm().clamp_min(1e-12)
+    first = normalize(means[0] - origin, dim=0)
+    rest = means[1] - origin
+    second = normalize(rest - (rest @ first) * first, dim=0)
+    return origin, torch.stack([first, second], dim=1) / unit
+
+
+def in_plane(features: Tensor, origin: Tensor, axes: Tensor) -> Tensor:
+    """Where features (N, d) lie in a plane of ``plane_of`` when seen at a right angle, (N, 2)."""
+    return (features.double() - origin) @ axes

@@ -14,6 +14,7 @@ from ..paths import Outputs
 from . import rows
 from .cells import Task, look_again
 from .rows import Asked
+from .steps import steps
 from .studies import REFERENCES, Models, Study, unlearned
 
 
@@ -117,7 +118,7 @@ def misalignment(
     models = misaligned_models(study)
     return {
         "measured": rows.measurements(study, models), "costs": rows.costs(study, models),
-        "curves": rows.curves(study, curve_method),
+        "curves": rows.curves(study, curve_method), "steps": steps(study, curve_method),
         "several": rows.measurements(study.several(multi_forget_sets), models),
     }
 
@@ -158,3 +159,9 @@ def scorecard(study: Study, shots: list = [1, 2, 5, 10, 50], draws: int = 5) -> 
         "curves": rows.curves(study, "random_label"),
         "attacked": rows.attacked(study, {"few_shot": attacked_models(study)}, shots, draws),
     }
+
+
+@plan("06_your_own_model")
+def own_model(study: Study, ascent_epochs: int = 10, ascent_lr: float = 0.003) -> dict[str, Asked]:
+    """Table 1 on few forget sets; the method of the notebook's own cell is beside it only there."""
+    return {"measured": rows.measurements(study.few, misaligned_models(study))}

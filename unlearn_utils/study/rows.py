@@ -116,9 +116,7 @@ def measured(classes: int, found: dict[str, dict], forget: tuple[int, ...]) -> d
 
 def curves(study: Study, method: str) -> Asked:
     """One row per reading, readout and pair of ``few`` while ``method`` runs."""
-    if METHODS[study.cell(0, (0,), method).method].closed_form or METHODS[method].start != "original":
-        raise BadInput(f"'{method}' has no unlearning steps, so it has no curve; choose a method that trains, like "
-                       "random_label.")
+    needs_steps(study, method)
     listed = [(s, f, Curve(study.cell(s, f, method))) for s, f in study.few.pairs]
 
     def made(results: Results) -> pd.DataFrame:
@@ -135,6 +133,13 @@ def curves(study: Study, method: str) -> Asked:
         ])
 
     return Asked(study, [task for *_, task in listed], made)
+
+
+def needs_steps(study: Study, method: str) -> None:
+    """Raises BadInput for a method that cannot be read step by step."""
+    if METHODS[study.cell(0, (0,), method).method].closed_form or METHODS[method].start != "original":
+        raise BadInput(f"'{method}' has no unlearning steps, so it has no curve; choose a method that trains, like "
+                       "random_label.")
 
 
 def attacked(study: Study, models: dict[str, Models], shots: list[int], draws: int) -> Asked:

@@ -15,7 +15,7 @@ from collections import defaultdict
 from functools import cache
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, Callable
 
 import nbformat
 import torch
@@ -27,7 +27,9 @@ from . import packs
 from .cells import Task, trained
 from .code import without_prose
 from .experiments import PLANS, Plan
+from .progress import QUIET
 from .store import Store, digest, hardware, remove
+from .steps import MIME
 from .studies import DIFFERS, Study
 from .sweep import GIVEN_UP, Failure, missing
 from .sweep import run as run_tasks
@@ -114,8 +116,10 @@ def seconds_by_kind(tasks: list[Task]) -> dict[str, float]:
     return {kind: round(mean(seconds), 3) for kind, seconds in sorted(found.items())}
 
 
-def run(whole: Whole, given: Given, options, started: float) -> int:
-    """Compute, execute, write the provenance, print the summary; 0 if nothing failed."""
+def run(
+    whole: Whole, given: Given, options, started: float, report: Callable[[Outputs, dict[str, str]], Path] | None = None
+) -> int:
+    """Compute, execute, write the provenance and the ``report`` (told what failed), print the summary; 0 if nothing failed."""
     failure = None
     try:
         run_tasks(whole.tasks, whole.study.machine)
@@ -139,7 +143,10 @@ def run(whole: Whole, given: Given, options, started: float) -> int:
     problems = {name: problem for name, _, problem in executed if problem}
     if stale:
         _write_provenance(whole, given, {name: spent for name, spent, _ in executed}, (computed - started) / 60)
+    page = report(whole.outputs, problems) if report else None
     _summarise(whole, executed, failure, started)
+    if page:
+        print(f"Report: {page}")
     return 1 if failure or problems else 0
 
 
@@ -201,6 +208,7 @@ def execute(path: Path, parameters: dict[str, Any], outputs: Outputs, stamp: str
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of comments that it cannot parse
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))  # the kernel's
+    os.environ[QUIET] = "1"
     begin = time.time()
     try:
         target = outputs.file(f"notebooks/{path.name}")
@@ -245,6 +253,8 @@ def tidied(notebook: nbformat.NotebookNode, folders: list[str], stamp: str) -> n
         if cell.cell_type == "code":
             cell.source = without(cell.source, folders)
         for output in cell.get("outputs", ()):
+            if MIME in output.get("data", {}):  # no script is kept: a viewer that runs none would show an empty place
+                output.data.pop("text/html", None)
             for key, value in [*output.items(), *output.get("data", {}).items()]:
                 holder = output.data if key in output.get("data", {}) else output
                 if isinstance(value, str) and not key.startswith("image/"):

@@ -12,7 +12,7 @@ from ..data import check_forget_set
 from ..methods import METHODS
 from ..paths import Outputs
 from ..settings import BadInput
-from . import packs, profiles, sweep
+from . import guests, packs, profiles, sweep
 from .cells import Cell, Task, dataset_of, images_of, trained
 from .packs import Pack
 from .profiles import Profile
@@ -63,6 +63,7 @@ class Study:
             raise BadInput(f"seeds is {list(seeds)!r}, but it must be a list of whole numbers, e.g. [0, 1].")
         if results not in ("", "committed"):
             raise BadInput(f"results is '{results}', but it must be '' (compute what is missing) or 'committed'.")
+        guests.load()
         own = profiles.load(profile, data_dir=data_dir)
         loaded = profiles.load(profile, overrides, data_dir, hyperparameters)
         profiles.check_names(loaded, METHODS, WITH_RECIPE)
