@@ -8,8 +8,7 @@ from matplotlib.figure import Figure
 
 from ..methods import METHODS
 from ..settings import READOUTS
-from .style import READOUT_STYLE, REFERENCE_DASHES, canvas, finish, mark, rule
-from .tables import over
+from .style import READOUT_STYLE, REFERENCE_DASHES, canvas, finish, mark, said
 
 BESIDE = {"output": 0, "ncc": -0.14, "probe": 0.14}  # so that equal values stay visible
 BAND = "#d9d9d9"
@@ -34,10 +33,10 @@ def dumbbell(rows: pd.DataFrame, forget: tuple[int, ...] | None = None, models: 
     axis.set(xlim=(-3, 103), ylim=(len(shown) - 0.4, -0.6))
     axis.tick_params(axis="y", length=0)
     axis.set_xlabel(f"accuracy on the forgotten class{'es' if forget and len(forget) > 1 else ''} (%)")
-    marks = [mark(colour, marker, READOUTS[readout], markersize=5.5, markerfacecolor="white" if readout == "output" else colour)
+    marks = [mark(colour, marker, READOUTS[readout], markersize=5.5, markerfacecolor=_face(readout))
              for readout, (colour, marker) in READOUT_STYLE.items()]
     dots = [mark("#777777", ".", "single class", markersize=4)] if points["class"].notna().any() else []
-    return finish(figure, source or (over(rows) if forget is None else ""), [*marks, *handles, *dots],
+    return finish(figure, said(source, rows) if forget is None else source, [*marks, *handles, *dots],
                   points=points if forget is None else None)
 
 
@@ -53,8 +52,9 @@ def _points(rows: pd.DataFrame, forget: tuple[int, ...] | None) -> pd.DataFrame:
     """Percent: the mean of every readout (class NaN), and of every class where there are several."""
     found = []
     for readout in READOUT_STYLE:
-        of_class = rows.groupby("forget", sort=False)[f"{readout}_forget"].mean() if forget is None else pd.Series(dtype=float)
-        mean = of_class.mean() if forget is None else rows[f"{readout}_forget"].iloc[0]
+        column, of_class = f"{readout}_forget", pd.Series(dtype=float)
+        of_class = rows.groupby("forget", sort=False)[column].mean() if forget is None else of_class
+        mean = of_class.mean() if forget is None else rows[column].iloc[0]
         if forget and len(forget) > 1 and f"{readout}_by_class" in rows:
             of_class = pd.Series(np.array(rows[f"{readout}_by_class"].iloc[0])[list(forget)], forget)
         found.append({"readout": readout, "class": np.nan, "accuracy": 100 * mean})
@@ -66,12 +66,18 @@ def _points(rows: pd.DataFrame, forget: tuple[int, ...] | None) -> pd.DataFrame:
 def _row(axis, place: int, points: pd.DataFrame) -> None:
     means = points[points["class"].isna()].set_index("readout").accuracy
     axis.plot([means.min(), means.max()], [place, place], color="#aaaaaa", linewidth=1.6, zorder=1, solid_capstyle="butt")
+    axis.plot(means["output"], place, "o", color="white", markersize=5.5, zorder=2, clip_on=False)  # no line in the ring
     for readout, (colour, marker) in READOUT_STYLE.items():
         dots = points[(points.readout == readout) & points["class"].notna()].accuracy
         axis.plot(dots, np.full(len(dots), place + 2 * BESIDE[readout]), ".", color=colour, markersize=3, alpha=0.6,
                   markeredgewidth=0, zorder=2)
-        axis.plot(means[readout], place + BESIDE[readout], marker, color=colour, markersize=5.5, markeredgewidth=1.2, clip_on=False,
-                  markeredgecolor=colour, markerfacecolor="white" if readout == "output" else colour, zorder=4 + (readout == "output"))
+        axis.plot(means[readout], place + BESIDE[readout], marker, color=colour, markersize=5.5, markeredgewidth=1.2,
+                  markerfacecolor=_face(readout), zorder=4 + (readout == "output"), clip_on=False)
+
+
+def _face(readout: str) -> str:
+    """The output's mark is hollow: it lies on top, and what is under it shows."""
+    return "none" if readout == "output" else READOUT_STYLE[readout][0]
 
 
 def _references(axis, rows: pd.DataFrame, forget: tuple[int, ...] | None) -> list:
@@ -86,6 +92,6 @@ def _references(axis, rows: pd.DataFrame, forget: tuple[int, ...] | None) -> lis
         ends = sorted(level("retrain", readout) for readout in ("ncc", "probe"))
         handles.append(axis.axvspan(*ends, color=BAND, linewidth=1, zorder=0, label="Retrain, NCC to probe"))
     if (linear.method == "original").any():
-        axis.axvline(level("original", "output"), color="black", linestyle=REFERENCE_DASHES["original"], linewidth=0.9, zorder=0)
-        handles.append(rule("Original, output", linestyle=REFERENCE_DASHES["original"], linewidth=0.9))
+        handles.append(axis.axvline(level("original", "output"), color="black", linestyle=REFERENCE_DASHES["original"],
+                                    linewidth=0.9, zorder=0, label="Original, output"))
     return handles

@@ -7,7 +7,6 @@ import math
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from ..settings import READOUTS
@@ -15,14 +14,16 @@ from . import evidence
 from .curves import attack_curves, retain_and_forget, training_curves, unlearning_curve
 from .dumbbell import dumbbell
 from .schematics import schematics, tied, to_the_centre, turning_apart
-from .style import COLOURS, FORGET, REFERENCE_DASHES, REFERENCES, RETAIN, canvas, caption, finish, look, mark, rule, save
-from .tables import over, per_forget_set
+from .style import (COLOURS, FORGET, REFERENCE_DASHES, REFERENCES, RETAIN, canvas, caption, finish, look, mark, rule, said,
+                    save)
+from .tables import per_forget_set
 
 __all__ = [  # all that notebooks draw with, from one place
-    "alignment", "attack_curves", "bars", "caption", "dumbbell", "embeddings", "gaps_by_profile", "retain_and_forget", "save",
-    "schematics", "slopes", "tied", "to_the_centre", "training_curves", "turning_apart", "unlearning_curve",
+    "alignment", "attack_curves", "bars", "caption", "dumbbell", "embeddings", "gaps_by_profile", "retain_and_forget",
+    "save", "schematics", "slopes", "tied", "to_the_centre", "training_curves", "turning_apart", "unlearning_curve",
 ]
-STEPS = {"linear": "as tuned", "cmf_budget": "same\nbudget", "cmf": "CMF"}  # of a method's head
+STEPS = {"linear": "tuned", "cmf_budget": "same\nbudget", "cmf": "CMF"}  # of a method's head
+PROFILE_COLOURS = ("#004488", "#7d6200", "#994455", "#117755", "#444444", "#7755bb")
 FEATURES = {"ncc": "NCC", "probe": "Linear probe"}
 
 
@@ -44,10 +45,12 @@ def slopes(rows: pd.DataFrame, source: str = "") -> Figure:
             means = rows[rows.method == method].groupby("variant").mean(numeric_only=True).reindex(STEPS)
             lost = reference.output_retain["retrain"] - means.output_retain > evidence.DESTROYED
             values, (colour, marker) = 100 * means[f"{readout}_forget"], look(method)
-            axis.plot(range(len(STEPS)), values, color=colour, zorder=2)
+            for at in (0, 1):
+                pale = lost.iloc[at:at + 2].any()
+                axis.plot([at, at + 1], values.iloc[at:at + 2], color=colour, alpha=0.25 if pale else 1, zorder=2)
             for x, (value, broken) in enumerate(zip(values, lost)):
-                axis.plot(x, value, marker, color=colour, markersize=6, markerfacecolor="white" if broken else colour, zorder=3,
-                          clip_on=False)
+                axis.plot(x, value, marker, color=colour, markerfacecolor="white" if broken else colour, markersize=6,
+                          zorder=3, clip_on=False)
             points += [{"method": method, "variant": v, "readout": readout, "forget_accuracy": values[v], "broken": lost[v]}
                        for v in STEPS]
         axis.set_xticks(range(len(STEPS)), STEPS.values())
@@ -56,8 +59,8 @@ def slopes(rows: pd.DataFrame, source: str = "") -> Figure:
     handles = [mark(*look(name), _label(rows, name), markersize=6) for name in methods]
     handles += [rule(_label(rows, name), COLOURS[name], REFERENCE_DASHES[name], linewidth=1.2) for name in REFERENCES]
     points = pd.DataFrame(points)
-    note = " Hollow: over 10 points of retain accuracy lost." * bool(points.broken.any())
-    return finish(figure, (source or over(rows) + ".") + note, handles, points=points)
+    note = "Hollow: over 10 points of retain accuracy lost." * bool(points.broken.any())
+    return finish(figure, said(source, rows, note), handles, points=points)
 
 
 def _label(rows: pd.DataFrame, method: str, variant: str = "linear") -> str:
@@ -72,7 +75,7 @@ def gaps_by_profile(gaps: dict[str, pd.DataFrame] | pd.DataFrame, source: str = 
     """
     points = gaps if isinstance(gaps, pd.DataFrame) else gaps_of(gaps)
     profiles, models = list(points.profile.unique()), list(points.model.unique())
-    colours = sns.color_palette(["#004488", "#997700", "#994455", "#117755", "#444444", "#7755bb"][: len(profiles)])
+    colours = [PROFILE_COLOURS[i % len(PROFILE_COLOURS)] for i in range(len(profiles))]
     figure, axes = canvas(0.1 * len(models) * (1 + len(profiles)) + 0.5, 1, 2, sharey=True, sharex=True)
     for axis, (readout, label) in zip(axes, FEATURES.items()):
         axis.axvline(0, color="black", linewidth=0.8)
@@ -83,16 +86,16 @@ def gaps_by_profile(gaps: dict[str, pd.DataFrame] | pd.DataFrame, source: str = 
                 if filled:
                     axis.plot([100 * row.low, 100 * row.high], [y, y], color=colours[i], linewidth=1.2)
                 axis.plot(100 * row.mean, y, marker, color=colours[i], markerfacecolor=colours[i] if filled else "white")
-        axis.set(title=label, ylim=(len(models) - 0.5, -0.5))
+        axis.set(title=label, xlabel="less Retrain (points)", ylim=(len(models) - 0.5, -0.5))
         axis.set_yticks(np.arange(len(models) + 1) - 0.5, minor=True)
         axis.grid(axis="y", which="minor", color="#dddddd", linewidth=0.6)
         axis.tick_params(axis="y", which="both", length=0)
         axis.xaxis.set_major_locator(plt.MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes[0].set_yticks(range(len(models)), models)
-    figure.supxlabel("accuracy on the forgotten class less Retrain's (points)", size=8)
     handles = [mark(colour, "osD^vP"[i % 6], name) for i, (name, colour) in enumerate(zip(profiles, colours))]
     counts = ", ".join(f"{name} {part.n.max():.0f}" for name, part in points.groupby("profile", sort=False))
-    note = f"Forget sets: {counts}; bars: the scorecard's intervals over them; hollow: under five, no interval."
+    note = f"Accuracy on the forgotten class, less Retrain's. Forget sets: {counts}. Bars: the scorecard's intervals "
+    note += "over them; hollow: under five sets, no interval."
     return finish(figure, " ".join(filter(None, [source, note])), handles, columns=2, points=points)
 
 
@@ -157,8 +160,8 @@ def alignment(rows: pd.DataFrame, source: str = "") -> Figure:
     axis.axvline(0, color="black", linewidth=0.6)
     axis.set_yticks(range(len(means)), [name.replace(", classifier only", "\nclassifier only") for name in means.index])
     axis.set(xlabel="cos(classifier row, centred class mean)", xlim=(-1.05, 1.05), ylim=(len(means) - 0.5, -0.6))
-    note = " Tick: mean of the forget classes. Output: its accuracy on them."
-    return finish(figure, (source or over(rows) + ".") + note, handles, points=points)
+    note = "Tick: mean of the forget classes. Output: its accuracy on them."
+    return finish(figure, said(source, rows, note), handles, points=points)
 
 
 def _cosines(rows: pd.DataFrame) -> pd.DataFrame:
@@ -194,10 +197,13 @@ def embeddings(layouts: dict, forget: tuple[int, ...], rows: pd.DataFrame | None
         read = _ncc(rows, name, forget)
         axis.set_xlabel("" if math.isnan(read) else f"NCC reads {read:.0f} %", labelpad=1)
         points.append(pd.DataFrame({"model": name, "x": layout[:, 0], "y": layout[:, 1], "label": labels}))
-    names = ", ".join(classes[c] if classes is not None else f"class {c}" for c in forget)
-    handles = [mark(FORGET, "o", f"forgotten: {names}"), mark(RETAIN, "o", "retained classes")]
+    names = ", ".join(classes[c] if classes is not None else str(c) for c in forget)
+    forgotten = f"forgotten class{'es' * (len(forget) > 1)}: {names}"
+    handles = [mark(FORGET, "o", forgotten), mark(RETAIN, "o", "retained classes")]
     images = len(layouts[shown[0]]["labels"])
-    note = f"t-SNE of the features of {images} test images; axes without unit. NCC: share of the forgotten class's test images."
+    note = f"t-SNE of the features of {images} test images, without unit; one seed. NCC: accuracy on the forgotten class"
+    untrained = math.nan if "Random network" in shown else _ncc(rows, "Random network", forget)
+    note += "." if math.isnan(untrained) else f"; in the untrained network it is {untrained:.0f} %."
     return finish(figure, " ".join(filter(None, [source, note])), handles, columns=2, points=pd.concat(points))
 
 

@@ -29,14 +29,14 @@ def to_the_centre() -> Figure:
 
 def schematics() -> Figure:
     """The three side by side, 9 cm wide."""
-    figure, axes = canvas(1.75, 1, 3)
+    figure, axes = canvas(1.7, 1, 3)
     for axis, draw in zip(axes, (_turning_apart, _tied, _to_the_centre)):
         draw(axis)
     return _explained(figure, 2)
 
 
 def _alone(draw) -> Figure:
-    figure, axis = canvas(2.3)
+    figure, axis = canvas(1.9)
     draw(axis)
     return _explained(figure, 2)
 
@@ -49,37 +49,37 @@ def _explained(figure: Figure, columns: int) -> Figure:
 
 
 def _turning_apart(axis) -> None:
-    _stage(axis, "the row turns away")
+    _stage(axis, "Linear head:\nthe row turns away")
     _cloud(axis, 90, FORGET)
     _arrow(axis, 90, 0.78, FORGET)
     _arrow(axis, 62, 0.95, BEFORE, dashed=True)
     _arrow(axis, -62, 0.95, ROW)
     _turn(axis, 62, -62)
-    axis.text(0, -1.42, "features keep the class,\nthe output loses it", ha="center", va="center", size=7)
+    axis.text(0, -1.16, "the features keep\nthe class", ha="center", va="center", size=7)
 
 
 def _tied(axis) -> None:
-    _stage(axis, "CMF: row = mean")
+    _stage(axis, "CMF head:\nthe row is the mean")
     _cloud(axis, 90, FORGET)
     _arrow(axis, 90, 0.78, FORGET, width=4.5)
     _arrow(axis, 90, 0.78, ROW)
-    axis.text(0, -1.42, "to move the row,\nthe features have to move", ha="center", va="center", size=7)
+    axis.text(0, -1.16, "row and features\nmove together", ha="center", va="center", size=7)
 
 
 def _to_the_centre(axis) -> None:
-    _stage(axis, "Random Label + CMF")
+    _stage(axis, "Random Label\nwith a CMF head")
     _cloud(axis, 90, BEFORE, filled=False)
     axis.scatter(*(1.6 * CLOUD).T, s=7, color=FORGET, linewidths=0, alpha=0.75)
     axis.annotate("", xy=(0, 0.12), xytext=(0, 0.72), arrowprops={"arrowstyle": "-|>", "color": FORGET, "linewidth": 1.8,
                                                                "shrinkA": 0, "shrinkB": 0})
-    axis.text(0, -1.42, "the mean walks\nto the centre", ha="center", va="center", size=7)
+    axis.text(0, -1.16, "the mean walks\nto the centre", ha="center", va="center", size=7)
 
 
 def _stage(axis, title: str) -> None:
     for degrees in (205, 335):
         _cloud(axis, degrees, RETAIN)
     axis.plot(0, 0, "+", color="black", markersize=6, markeredgewidth=1, zorder=5)
-    axis.set(title=title, xlim=(-1.3, 1.3), ylim=(-1.75, 1.45), aspect="equal")
+    axis.set(title=title, xlim=(-1.3, 1.3), ylim=(-1.4, 1.35), aspect="equal")
     axis.title.set_size(7.5)
     axis.set_axis_off()
 

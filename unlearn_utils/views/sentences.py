@@ -230,7 +230,7 @@ def by_profile(cards: dict[str, pd.DataFrame], claim: str = "NCC still reads it"
     said = ", ".join(f"{name}: {lines.shows.iloc[0]}" for name, lines in example.items() if len(lines))
     flips = unstable({name: card[card.counted.astype(bool)] for name, card in cards.items()}) if len(cards) > 1 else None
     turned = sorted(set(flips.claim[flips.opposite & (flips.question == "shows")])) if flips is not None else []
-    return (f"{METHODS[EXAMPLE[0]].label}, by NCC, in {said or 'no profile'}. Claims that show the opposite for some model "
+    return (f"{METHODS[EXAMPLE[0]].label} by NCC – {said or 'on no profile'}. Claims that show the opposite for some model "
             f"on another profile: {', '.join(turned) or 'none'}.")
 
 

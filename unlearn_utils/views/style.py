@@ -32,13 +32,13 @@ RETAIN, FORGET = "#6b8fb5", "#e05a00"  # blue and orange, for retain and forget 
 # Of a readout and of a method: colour and marker, for good. References are black and grey.
 READOUT_STYLE = {"output": ("#882255", "o"), "ncc": ("#332288", "s"), "probe": ("#117733", "D")}
 METHOD_STYLE = {
-    "original": ("#000000", "o"), "retrain": ("#555555", "s"), "random": ("#949494", "X"), "retrain_again": ("#6e6e6e", "d"),
+    "original": ("#000000", "o"), "retrain": ("#5a5a5a", "s"), "random": ("#949494", "X"), "retrain_again": ("#6e6e6e", "d"),
     "prune": ("#7b7b7b", "<"), "bias_shift": ("#868686", ">"), "distilled_head": ("#626262", "p"),
     "random_label": ("#0072b2", "^"), "salun": ("#0a7a4a", "v"), "neggrad_plus": ("#c247e0", "P"),
     "scrub": ("#4a2208", "h"), "unsir": ("#f0407c", "*"), "svd": ("#6d5800", "8"), "finetune": ("#12205e", "H"),
     "pour_p": ("#6a1fc0", "D"),
 }
-SPARES = ("#00798c", "#8c5e9e", "#9c4a3c", "#3d6b00", "#5b5bd6")
+SPARES = ("#005f73", "#6b4f9e", "#9c4a3c", "#3d6b00", "#5b5bd6")
 SPARE_MARKERS = ("$a$", "$b$", "$c$", "$d$", "$e$", "$f$", "$g$")
 DASHES = {"linear": "-", "cmf": "--", "cmf_budget": ":", "classifier": "-.", "zeroed_classifier": (0, (1, 1))}
 REFERENCES = ("original", "retrain", "random")
@@ -58,7 +58,8 @@ def canvas(height: float, down: int = 1, across: int = 1, **options) -> tuple[Fi
     return plt.subplots(down, across, figsize=(WIDTH, height), layout="constrained", **options)
 
 
-def finish(figure: Figure, source: str = "", handles: list = (), columns: int = 3, points: pd.DataFrame | None = None) -> Figure:
+def finish(figure: Figure, source: str = "", handles: list = (), columns: int = 3,
+           points: pd.DataFrame | None = None) -> Figure:
     """Legend above, ``source`` (data, n, what a band is) in small print below, and the points for ``save``."""
     note = textwrap.wrap(source, 66)
     rows = -(-len(handles) // columns)
@@ -81,13 +82,18 @@ def save(figure: Figure, name: str, outputs: Outputs, points: pd.DataFrame | Non
     figure.savefig(outputs.file(f"{name}.pdf"), metadata={"CreationDate": None})
     points = getattr(figure, "points", None) if points is None else points
     if points is not None:
-        write(outputs.file(f"{name}_points.csv"), points.to_csv(index=False, float_format="%.5g"))
+        write(outputs.file(f"{name}_points.csv"), points.to_csv(index=False, float_format="%.4g"))
     return figure
 
 
 def caption(title: str, rows: pd.DataFrame, *more: str) -> str:
     """What stands below a figure: the data set, what it runs over, and more. Digits (8x8): n = 10 forget sets, 1 seed."""
     return ". ".join([f"{title}: {over(rows)}", *more]) + "."
+
+
+def said(source: str, rows: pd.DataFrame, more: str = "") -> str:
+    """The note of a figure: ``source``, or without one what ``rows`` run over; and what its marks mean."""
+    return f"{source or over(rows) + '.'} {more}".strip()
 
 
 def mark(colour: str, marker: str, label: str, **options) -> Line2D:
