@@ -18,7 +18,7 @@ from unlearn_utils.views.claims import CLAIMS
 ROOT = Path(__file__).parent.parent
 FIGURES = {
     "00_original_and_retrain": ["training_curves"],
-    "01_misalignment_discovery": ["by_hand", "dumbbell", "alignment", "learning_curve"],
+    "01_misalignment_discovery": ["by_hand", "dumbbell", "alignment", "learning_curve", "steps"],
     "02_classifier_only": ["theory_gamma", "theory_path"],
     "03_cmf_unlearning": ["slopes_cmf", "tsne"],
     "04_relearning_attacks": ["attacks_on_features", "attacks_by_fine_tuning"],
@@ -182,6 +182,13 @@ def test_claims_of_the_notebooks_are_those_of_the_rules():
     named = {name for text in first for name in re.findall(r"\*\*Claim[^:]*: (.*?)\*\*", text)}
     names = {name for listed in named for name in listed.rstrip(".").split(". ")}
     assert names == set(CLAIMS) - {"Pretrained backbone", "Output is not enough", "CMF removes more, raw features"}
+
+
+def test_the_run_ends_with_a_report_of_all_notebooks(ran, made):
+    text = (made / "report.html").read_text(encoding="utf-8")
+    assert [f'id="{path.stem}"' in text for path in NOTEBOOKS] == [True] * len(NOTEBOOKS)
+    assert f"Report: {made / 'report.html'}" in ran[1].stdout and "Not complete" not in text
+    assert str(ROOT) not in text and str(ran[0]) not in text
 
 
 def test_every_notebook_was_executed_and_carries_no_path(ran, made):
