@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-NAMED_OTHERWISE = {"PIL": "pillow", "sklearn": "scikit-learn"}
+NAMED_OTHERWISE = {"PIL": "pillow", "sklearn": "scikit-learn", "IPython": "ipykernel", "jupyter_client": "nbclient"}  # or with
 
 
 def named(listed: list[str]) -> set[str]:
