@@ -184,6 +184,13 @@ def test_claims_of_the_notebooks_are_those_of_the_rules():
     assert names == set(CLAIMS) - {"Pretrained backbone", "Output is not enough", "CMF removes more, raw features"}
 
 
+def test_the_run_ends_with_a_report_of_all_notebooks(ran, made):
+    text = (made / "report.html").read_text(encoding="utf-8")
+    assert [f'id="{path.stem}"' in text for path in NOTEBOOKS] == [True] * len(NOTEBOOKS)
+    assert f"Report: {made / 'report.html'}" in ran[1].stdout and "Not complete" not in text
+    assert str(ROOT) not in text and str(ran[0]) not in text
+
+
 def test_every_notebook_was_executed_and_carries_no_path(ran, made):
     for notebook in NOTEBOOKS:
         cells = executed(made, notebook)

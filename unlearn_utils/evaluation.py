@@ -34,6 +34,7 @@ from .views.evidence import Draft, Run
 from .views.own_models import JUDGED, SHOTS, Report
 from .views.own_models import compare as compare  # the other half of the door
 
+ROLES = {"Original": "original", "Retrain": "retrain", "Untrained": "random"}  # of models that are read, not judged
 # Test images of the forgotten classes under which no word is given: 0 of 74 read right would not yet exclude 5 %
 # (exact 95 % interval), and a t interval of fewer than 30 values of -1, 0 and 1 is none.
 FEWEST = {"output": 75, "probe": 30, "ncc": 30}
@@ -45,7 +46,7 @@ def evaluate(
 ) -> Report:
     """Read models, of any architecture, on their own device, and hold each against "Retrain" and "Original".
 
-    ``models`` by name, the two references under theirs; each maps a batch of images to logits (N, K). ``train`` and
+    ``models`` by name, the references under theirs, with "Untrained" for the network before any training; each maps a batch of images to logits (N, K). ``train`` and
     ``test`` are a Dataset, a DataLoader or (images, labels), as the models see them in testing: training images train
     probe, centres and few-shot heads, with true labels, the forgotten classes included. ``forget``: classes, by name or
     number. ``features``, for all or by name of the model: None for the input of the last nn.Linear that runs, the name
@@ -72,7 +73,7 @@ def evaluate(
     rows, right = [], {}
     for i, model in enumerate(shown(given, "readings", len(given))):
         row, right[model.name] = _read(model, seen.pop(model.name), labels, classes, forget, probe, seeds, draws)
-        role = model.name.casefold() if model.name.casefold() in ("original", "retrain") else f"given {i}"
+        role = ROLES.get(model.name, f"given {i}")
         rows.append({"model": model.name, "method": role, "variant": "linear", "seed": 0,
                      "forget": " ".join(map(str, forget)), **row})
     rows = pd.DataFrame(rows)
@@ -86,7 +87,7 @@ def _given(models: Any, features: Any) -> list[Foreign]:
     where = features if isinstance(features, dict) else dict.fromkeys(models, features)
     if odd := [str(name) for name in where if name not in models]:
         raise BadInput(f"features names {', '.join(odd)}, but the models are {', '.join(models)}.")
-    roles = {name.casefold(): {"original": "Original", "retrain": "Retrain"}.get(name.casefold(), name) for name in models}
+    roles = {name.casefold(): {role.casefold(): role for role in ROLES}.get(name.casefold(), name) for name in models}
     if len(roles) < len(models):
         raise BadInput(f"two of the models {', '.join(models)} have the same name but for capitals; rename one.")
     return [Foreign(roles[name.casefold()], model, where.get(name)) for name, model in models.items()]
@@ -190,6 +191,8 @@ def _notes(given: list[Foreign], verdicts: pd.DataFrame, probe: Probe, seeds: in
         if absent not in names:
             instead = f"is the distance to {other}" if other in names else "are readings"
             notes.append(f"Without {absent} {lost}; shown {instead}.")
+    if "Untrained" not in names:
+        notes.append("Without Untrained nothing says what the architecture alone gives away of the class.")
     if headless:
         notes.append(f"No linear head is known of {', '.join(headless)}: alignment, margins, bias and NC3 are left out.")
     if logs:
@@ -213,6 +216,7 @@ def parser() -> Parser:
     add("models", nargs="+", metavar="FILE", help="weights of a model: .safetensors, or a state_dict of PyTorch")
     add("--original", metavar="FILE", help="weights of the model that was trained on all classes")
     add("--retrain", metavar="FILE", help="weights of the model that never saw the forgotten ones")
+    add("--untrained", metavar="FILE", help="weights of the network before any training")
     network.add_argument("--architecture", metavar="NAME", help="timm/<name>, torchvision/<name>, cifar_resnet18 (34, 50)")
     network.add_argument("--model", metavar="FILE.py:FUNCTION", help="what builds the network; this file is executed")
     add("--data", required=True, metavar="DIR", help="a folder with train/<class>/ and test/<class>/ (or val/<class>/)")
@@ -232,8 +236,8 @@ def command(argv: list[str]) -> int:
     try:
         parts, seen = foreign.image_folder(Path(options.data), options.size, options.normalise)
         stems = [Path(file).stem for file in options.models]
-        files = {"Original": options.original, "Retrain": options.retrain}
-        files |= dict(zip(stems if len({*stems, *files}) == len(stems) + 2 else options.models, options.models))
+        files = {"Original": options.original, "Retrain": options.retrain, "Untrained": options.untrained}
+        files |= dict(zip(stems if len({*stems, *files}) == len(stems) + len(files) else options.models, options.models))
         classes, network = len(parts["train"].dataset.classes), options.architecture or options.model
         nets = {name: foreign.built(network, Path(file), classes) for name, file in files.items() if file}
         nets = {name: net.to(options.device) for name, net in nets.items()}

@@ -9,10 +9,14 @@ imported before ``Study.of``, or in an installed package that names its module a
 
 from __future__ import annotations
 
+import copyreg
+import importlib
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
+
+import torch
 
 from ..methods import METHODS
 from ..models import in_short
@@ -21,6 +25,8 @@ from . import code
 from .readouts import READOUTS, Readout
 
 GROUP = "unlearn_utils.methods"
+for _module in (torch.classes, torch.ops):  # a function that names torch and some ``.classes`` is sent with this module
+    copyreg.pickle(type(_module), lambda module: (importlib.import_module, (module.__name__,)))
 
 
 @cache

@@ -14,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import PicklingError
 from typing import Iterator
 
 import loky
@@ -141,6 +142,9 @@ def reason(error: BaseException) -> str:
         return f"the disk of {home()} is full; make room and run again, what is stored stays"
     if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"{home()} cannot be written ({error.strerror}); make it writable, or set UNLEARN_HOME to a folder that is"
+    if isinstance(error, PicklingError):
+        return (f"it cannot be sent to a worker process ({error.__cause__ or error}); let the cells that define methods and "
+                "readouts use numbers, texts, functions and modules alone, or take jobs = 1")
     return str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
 
 

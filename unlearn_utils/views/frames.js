@@ -34,7 +34,7 @@
     const [image, imageSaid] = slider("Image", data.labels.length);
     made(box, "span", {}, "Colour");
     const colour = made(box, "select", { "aria-label": "Colour shows" });
-    for (const [key, name] of Object.entries(data.readouts)) made(colour, "option", { value: key }, `what ${name} reads`);
+    for (const [key, name] of data.readouts) made(colour, "option", { value: key }, `what ${name} reads`);
     return { step, stepSaid, image, imageSaid, colour };
   }
 
@@ -50,24 +50,23 @@
 
   function table(parent, data) {
     const body = made(made(parent, "table"), "tbody"), head = made(body, "tr");
-    for (const name of ["forget class read right, %", ...Object.values(data.readouts)]) made(head, "th", { scope: "col" }, name);
+    for (const name of ["forget class read right, %", ...data.readouts.map(([, name]) => name)]) made(head, "th", { scope: "col" }, name);
     const row = (name, kind) => {
       const line = made(body, "tr", { class: kind });
       const first = made(line, "th", { scope: "row" }, name);
-      return [first, ...Object.keys(data.readouts).map(() => made(line, "td"))];
+      return [first, ...data.readouts.map(() => made(line, "td"))];
     };
     const now = row("", "now");
-    for (const [name, values] of Object.entries(data.beside)) {
+    for (const [name, values] of data.beside) {
       const cells = row(name, "beside");
-      Object.keys(data.readouts).forEach((r, i) => { cells[i + 1].textContent = values[r].toFixed(1); });
+      values.forEach((value, i) => { cells[i + 1].textContent = value.toFixed(1); });
     }
     return now;
   }
 
-  function start(figure) {
-    const data = JSON.parse(figure.querySelector("script").textContent), place = scale(data), own = data.classes[0];
-    figure.dataset.ready = "yes";
-    figure.querySelector("img").remove();
+  function start(root) {
+    const data = JSON.parse(root.querySelector("script").textContent), figure = made(root, "div", { class: "live" }), place = scale(data), own = data.classes[0];
+    root.dataset.ready = "yes";  // hides the picture, which is for paper
     made(figure, "figcaption", {}, `${data.model} forgets ${data.forget}: test images in the plane of three class means of the `
       + `Original (${data.profile}, seed ${data.seed}). The mark is what an image is, the colour what it is read as; `
       + "crosses are class means, the line is the way of the forgotten one.");
@@ -98,9 +97,9 @@
       const passed = data.readings.slice(0, Number(step.value) + 1).map((r) => place(r.means[0]).join(" "));
       way.setAttribute("d", `M${passed.join("L")}`);
       ring.setAttribute("transform", at(reading.points[i]));
-      const shares = Object.keys(data.readouts).map((r) => share(reading, r));
+      const shares = data.readouts.map(([r]) => share(reading, r));
       [`${data.model}, step ${reading.step}`, ...shares].forEach((text, j) => { now[j].textContent = text; });
-      const read = Object.entries(data.readouts).map(([r, name]) => `${name} ${shares[Object.keys(data.readouts).indexOf(r)]} %`);
+      const read = data.readouts.map(([, name], j) => `${name} ${shares[j]} %`);
       stepSaid.textContent = `${reading.step} of ${data.readings.at(-1).step}`;
       step.setAttribute("aria-valuetext", `step ${reading.step}: forget class read right: ${read.join(", ")}`);
       plot.setAttribute("aria-label", `Plot of ${data.labels.length} test images at step ${reading.step}; ${read.join(", ")}`);
@@ -108,7 +107,7 @@
     }
 
     function tell(reading, i) {
-      const names = Object.entries(data.readouts).map(([r, name]) => `${name} reads ${data.names[reading[r][i]]}`);
+      const names = data.readouts.map(([r, name]) => `${name} reads ${data.names[reading[r][i]]}`);
       told.textContent = [`A ${data.names[data.labels[i]]}, at step ${reading.step}`, ...names].join("\n");
       image.setAttribute("aria-valuetext", [`image ${i + 1}, a ${data.names[data.labels[i]]}`, ...names].join(", "));
       imageSaid.textContent = `${i + 1} of ${data.labels.length}`;

@@ -86,8 +86,7 @@ class Frames:
                 r["step"] for r in self.data["readings"] if self.share(r, readout) <= self.share(first, readout) / 2]
             when = f"halved by step {fallen[0]}" if fallen else "never halved"
             said.append(f"{name} {number(start, 1)} to {number(self.share(last, readout), 1)} ({when})")
-        beside = "; ".join(f"{name} {', '.join(number(values[r], 1) for r in READOUTS)}"
-                           for name, values in self.data["beside"].items())
+        beside = "; ".join(f"{name} {', '.join(number(v, 1) for v in values)}" for name, values in self.data["beside"])
         return (f"{self.data['model']}, from step 0 to {last['step']}, images of class {self.data['forget']} read right "
                 f"in per cent: {'; '.join(said)}. Beside it, in the same order: {beside or 'nothing was measured'}.")
 
@@ -95,11 +94,11 @@ class Frames:
 def frames(shown: dict[str, Any], rows: pd.DataFrame) -> Frames:
     """The pictures of ``steps``; ``rows`` are measurements with Original, Retrain and random network of that pair."""
     own = rows[(rows.seed == shown["seed"]) & (rows.forget == " ".join(map(str, shown["forget_set"])))]
-    beside = {
-        name: {readout: round(100 * float(of[f"{readout}_forget"].iloc[0]), 1) for readout in READOUTS}
+    beside = [  # lists, not tables: a saved notebook sorts the names of a table
+        [name, [round(100 * float(of[f"{readout}_forget"].iloc[0]), 1) for readout in READOUTS]]
         for method, name in BESIDE.items() if len(of := own[(own.method == method) & (own.variant == "linear")])
-    }
-    drawn = {"beside": beside, "readouts": READOUTS, "colours": COLOURS, "sprite": sprite(shown["pixels"])}
+    ]
+    drawn = {"beside": beside, "readouts": list(map(list, READOUTS.items())), "colours": list(COLOURS), "sprite": sprite(shown["pixels"])}
     return Frames({name: value for name, value in shown.items() if name not in ("pixels", "seconds")} | drawn)
 
 

@@ -6,10 +6,13 @@ import base64
 import html
 import io
 import json
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.figure import Figure
 
 from ..paths import Outputs, write
 from ..settings import READOUTS, BadInput
@@ -71,14 +74,15 @@ class Report:
         """The lines of the table that a reader needs first."""
         return self.table.drop(index=[LABELS[key] for key in DETAILS], errors="ignore")
 
-    def figure(self) -> plots.Figure:
+    def figure(self) -> Figure:
         return dumbbell(self.rows, self.forget)
 
     def save(self, folder: str | Path) -> None:
         """Write tables (CSV, LaTeX), figure (PNG, PDF) and all numbers (JSON) into a folder, made where there is none."""
         outputs = Folder(str(folder))
         try:
-            self._write(outputs)
+            with redirect_stdout(io.StringIO()):  # captions, which our own notebooks show
+                self._write(outputs)
         except OSError as reason:
             raise BadInput(f"no report can be written to {folder} ({reason.strerror or reason}); name a folder that can be "
                            "written to.") from None
@@ -86,7 +90,9 @@ class Report:
     def _write(self, outputs: Outputs) -> None:
         tables.save(self.table, "evaluation", outputs, f"Readings, forgotten: {', '.join(self.classes[c] for c in self.forget)}")
         tables.save(self.verdicts.set_index("model"), "verdicts", outputs, "Verdicts, judged over test images")
-        plots.save(self.figure(), "evaluation", outputs)
+        figure = self.figure()
+        plots.save(figure, "evaluation", outputs)
+        plt.close(figure)  # a notebook would show it
         named = {"classes": self.classes, "forget": list(self.forget), "notes": self.notes}
         named |= {name: json.loads(getattr(self, name).to_json(orient="records", double_precision=15)) for name in ("rows", "verdicts")}
         write(outputs.file("evaluation.json"), json.dumps(named, indent=1) + "\n")
@@ -111,7 +117,7 @@ class Report:
     def _repr_html_(self) -> str:
         image, figure = io.BytesIO(), self.figure()
         figure.savefig(image, format="png")
-        plots.plt.close(figure)
+        plt.close(figure)
         drawn = f"<img alt='' src='data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}'>"
         notes = [*self.notes, f"report.table holds {len(self.table)} readings."]
         return self.short.to_html() + drawn + "".join(f"<p>{html.escape(note)}</p>" for note in notes)

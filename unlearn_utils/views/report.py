@@ -46,7 +46,8 @@ def write_report(outputs: Outputs, failed: dict[str, str]) -> Path:
     }
     path = outputs.file("report.html")
     write(path, _filled("report.j2", content))
-    write_index()
+    if not outputs.differs:  # a run with other parameters touches nothing of the reference
+        write_index()
     return path
 
 
@@ -108,8 +109,8 @@ def part(path: Path) -> dict[str, str]:
         body = body.replace(_token(number), formula)
     body = re.sub(r' id="(?:cell-id=)?[^"]*"', "", body)  # the same ones in every notebook
     body = re.sub(r"<(/?)h([1-5])\b", lambda m: f"<{m[1]}h{int(m[2]) + 1}", body)  # below the report's own
-    body = re.sub(r"<style scoped>.*?</style>", "", body, flags=re.DOTALL)
-    body = re.sub(r"<table(?! class=\"kept\").*?</table>", lambda m: _boxed(m[0]), body, flags=re.DOTALL)
+    body = re.sub(r"<style scoped[^>]*>.*?</style>", "", body, flags=re.DOTALL)
+    body = re.sub(r"<table.*?</table>", lambda m: _boxed(m[0]), body, flags=re.DOTALL)
     title = re.search(r"^# (.+)", next((c.source for c in notebook.cells if c.cell_type == "markdown"), ""), re.MULTILINE)
     return {"name": path.stem, "title": title[1] if title else path.stem, "body": body}
 
@@ -146,7 +147,8 @@ def _set_apart(text: str, formulas: list[str]) -> str:
     def replaced(found: re.Match) -> str:
         if found["code"]:
             return found[0]
-        formulas.append(convert(found["block"] or found["inline"], display="block" if found["block"] else "inline"))
+        display = "block" if found["block"] else "inline"
+        formulas.append(f'<span class="formula {display}">{convert(found[display], display=display)}</span>')
         return _token(len(formulas) - 1)
 
     return MATHS.sub(replaced, text)
