@@ -4,12 +4,15 @@ import base64
 import json
 import re
 import shutil
+from io import BytesIO
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 from unlearn_utils.paths import ROOT, Outputs
 from unlearn_utils.study.running import tidied
@@ -139,11 +142,6 @@ def test_formulas_are_mathml_and_code_and_money_are_not(made):
 
 
 def test_a_figure_with_fewer_colours_is_smaller_and_looks_the_same(shown):
-    from io import BytesIO
-
-    import numpy as np
-    from PIL import Image
-
     before = frames.png(shown.figure())
     after = smaller(before)
     one, other = (np.asarray(Image.open(BytesIO(base64.b64decode(p))).convert("RGB"), float) for p in (before, after))
@@ -163,12 +161,20 @@ def test_the_sentence_is_what_the_numbers_say(shown):
         "Original 100.0, 90.0, 80.0; Retrain 0.0, 90.0, 80.0; Random network 10.0, 90.0, 80.0.")
 
 
+def test_every_colour_of_the_view_stands_out_on_white(shown):
+    for colour in shown.data["colours"]:
+        linear = [(v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4)
+                  for v in (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))]
+        assert 1.05 / (np.dot(linear, (0.2126, 0.7152, 0.0722)) + 0.05) >= 3
+
+
+def test_the_figure_is_readable_at_nine_centimetres(shown):
+    figure = shown.figure()
+    texts = [text for text in figure.findobj(lambda artist: hasattr(artist, "get_fontsize")) if text.get_text()]
+    assert figure.get_size_inches()[0] <= 3.55 and min(text.get_fontsize() for text in texts) >= 7
+
+
 def test_the_thumbnails_are_the_images(shown):
-    from io import BytesIO
-
-    import numpy as np
-    from PIL import Image
-
     sheet = np.asarray(Image.open(BytesIO(base64.b64decode(shown.data["sprite"]["uri"].partition(",")[2]))))
     assert [sheet[2 * (i // 20), 2 * (i % 20)] for i in range(24)] == [10 * i for i in range(24)]
     assert frames.sprite(None) is None

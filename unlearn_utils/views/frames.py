@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from PIL import Image
 
 from ..settings import READOUTS
 from ..study.steps import MIME
@@ -31,11 +32,14 @@ COLOURS, MARKS = (FORGET, "#0b3c6f", "#4a9bd4", "#7a7a7a"), ("o", "^", "s")
 BESIDE = {"original": "Original", "retrain": "Retrain", "random": "Random network"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Frames:
     """What ``frames`` makes; a notebook shows the view where scripts run, else the figure."""
 
     data: dict[str, Any]  # JSON: what frames.js draws
+
+    def __repr__(self) -> str:
+        return f"{self.data['model']} forgets {self.data['forget']} in {len(self.data['readings'])} pictures"
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, Any]:
         picture = png(self.figure())
@@ -67,7 +71,8 @@ class Frames:
         handles = [Line2D([], [], marker=mark, color=colour, linestyle="", markersize=4, label=name)
                    for mark, colour, name in zip((*MARKS, "."), COLOURS, names)]
         figure.legend(handles=handles, loc="upper center", ncol=4, fontsize=7, handletextpad=0, columnspacing=1,
-                      bbox_to_anchor=(0.5, 0), title="mark: what it is; colour: what it is read as", title_fontsize=7)
+                      bbox_to_anchor=(0.5, 0), title_fontsize=7,
+                      title="mark: what it is; colour: what it is read as;\nper cent: images of the forget class read right")
         figure.suptitle(f"{self.data['model']} forgets {self.data['forget']} ({self.data['profile']},\n"
                         f"{len(labels)} test images, seed {self.data['seed']})", fontsize=8)
         figure.tight_layout(pad=0.4)
@@ -79,13 +84,12 @@ class Frames:
 
     def reading(self) -> str:
         """What the three readouts say of the forget class before, at the end, and when each has lost half."""
-        first, last = self.data["readings"][0], self.data["readings"][-1]
-        said = []
+        said, last = [], self.data["readings"][-1]
         for readout, name in READOUTS.items():
-            start, fallen = self.share(first, readout), [
-                r["step"] for r in self.data["readings"] if self.share(r, readout) <= self.share(first, readout) / 2]
+            shares = [self.share(reading, readout) for reading in self.data["readings"]]
+            fallen = [r["step"] for r, share in zip(self.data["readings"], shares) if share <= shares[0] / 2]
             when = f"halved by step {fallen[0]}" if fallen else "never halved"
-            said.append(f"{name} {number(start, 1)} to {number(self.share(last, readout), 1)} ({when})")
+            said.append(f"{name} {number(shares[0], 1)} to {number(shares[-1], 1)} ({when})")
         beside = "; ".join(f"{name} {', '.join(number(v, 1) for v in values)}" for name, values in self.data["beside"])
         return (f"{self.data['model']}, from step 0 to {last['step']}, images of class {self.data['forget']} read right "
                 f"in per cent: {'; '.join(said)}. Beside it, in the same order: {beside or 'nothing was measured'}.")
@@ -106,8 +110,6 @@ def sprite(pixels: list | None, across: int = 20) -> dict[str, Any] | None:
     """Images (n, channels, side, side), 0 to 255, side by side in one picture: its data URI, ``side`` and ``across``."""
     if pixels is None:
         return None
-    from PIL import Image
-
     images = np.array(pixels, dtype=np.uint8).transpose(0, 2, 3, 1)
     side, down = images.shape[1], math.ceil(len(images) / across)
     sheet = np.zeros((down * side, across * side, images.shape[3]), np.uint8)

@@ -16,6 +16,10 @@ from typing import Any
 import jinja2
 import nbformat
 import pandas as pd
+from latex2mathml.converter import convert
+from nbconvert import HTMLExporter
+from PIL import Image
+from pygments.formatters import HtmlFormatter
 
 from ..paths import Outputs, home, write
 from ..settings import BadInput
@@ -54,7 +58,7 @@ def write_report(outputs: Outputs, failed: dict[str, str]) -> Path:
 def write_index() -> Path:
     """Write ``figures/index.html``: a line for every profile that has a report, none for runs with other parameters."""
     figures = home() / "figures"
-    listed = [{"name": path.parent.name, "title": _title(path.parent.name), "scorecard": _scorecard(Outputs(path.parent.name))}
+    listed = [{"name": path.parent.name, "title": _title(path.parent.name), "scorecard": _scorecard(Outputs(path.parent.name), ["claim", "agrees", "shows"])}
               for path in sorted(figures.glob("*/report.html")) if "+" not in path.parent.name]
     write(figures / "index.html", _filled("index.j2", {"title": "Reports", "listed": listed}))
     return figures / "index.html"
@@ -75,16 +79,14 @@ def _title(profile: str) -> str:
 
 
 def _colours_of_code() -> str:
-    from pygments.formatters import HtmlFormatter
-
     light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark"))
     return f"@media screen and (prefers-color-scheme: dark) {{ {dark} }}\n@media not all and (prefers-color-scheme: dark) {{ {light} }}"
 
 
-def _scorecard(outputs: Outputs) -> str:
+def _scorecard(outputs: Outputs, columns: list[str] | None = None) -> str:
     """The claims on one screen, as an HTML table; empty where the profile has none yet."""
     path = outputs.path / "scorecard_one_screen.csv"
-    return _boxed(pd.read_csv(path).to_html(index=False, border=0, na_rep="–")) if path.exists() else ""
+    return _boxed(pd.read_csv(path).to_html(columns=columns, index=False, border=0, na_rep="–")) if path.exists() else ""
 
 
 def _provenance(outputs: Outputs) -> dict[str, Any]:
@@ -95,8 +97,6 @@ def _provenance(outputs: Outputs) -> dict[str, Any]:
 
 def part(path: Path) -> dict[str, str]:
     """A notebook as a part of the report: ``name``, ``title`` and ``body``. Converted alone, since cell ids repeat."""
-    from nbconvert import HTMLExporter
-
     notebook, formulas = nbformat.read(path, as_version=4), []
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
@@ -131,8 +131,6 @@ def _prepare(output: nbformat.NotebookNode, source: str, formulas: list[str]) ->
 
 def smaller(picture: str) -> str:
     """A PNG with few colours, base64 to base64; the picture itself where that would not be smaller."""
-    from PIL import Image
-
     file = BytesIO()
     image = Image.open(BytesIO(base64.b64decode(picture))).convert("RGB")  # figures have no transparent ground
     image.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
@@ -142,8 +140,6 @@ def smaller(picture: str) -> str:
 
 def _set_apart(text: str, formulas: list[str]) -> str:
     """Markdown with a word in place of every formula, which Markdown would read as its own; ``formulas`` get MathML."""
-    from latex2mathml.converter import convert
-
     def replaced(found: re.Match) -> str:
         if found["code"]:
             return found[0]
