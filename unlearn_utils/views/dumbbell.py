@@ -66,7 +66,7 @@ def _points(rows: pd.DataFrame, forget: tuple[int, ...] | None) -> pd.DataFrame:
 def _row(axis, place: int, points: pd.DataFrame) -> None:
     means = points[points["class"].isna()].set_index("readout").accuracy
     axis.plot([means.min(), means.max()], [place, place], color="#aaaaaa", linewidth=1.6, zorder=1, solid_capstyle="butt")
-    axis.plot(means["output"], place, "o", color="white", markersize=5.5, zorder=2, clip_on=False)  # no line in the ring
+    axis.plot(means["output"], place, "o", color="white", markersize=5.5, zorder=3, clip_on=False)  # the ring is empty
     for readout, (colour, marker) in READOUT_STYLE.items():
         dots = points[(points.readout == readout) & points["class"].notna()].accuracy
         axis.plot(dots, np.full(len(dots), place + 2 * BESIDE[readout]), ".", color=colour, markersize=3, alpha=0.6,
