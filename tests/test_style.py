@@ -26,6 +26,10 @@ def cmf_rows():
                    for variant, more in {"linear": "", "cmf_budget": " at CMF's budget", "cmf": " + CMF"}.items()))
 
 
+def long_names():
+    return cmf_rows().replace("scrub", LONG_NAME)
+
+
 def with_cosines(rows):
     return rows.assign(alignment=[[0.1 * (i % 9), 0.9, *[0.8] * 8] for i in range(len(rows))])
 
@@ -58,11 +62,13 @@ def path(steps, **options):
 
 LAYOUT = {"points": np.arange(8.0).reshape(4, 2), "labels": np.array([0, 1, 0, 2])}
 ATTACKS = {"few_shot": "few-shot linear head", "prototype": "prototype", "few_shot_shuffled": "shuffled labels"}
+LONG_NAME = "A method of a long name, zeroed classifier only"
 CLASSES = ["airplane", "automobile", "bird"]
 FOREIGN = frame().drop_duplicates("model").drop(columns="forget").assign(
     output_by_class=[[0, 1, 1]] * 4, probe_by_class=[[0.5, 1, 1]] * 4, ncc_by_class=[[0.6, 1, 1]] * 4)
 FIGURES = {
     "dumbbell": lambda: plots.dumbbell(cmf_rows(), source=SOURCE),
+    "dumbbell of long names": lambda: plots.dumbbell(long_names(), None, ["Retrain", LONG_NAME], SOURCE),
     "dumbbell of evaluate": lambda: plots.dumbbell(FOREIGN, (0, 2), source=SOURCE),
     "slopes": lambda: plots.slopes(cmf_rows(), SOURCE),
     "gaps": lambda: plots.gaps_by_profile({name: claims.scorecard(label(probe=0.7)) for name in ("one", "another")}, SOURCE),

@@ -161,8 +161,8 @@ def theory_path(path: list, means, forget: int = 0, source: str = "") -> Figure:
     if len(parted):
         taken = int((weights[-1] @ means[forget]).argmax())
         note += f" From step {parted[0]} on the retain rows part: alike they sit at a saddle, and rounding errors grow "
-        note += f"until they leave it. At the end row {taken} answers for the forget class; the retain rows' cosines run from "
-        note += f"{retain[-1].min():.2f} to {retain[-1].max():.2f}."
+        note += f"until they leave it. At the end row {taken} answers for the forget class; the retain rows' cosines run "
+        note += f"from {retain[-1].min():.2f} to {retain[-1].max():.2f}."
     handles = [rule("retain classes", RETAIN), rule("forget class", FORGET, (0, (5, 1)))]
     points = pd.DataFrame(cosine, columns=[f"row {c}" for c in range(len(means))]).rename_axis("step").reset_index()
     return finish(figure, f"{source} {note}".strip(), handles, points=points)

@@ -20,8 +20,8 @@ from .tables import per_forget_set
 
 __all__ = [  # all that notebooks draw with, from one place
     "alignment", "attack_curves", "bars", "caption", "dumbbell", "embeddings", "gaps_by_profile", "retain_and_forget",
-    "save", "schematics", "slopes", "theory_gamma", "theory_path", "tied", "to_the_centre", "training_curves", "turning_apart",
-    "unlearning_curve",
+    "save", "schematics", "slopes", "theory_gamma", "theory_path", "tied", "to_the_centre", "training_curves",
+    "turning_apart", "unlearning_curve",
 ]
 STEPS = {"linear": "tuned", "cmf_budget": "same\nbudget", "cmf": "CMF"}  # of a method's head
 PROFILE_COLOURS = ("#004488", "#7d6200", "#994455", "#117755", "#444444", "#7755bb")
