@@ -1,11 +1,14 @@
 """Tables: what a cell holds, as a number in the CSV and as text in LaTeX and on the screen."""
 
+import shutil
+import subprocess
+
 import numpy as np
 import pandas as pd
 import pytest
 from test_claims import cmf_rows, frame, label, model
 
-from unlearn_utils.paths import Outputs
+from unlearn_utils.paths import ROOT, Outputs
 from unlearn_utils.views import claims, tables
 from unlearn_utils.views.intervals import Interval
 
@@ -95,10 +98,31 @@ def test_latex_is_plain_escaped_and_says_what_it_needs(home):
     table = tables.gaps(with_readings(label(probe=0.4)))
     shown = tables.save(table, "a_table", Outputs("digits"), "Gaps in % of images, n = 10")
     text = (home / "figures/digits/a_table.tex").read_text()
-    assert text.startswith("% needs \\usepackage{booktabs}\n") and "\\label{tab:a_table}" in text
+    assert text.startswith("% needs \\usepackage{booktabs,graphicx}\n") and "\\label{tab:a_table}" in text
     assert "Gaps in \\% of images, n = 10; profile digits." in text and "$-$10.0 [$-$10" in text
     assert not set("±–●◐○") & set(text) and "\\multicolumn{2}{c}{Linear probe}" in text
     assert len(shown) == len(pd.read_csv(home / "figures/digits/a_table.csv"))
+
+
+def test_long_tables_go_over_pages_and_sentences_are_wrapped():
+    lines = range(tables.PAGE + 1)
+    long = pd.DataFrame({"x": ["1.0" for _ in lines]}, index=pd.MultiIndex.from_product([["a"], lines]))
+    assert "\\begin{longtable}{llr}" in tables.latex(long, "n", "c") and "multirow" not in tables.latex(long, "n", "c")
+    assert "{lrp{4cm}}" in tables.latex(pd.DataFrame({"x": ["1"], "why": ["word " * 20]}), "n", "c")
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no TeX engine here: install pdflatex (Debian: texlive-latex-base)")
+def test_all_committed_tables_compile_and_fit_on_a_page(tmp_path):
+    files = sorted((ROOT / "figures" / "digits").glob("*.tex"))
+    body = "\n".join(f"\\input{{{file}}}\\clearpage" for file in files)
+    (tmp_path / "all.tex").write_text(
+        "\\documentclass[a4paper]{article}\n\\usepackage[margin=2cm]{geometry}\n\\usepackage{booktabs,graphicx,longtable}\n"
+        f"\\begin{{document}}\n{body}\n\\end{{document}}\n")
+    for _ in range(2):  # the second time references and the widths of long tables are known
+        run = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"], cwd=tmp_path,
+                             capture_output=True, text=True, errors="replace")
+    assert files and run.returncode == 0, run.stdout[-2000:]
+    assert "Overfull \\hbox" not in run.stdout and "too large for page" not in run.stdout, run.stdout[-2000:]
 
 
 def test_cards_of_other_profiles_are_read_and_old_ones_named(home):

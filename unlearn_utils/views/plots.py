@@ -1,45 +1,111 @@
-"""Figures: one colour per method everywhere, each with a contrast of at least 3:1 on white."""
+"""Figures of the notebooks, drawn from rows at the width of a column; ``style`` says how, each carries its points."""
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
-from ..paths import Outputs
 from ..settings import READOUTS
+from . import evidence
+from .curves import attack_curves, retain_and_forget, theory_path, training_curves, unlearning_curve
+from .dumbbell import dumbbell
+from .schematics import schematics, theory_gamma, tied, to_the_centre, turning_apart
+from .style import (COLOURS, FORGET, REFERENCE_DASHES, REFERENCES, RETAIN, canvas, caption, finish, look, mark, rule, said,
+                    save)
 from .tables import per_forget_set
 
-sns.set_theme(context="paper", style="ticks", palette="colorblind", rc={
-    "figure.dpi": 110, "savefig.dpi": 200, "savefig.bbox": "tight", "axes.spines.top": False,
-    "axes.spines.right": False, "legend.frameon": False, "pdf.fonttype": 42,
-})
-
-RETAIN, FORGET = "#8c8c8c", "#d55e00"  # grey and orange, for retain and forget classes and for nothing else
-READOUT_COLOURS = {"Output": "#882255", "Linear probe": "#117733", "NCC": "#332288"}
-# References are black and grey. Every method has its colour for good; a new one takes the next spare.
-COLOURS = {
-    "original": "#000000", "retrain": "#555555", "retrain_again": "#6b6b6b", "random": "#949494", "prune": "#7a7a7a",
-    "bias_shift": "#838383", "distilled_head": "#707070", "random_label": "#0072b2", "salun": "#007a5a",
-    "neggrad_plus": "#8e44ad", "scrub": "#7f4f24", "unsir": "#c2185b", "svd": "#8a7300", "finetune": "#1f2a7a",
-    "pour_p": "#00838f",
-}
-SPARES = itertools.cycle(("#6a5acd", "#558b2f", "#a0522d", "#b8336a", "#2f4f4f"))
-DASHES = {"linear": "-", "cmf": "--", "cmf_budget": ":", "classifier": "-.", "zeroed_classifier": (0, (1, 1))}
-REFERENCE_DASHES = {"original": (0, (6, 2)), "retrain": (0, (2, 2)), "random": "-"}
+__all__ = [  # all that notebooks draw with, from one place
+    "alignment", "attack_curves", "bars", "caption", "dumbbell", "embeddings", "gaps_by_profile", "retain_and_forget",
+    "save", "schematics", "slopes", "theory_gamma", "theory_path", "tied", "to_the_centre", "training_curves",
+    "turning_apart", "unlearning_curve",
+]
+STEPS = {"linear": "tuned", "cmf_budget": "same\nbudget", "cmf": "CMF"}  # of a method's head
+PROFILE_COLOURS = ("#004488", "#7d6200", "#994455", "#117755", "#444444", "#7755bb")
+FEATURES = {"ncc": "NCC", "probe": "Linear probe"}
 
 
-def save(figure: Figure, name: str, outputs: Outputs) -> Figure:
-    """Write a figure as PNG and PDF."""
-    for ending in ("png", "pdf"):
-        metadata = {"CreationDate": None} if ending == "pdf" else None  # the same figure is the same file
-        figure.savefig(outputs.file(f"{name}.{ending}"), metadata=metadata)
-    return figure
+def slopes(rows: pd.DataFrame, source: str = "") -> Figure:
+    """Forget accuracy of each method that has a CMF variant: as tuned, with a linear head at CMF's budget, with CMF.
+
+    Lines mark Original, Retrain and the untrained network; a hollow marker is a model that lost more than 10 points
+    of retain accuracy against Retrain.
+    """
+    methods = [name for name in rows.method[rows.variant == "cmf"].unique() if name != "original"]
+    reference = rows[(rows.variant == "linear")].groupby("method").mean(numeric_only=True)
+    figure, axes = canvas(2.3, 1, 2, sharey=True)
+    points = []
+    for axis, (readout, label) in zip(axes, FEATURES.items()):
+        for name in REFERENCES:
+            axis.axhline(100 * reference[f"{readout}_forget"][name], color=COLOURS[name], linestyle=REFERENCE_DASHES[name],
+                         linewidth=1.2, zorder=1)
+        for method in methods:
+            means = rows[rows.method == method].groupby("variant").mean(numeric_only=True).reindex(STEPS)
+            lost = reference.output_retain["retrain"] - means.output_retain > evidence.DESTROYED
+            values, (colour, marker) = 100 * means[f"{readout}_forget"], look(method)
+            for at in (0, 1):
+                pale = lost.iloc[at:at + 2].any()
+                axis.plot([at, at + 1], values.iloc[at:at + 2], color=colour, alpha=0.25 if pale else 1, zorder=2)
+            for x, (value, broken) in enumerate(zip(values, lost)):
+                axis.plot(x, value, marker, color=colour, markerfacecolor="white" if broken else colour, markersize=6,
+                          zorder=3, clip_on=False)
+            points += [{"method": method, "variant": v, "readout": readout, "forget_accuracy": values[v], "broken": lost[v]}
+                       for v in STEPS]
+        axis.set_xticks(range(len(STEPS)), STEPS.values())
+        axis.set(title=label, xlim=(-0.25, 2.25), ylim=(-3, 103))
+    axes[0].set_ylabel("accuracy on the forgotten class (%)")
+    handles = [mark(*look(name), _label(rows, name), markersize=6) for name in methods]
+    handles += [rule(_label(rows, name), COLOURS[name], REFERENCE_DASHES[name], linewidth=1.2) for name in REFERENCES]
+    points = pd.DataFrame(points)
+    note = "Hollow: over 10 points of retain accuracy lost." * bool(points.broken.any())
+    return finish(figure, said(source, rows, note), handles, points=points)
+
+
+def _label(rows: pd.DataFrame, method: str, variant: str = "linear") -> str:
+    return rows.model[(rows.method == method) & (rows.variant == variant)].iloc[0]
+
+
+def gaps_by_profile(gaps: dict[str, pd.DataFrame] | pd.DataFrame, source: str = "") -> Figure:
+    """Gaps to Retrain in points (method minus Retrain) of NCC and probe, a row per method, a colour per profile.
+
+    ``gaps`` are scorecards by profile, or rows of profile, model, readout, mean, low, high and n (fractions). Bars are
+    the intervals; where n is under five there is none, and the marker is hollow.
+    """
+    points = gaps if isinstance(gaps, pd.DataFrame) else gaps_of(gaps)
+    profiles, models = list(points.profile.unique()), list(points.model.unique())
+    colours = [PROFILE_COLOURS[i % len(PROFILE_COLOURS)] for i in range(len(profiles))]
+    figure, axes = canvas(0.1 * len(models) * (1 + len(profiles)) + 0.5, 1, 2, sharey=True, sharex=True)
+    for axis, (readout, label) in zip(axes, FEATURES.items()):
+        axis.axvline(0, color="black", linewidth=0.8)
+        for i, profile in enumerate(profiles):
+            for row in points[(points.profile == profile) & (points.readout == readout)].itertuples():
+                y = models.index(row.model) + (i + 0.5) / len(profiles) * 0.8 - 0.4
+                marker, filled = "osD^vP"[i % 6], row.low == row.low
+                if filled:
+                    axis.plot([100 * row.low, 100 * row.high], [y, y], color=colours[i], linewidth=1.2)
+                axis.plot(100 * row.mean, y, marker, color=colours[i], markerfacecolor=colours[i] if filled else "white")
+        axis.set(title=label, xlabel="less Retrain (points)", ylim=(len(models) - 0.5, -0.5))
+        axis.set_yticks(np.arange(len(models) + 1) - 0.5, minor=True)
+        axis.grid(axis="y", which="minor", color="#dddddd", linewidth=0.6)
+        axis.tick_params(axis="y", which="both", length=0)
+        axis.xaxis.set_major_locator(plt.MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes[0].set_yticks(range(len(models)), models)
+    handles = [mark(colour, "osD^vP"[i % 6], name) for i, (name, colour) in enumerate(zip(profiles, colours))]
+    counts = ", ".join(f"{name} {part.n.max():.0f}" for name, part in points.groupby("profile", sort=False))
+    note = f"Accuracy on the forgotten class, less Retrain's. Forget sets: {counts}. Bars: the scorecard's intervals "
+    note += "over them; hollow: under five sets, no interval."
+    return finish(figure, " ".join(filter(None, [source, note])), handles, columns=2, points=points)
+
+
+def gaps_of(cards: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The gaps to Retrain that scorecards hold, by profile (fractions)."""
+    claims = {"NCC still reads it": "ncc", "Probe still reads it": "probe"}
+    parts = [card[card.claim.isin(list(claims))].assign(profile=name, readout=lambda part: part.claim.map(claims))
+             for name, card in cards.items()]
+    return pd.concat(parts)[["profile", "model", "readout", "mean", "low", "high", "n"]].dropna(subset="mean")
 
 
 def bars(rows: pd.DataFrame) -> Figure:
@@ -65,121 +131,86 @@ def bars(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def alignment(rows: pd.DataFrame) -> Figure:
-    """Cosine between classifier row and centred class mean: every class of every cell, forget classes in orange."""
-    points = []
-    for row in rows.itertuples():
-        forget = {int(c) for c in row.forget.split()}
-        points += [{"model": row.model, "cosine": value, "class": "forget" if c in forget else "retain"}
-                   for c, value in enumerate(row.alignment)]
-    models = list(rows.model.unique())
-    figure, axis = plt.subplots(figsize=(5.5, 0.32 * len(models) + 0.9))
-    points = pd.DataFrame(points).dropna()  # a class mean at the centre has no direction
-    np.random.seed(0)  # seaborn's jitter: the same figure every time
-    for kind, colour, size in (("retain", RETAIN, 3), ("forget", FORGET, 4)):  # the forget classes on top
-        sns.stripplot(points[points["class"] == kind], x="cosine", y="model", order=models, size=size, jitter=0.25,
-                      color=colour, alpha=0.7, label=kind, legend=False, ax=axis)
-    axis.axvline(0, color="black", linewidth=0.8)
-    axis.set(xlabel="cos(classifier row, centred class mean)", ylabel="", xlim=(-1.05, 1.05))
-    handles, labels = axis.get_legend_handles_labels()
-    unique = dict(zip(labels, handles))
-    axis.legend(unique.values(), unique.keys(), loc="lower center", bbox_to_anchor=(0.5, 1), ncol=2)
-    return figure
+def alignment(rows: pd.DataFrame, source: str = "") -> Figure:
+    """Cosine between classifier row and centred class mean: every class, a tick at the forget classes' mean.
 
-
-def embeddings(layouts: dict, forget: tuple[int, ...]) -> Figure:
-    """t-SNE of the test features, one panel per model; the forget class in orange."""
-    across = min(4, len(layouts))
-    down = math.ceil(len(layouts) / across)
-    figure, axes = plt.subplots(down, across, figsize=(1.8 * across, 1.95 * down), squeeze=False)
-    greys = sns.color_palette("Greys", 14)[3:]
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for axis, (label, layout) in zip(axes.flat, layouts.items()):
-        colours = [FORGET if c in forget else greys[c % len(greys)] for c in layout["labels"].tolist()]
-        axis.scatter(*layout["points"].T, c=colours, s=2, linewidths=0, rasterized=True)
-        axis.set_title(label, fontsize=8)
-    figure.tight_layout()
-    return figure
-
-
-def unlearning_curve(curves: pd.DataFrame, rows: pd.DataFrame) -> Figure:
-    """Forget accuracy against the optimiser step (mean and range over cells), and where Retrain stands.
-
-    Epochs end at the dotted lines; step 0 is the Original.
+    Rows are sorted by it, Retrain's range over forget classes is shaded, the output's forget accuracy stands at the right;
+    a class mean at the centre has no direction and no point.
     """
-    figure, axis = plt.subplots(figsize=(4.5, 2.8))
-    scaled = curves.assign(forget_accuracy=100 * curves.forget_accuracy)
-    sns.lineplot(scaled, x="step", y="forget_accuracy", hue="readout", style="readout", markers=True, dashes=False,
-                 palette=READOUT_COLOURS, errorbar=("pi", 100), ax=axis)
-    for step in sorted(curves.step[curves.epoch_end].unique()):
-        axis.axvline(step, color="black", linestyle=":", linewidth=0.5)
-    retrain = rows[(rows.method == "retrain") & rows.forget.isin(curves.forget.unique())]
-    for readout in ("probe", "ncc"):
-        axis.axhline(100 * retrain[f"{readout}_forget"].mean(), color=READOUT_COLOURS[READOUTS[readout]],
-                     linestyle="--", linewidth=1, label=f"Retrain, {READOUTS[readout]}")
-    _budget_axis(axis, [step for step in sorted(curves.step.unique()) if step & (step - 1) == 0])
-    axis.set_xlim(-0.1, curves.step.max() * 1.1)
-    axis.set(xlabel="optimiser step", ylabel="forget accuracy (%)", ylim=(-3, 103))
-    axis.legend(title="", loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
+    points = _cosines(rows).dropna()
+    forget = points[points["class"] == "forget"]
+    means = forget.groupby("model").cosine.mean().reindex(points.model.unique()).sort_values(ascending=False)
+    figure, axis = canvas(0.2 * len(means) + 0.4)
+    handles = []
+    retrain = rows.model[rows.method == "retrain"]
+    if len(retrain):
+        of = forget.cosine[forget.model == retrain.iloc[0]]
+        handles.append(axis.axvspan(of.min(), of.max(), color="#e3e3e3", linewidth=0, label="Retrain's forget classes"))
+    offsets = np.random.default_rng(0)
+    for kind, colour, size in (("retain", RETAIN, 2.5), ("forget", FORGET, 3.5)):  # the forget classes on top
+        for place, model in enumerate(means.index):
+            of = points.cosine[(points.model == model) & (points["class"] == kind)]
+            axis.plot(of, place + offsets.uniform(-0.22, 0.22, len(of)), ".", color=colour, markersize=2 * size, alpha=0.75,
+                      markeredgewidth=0)
+        handles.insert(0, mark(colour, ".", f"{kind} class", markersize=2 * size))
+    output = 100 * rows.groupby("model").output_forget.mean()
+    for place, (model, mean) in enumerate(means.items()):
+        axis.plot([mean, mean], [place - 0.4, place + 0.4], color="black", linewidth=1.6)
+        axis.text(1.12, place, f"{output[model]:.0f} %", va="center", ha="left", size=7.5)
+    axis.text(1.12, -1, "output", ha="left", va="center", size=7.5)
+    axis.axvline(0, color="black", linewidth=0.6)
+    axis.set_yticks(range(len(means)), [name.replace(", classifier only", "\nclassifier only") for name in means.index])
+    axis.set(xlabel="cos(classifier row, centred class mean)", xlim=(-1.05, 1.05), ylim=(len(means) - 0.5, -0.6))
+    note = "Tick: mean of the forget classes. Output: its accuracy on them."
+    return finish(figure, said(source, rows, note), handles, points=points)
 
 
-def training_curves(histories: pd.DataFrame) -> Figure:
-    """Accuracy and neural collapse against the epoch (mean and range over cells)."""
-    panels = {"train_retain": "training accuracy (%)", "test_retain": "test accuracy (%)", "nc1": "NC1",
-              "nc2": "NC2", "nc3": "NC3"}
-    figure, axes = plt.subplots(1, 5, figsize=(9, 2.1))
-    chosen = histories[histories.method.isin(("original", "retrain"))]
-    for axis, (column, label) in zip(axes, panels.items()):
-        scaled = chosen.assign(**{column: chosen[column] * (100 if "%" in label else 1)})
-        sns.lineplot(scaled, x="epoch", y=column, hue="model", style="model", errorbar=("pi", 100),
-                     palette=[COLOURS["original"], COLOURS["retrain"]], ax=axis, legend=axis is axes[0])
-        axis.set(title=label, ylabel="")
-    axes[0].legend().remove()
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0), ncol=2)
-    axes[2].set_yscale("log")
-    figure.tight_layout()
-    return figure
+def _cosines(rows: pd.DataFrame) -> pd.DataFrame:
+    """A line per class of every row; what is the same network for every forget set gives its retain classes once."""
+    found = [
+        {"model": row.model, "seed": getattr(row, "seed", 0), "number": c, "cosine": value,
+         "class": "forget" if str(c) in row.forget.split() else "retain"}
+        for row in rows.itertuples() for c, value in enumerate(row.alignment)
+    ]
+    return pd.DataFrame(found).drop_duplicates(["model", "seed", "number", "class", "cosine"])
 
 
-def attack_curves(readings: pd.DataFrame, attacks: dict[str, str], x_label: str) -> Figure:
-    """Forget accuracy against the attacker's budget, one panel per attack; a band over draws and cells."""
-    figure, axes = plt.subplots(1, len(attacks), figsize=(2.9 * len(attacks), 2.9), sharey=True)
-    identity = readings.drop_duplicates("model").set_index("model")
-    for axis, (attack, title) in zip(axes, attacks.items()):
-        for model, of_model in readings[readings.attack == attack].groupby("model", sort=False):
-            method, variant = identity.loc[model, ["method", "variant"]]
-            spread = of_model.groupby("x").forget_accuracy.agg(["mean", "std"]).fillna(0) * 100
-            dash = REFERENCE_DASHES.get(method) if variant == "linear" else None
-            colour = COLOURS.get(method) or COLOURS.setdefault(method, next(SPARES))
-            style = {"color": colour, "linestyle": dash or DASHES[variant], "linewidth": 2.2 if dash else 1.2}
-            axis.plot(spread.index, spread["mean"], label=model, **style)
-            axis.fill_between(spread.index, spread["mean"] - spread["std"], spread["mean"] + spread["std"],
-                              color=style["color"], alpha=0.07, linewidth=0)
-        _budget_axis(axis, sorted(readings.x[readings.attack == attack].unique()))
-        axis.set(title=title, xlabel=x_label, ylim=(-3, 103))
-    axes[0].set_ylabel("forget accuracy (%)")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0), ncol=4, fontsize=7)
-    figure.tight_layout()
-    return figure
+def embeddings(layouts: dict, forget: tuple[int, ...], rows: pd.DataFrame | None = None, classes: list[str] | None = None,
+               models: list[str] | None = None, source: str = "") -> Figure:
+    """t-SNE of the test features of four models, or of ``models``; beneath each what NCC still reads of the forget class.
+
+    Without ``models`` they are Original, Retrain, Random Label and Random Label + CMF, or the first four there are.
+    """
+    usual = [name for name in ("Original", "Retrain", "Random Label", "Random Label + CMF") if name in layouts]
+    more = [name for name in layouts if name not in usual]
+    shown = [name for name in models or sorted((usual + more)[:4], key=list(layouts).index) if name in layouts]
+    down = math.ceil(len(shown) / 2)
+    figure, axes = canvas(1.75 * down, down, 2, squeeze=False)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    points = []
+    for axis, name in zip(axes.flat, shown):
+        layout, labels = np.asarray(layouts[name]["points"]), np.asarray(layouts[name]["labels"])
+        axis.scatter(*layout.T, c=[FORGET if c in forget else RETAIN for c in labels.tolist()], s=2.5, linewidths=0,
+                     rasterized=True)
+        axis.set_title(name, pad=2)
+        read = _ncc(rows, name, forget)
+        axis.set_xlabel("" if math.isnan(read) else f"NCC reads {read:.0f} %", labelpad=1)
+        points.append(pd.DataFrame({"model": name, "x": layout[:, 0], "y": layout[:, 1], "label": labels}))
+    names = ", ".join(classes[c] if classes is not None else str(c) for c in forget)
+    forgotten = f"forgotten class{'es' * (len(forget) > 1)}: {names}"
+    handles = [mark(FORGET, "o", forgotten), mark(RETAIN, "o", "retained classes")]
+    images = len(layouts[shown[0]]["labels"])
+    note = f"t-SNE of the features of {images} test images, without unit; one seed. NCC: accuracy on the forgotten class"
+    untrained = math.nan if "Random network" in shown else _ncc(rows, "Random network", forget)
+    note += "." if math.isnan(untrained) else f"; in the untrained network it is {untrained:.0f} %."
+    return finish(figure, " ".join(filter(None, [source, note])), handles, columns=2, points=pd.concat(points))
 
 
-def _budget_axis(axis, values: list[int]) -> None:
-    """A logarithmic axis that has room for 0 and a tick at every reading."""
-    axis.set_xscale("symlog", base=2, linthresh=1)
-    axis.set_xticks(values, values, fontsize=7, rotation=90 if len(values) > 8 else 0)
-    axis.set_xticks([], minor=True)
-    axis.set_xlim(values[0] - 0.1, values[-1] * 1.1)
-
-
-def retain_and_forget(x, retain, forget, x_label: str, y_label: str, span: tuple = (), log: bool = False) -> Figure:
-    """Two lines, one for the retain classes and one for the forget class; ``span`` is shaded as predicted."""
-    figure, axis = plt.subplots(figsize=(4.2, 2.4))
-    if span:
-        axis.axvspan(*span, color="#bbddcc", alpha=0.5, linewidth=0, label="predicted interval")
-    axis.plot(x, retain, color=RETAIN, label="retain")
-    axis.plot(x, forget, color=FORGET, label="forget")
-    axis.set(xlabel=x_label, ylabel=y_label, **{"xscale": "symlog", "xlim": (0, None)} if log else {})
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
+def _ncc(rows: pd.DataFrame | None, model: str, forget: tuple[int, ...]) -> float:
+    """Per cent, of the first seed; NaN where it was not measured."""
+    if rows is None:
+        return math.nan
+    found = rows.ncc_forget[(rows.model == model) & (rows.forget == " ".join(map(str, forget)))]
+    return 100 * found.iloc[0] if len(found) else math.nan

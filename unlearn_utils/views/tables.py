@@ -39,8 +39,11 @@ PARTS = (*SIDES, "paper", "any", "alarms", "auroc", "difference", "recovery")  #
 COSTS = ["epochs", "image_passes", "seconds"]
 PLAIN = re.compile("alignment|centre|margin|.*bias|nc[123]|.*recovery|.*auroc")  # neither costs nor per cent
 NONE = Interval(NAN, NAN, NAN, 0)
+PAGE, SENTENCE = 45, 40  # rows that fit on a page; characters from which a cell is wrapped
+FITTED = r"""\centering\scriptsize\setlength{\tabcolsep}{3pt}
+\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%
+"""
 CARD = {"claim", "counted", "agrees", "shows"}  # columns that a card of today has
-
 
 
 def per_forget_set(rows: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -163,16 +166,26 @@ def numbers(table: pd.DataFrame) -> pd.DataFrame:
 def save(table: pd.DataFrame, name: str, outputs: Outputs, caption: str) -> pd.DataFrame:
     """Write a table as CSV and LaTeX beside the figures, its parameters in the caption; returns it for display."""
     write(outputs.file(f"{name}.csv"), numbers(table).to_csv(float_format="%.6g"))
-    shown, text = formatted(table), f"{caption}; {outputs.caption}."
-    latex = shown.to_latex(
-        caption=re.sub(r"([_%&#{}])", r"\\\1", text), label=f"tab:{name}", escape=True, multicolumn_format="c",
-        column_format="l" * shown.index.nlevels + "r" * shown.shape[1])
-    symbols = {"±": r"$\pm$", "–": "--", "●": r"$\bullet$", "◐": r"$\odot$", "○": r"$\circ$"}
-    latex = latex.translate(str.maketrans(symbols))
-    latex = "% needs \\usepackage{booktabs}\n" + re.sub(r"(?<![\w-])-(?=\d)", "$-$", latex)
-    write(outputs.file(f"{name}.tex"), latex)
+    shown = formatted(table)
+    write(outputs.file(f"{name}.tex"), latex(shown, name, f"{caption.rstrip('.')}; {outputs.caption}."))
     print(f"{name}: {caption}")
     return shown
+
+
+def latex(shown: pd.DataFrame, name: str, caption: str) -> str:
+    """A table of text for the page: at most as wide as the text, over several pages where it is long, sentences wrapped."""
+    long = len(shown) > PAGE
+    wraps = [shown[head].astype(str).str.len().max() > SENTENCE for head in shown]
+    text = shown.to_latex(
+        caption=re.sub(r"([_%&#{}])", r"\\\1", caption), label=f"tab:{name}", escape=True, multicolumn_format="c",
+        multirow=False, longtable=long, position=None if long else "htbp",
+        column_format="l" * shown.index.nlevels + "".join("p{4cm}" if wrap else "r" for wrap in wraps))
+    symbols = {"±": r"$\pm$", "–": "--", "●": r"$\bullet$", "◐": r"$\odot$", "○": r"$\circ$", "−": "$-$"}
+    text = re.sub(r"(?<![\w-])-(?=\d)", "$-$", text.translate(str.maketrans(symbols)))
+    if long:
+        return f"% needs \\usepackage{{booktabs,longtable}}\n{{\\scriptsize\n{text}}}\n"
+    text = text.replace(r"\begin{tabular}", FITTED + r"\begin{tabular}").replace(r"\end{tabular}", r"\end{tabular}}")
+    return f"% needs \\usepackage{{booktabs,graphicx}}\n{text}"
 
 
 def other_cards(own: str) -> tuple[dict[str, pd.DataFrame], list[str]]:
