@@ -33,8 +33,9 @@ COLOURS = 48  # of a figure in the report: as seen, a third of the bytes
 # Code of a cell is folded; nbconvert's other templates load scripts and styles from elsewhere.
 CELL = """{%- extends 'basic/index.html.j2' -%}
 {%- block input_group -%}<details class="code"><summary>Code</summary>{{ super() }}</details>{%- endblock -%}"""
-MATHS = re.compile(r"(?P<code>```.*?```|`[^`]*`)|\$\$(?P<block>.+?)\$\$|(?<![\\\w$])\$(?P<inline>[^\s$](?:[^$]*[^\s$\\])?)\$(?![\w$])",
-                   re.DOTALL)
+MATHS = re.compile(  # code first, which may hold dollars; 5$ or 6$ is no formula
+    r"(?P<code>```.*?```|`[^`]*`)|\$\$(?P<block>.+?)\$\$|"
+    r"(?<![\\\w$])\$(?P<inline>[^\s$](?:[^$]*[^\s$\\])?)\$(?![\w$])", re.DOTALL)
 
 
 def write_report(outputs: Outputs, failed: dict[str, str]) -> Path:
@@ -58,8 +59,9 @@ def write_report(outputs: Outputs, failed: dict[str, str]) -> Path:
 def write_index() -> Path:
     """Write ``figures/index.html``: a line for every profile that has a report, none for runs with other parameters."""
     figures = home() / "figures"
-    listed = [{"name": path.parent.name, "title": _title(path.parent.name), "scorecard": _scorecard(Outputs(path.parent.name), ["claim", "agrees", "shows"])}
-              for path in sorted(figures.glob("*/report.html")) if "+" not in path.parent.name]
+    names = [path.parent.name for path in sorted(figures.glob("*/report.html")) if "+" not in path.parent.name]
+    verdicts = ["claim", "agrees", "shows"]
+    listed = [{"name": name, "title": _title(name), "scorecard": _scorecard(Outputs(name), verdicts)} for name in names]
     write(figures / "index.html", _filled("index.j2", {"title": "Reports", "listed": listed}))
     return figures / "index.html"
 
@@ -80,7 +82,7 @@ def _title(profile: str) -> str:
 
 def _colours_of_code() -> str:
     light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark"))
-    return f"@media screen and (prefers-color-scheme: dark) {{ {dark} }}\n@media not all and (prefers-color-scheme: dark) {{ {light} }}"
+    return f"{light}\n@media screen and (prefers-color-scheme: dark) {{ {dark} }}"
 
 
 def _scorecard(outputs: Outputs, columns: list[str] | None = None) -> str:
@@ -103,7 +105,8 @@ def part(path: Path) -> dict[str, str]:
             cell.source = _set_apart(cell.source, formulas)
         for output in cell.get("outputs", ()):
             _prepare(output, cell.source, formulas)
-    exporter = HTMLExporter(raw_template=CELL, exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True)
+    without = dict.fromkeys(("exclude_input_prompt", "exclude_output_prompt", "exclude_anchor_links"), True)
+    exporter = HTMLExporter(raw_template=CELL, **without)
     body, _ = exporter.from_notebook_node(notebook)
     for number, formula in enumerate(formulas):
         body = body.replace(_token(number), formula)
