@@ -20,6 +20,7 @@ import pytest
 from unlearn_utils.settings import BadInput
 from unlearn_utils.study import machine, sweep
 from unlearn_utils.study.cells import Cell, Task, dataset_of, images_of, trained
+from unlearn_utils.study.guests import Guests
 from unlearn_utils.study.machine import Machine
 from unlearn_utils.study.readings import Attacked, Curve, readings_of
 from unlearn_utils.study.store import Damaged, Store
@@ -140,7 +141,7 @@ class FakeCluster:
     def free(self, busy):
         return [f"worker {len(self.asked)}"]
 
-    def submit(self, function, tasks, keys, worker, brought):
+    def submit(self, function, tasks, keys, worker, guests):
         self.asked.append([task.kind for task in tasks])
         future = Future()
         if len(self.asked) == 1:
@@ -148,7 +149,7 @@ class FakeCluster:
         elif "poison" in self.asked[-1]:
             future.set_exception(BrokenProcessPool())
         else:
-            future.set_result(function(tasks, keys, "cpu", brought))
+            future.set_result(function(tasks, keys, "cpu", guests))
         return future
 
     def shutdown(self, **_):
@@ -171,7 +172,7 @@ def asked(study, tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "get_worker", lambda: SimpleNamespace(local_directory=str(tmp_path / "worker")))
     monkeypatch.setenv("UNLEARN_HOME", "")  # restored at the end
     task = trained(study.cell(0, (0,), "random"))
-    return worker.Asked([dataclasses.replace(task)], [task.key], {}, "cpu", images_of(study.profile).fingerprint)
+    return worker.Asked([dataclasses.replace(task)], [task.key], Guests({}, {}), "cpu", images_of(study.profile).fingerprint)
 
 
 @pytest.mark.parametrize("other, why", [

@@ -176,7 +176,7 @@ def test_a_class_without_a_source_is_refused_in_one_sentence():
 
 
 def test_a_value_of_a_notebook_that_is_no_text_is_refused_in_one_sentence():
-    with pytest.raises(BadInput, match="a method uses 'LOSS', .* make it a plain number"):
+    with pytest.raises(BadInput, match="a method or readout uses 'LOSS', .* make it a plain number"):
         code._value("LOSS", object())
 
 

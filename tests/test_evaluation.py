@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -17,10 +18,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy, log_softmax, normalize
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from unlearn_utils import __main__, evaluate, evaluation, foreign, models
+from unlearn_utils import __main__, compare, evaluate, evaluation, foreign, models
 from unlearn_utils.settings import BadInput, Network, Probe
 from unlearn_utils.study.cells import dataset_of, load_model
 from unlearn_utils.study.rows import attacked, measurements
+from unlearn_utils.views import own_models
 
 PROBE = Probe(epochs=2)
 
@@ -191,7 +193,7 @@ def test_numbers_are_those_of_our_own_rows(study):
     assert len(shared) >= 24 and {"probe_forget", "nc3", "margin_row_forget", "bias_stability", "ncc_alarms"} <= set(shared)
     np.testing.assert_allclose(theirs[shared], ours[shared], atol=1e-6)
     np.testing.assert_allclose(np.stack(theirs.alignment), np.stack(ours.alignment), atol=1e-6)
-    for x, column in evaluation.SHOTS.items():
+    for x, column in own_models.SHOTS.items():
         expected = few[few.x == x].groupby("model", sort=False).forget_accuracy.mean()
         np.testing.assert_allclose(theirs.set_index("model")[column][expected.index], expected, atol=1e-6)
 
@@ -301,6 +303,55 @@ def test_nothing_is_written_unless_asked_for(tmp_path, monkeypatch, three):
     assert [label.get_text() for label in axis.get_yticklabels()] == list(three)
 
 
+def test_a_saved_report_is_read_again(tmp_path, three):
+    report = read(three, seeds=2)
+    report.save(tmp_path / "found")
+    again = own_models.Report.load(tmp_path / "found")
+    assert again.table.equals(report.table) and (again.forget, again.notes) == (report.forget, report.notes)
+    assert len(report.short) <= 15 < len(report.table) and set(report.short.index) < set(report.table.index)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "found" / "evaluation.json").write_text('{"rows": []}')
+    for refused, sentence in {
+        lambda: report.save(tmp_path / "file" / "below"): "no report can be written to",
+        lambda: own_models.Report.load(tmp_path / "nowhere"): "holds no report (No such file",
+        lambda: own_models.Report.load(tmp_path / "found"): "is no intact report (KeyError)",
+    }.items():
+        with pytest.raises(BadInput, match=re.escape(sentence)):
+            refused()
+
+
+def test_two_reports_stand_side_by_side_with_what_has_changed(tmp_path, three):
+    names = ["Original", "Retrain", "hiding"]
+    before = read({name: three[name] for name in names})
+    after = read({"Original": three["Original"], "Retrain": three["Retrain"], "hiding": three["Original"], "new": three["hiding"]})
+    before.save(tmp_path / "v1")
+    after.save(tmp_path / "v2")
+    both = compare(tmp_path / "v1", tmp_path / "v2")
+    columns = [(name, column) for name in names for column in ("v1", "v2", "change")] + [("new", "v2")]
+    assert list(both.columns) == columns and both.index.equals(before.table.index)
+    output, ncc = both.loc["Output, forget (%)", "hiding"], both.loc["NCC, forget (%)", "hiding"]
+    assert output.tolist() == ["0.0", "100.0", "+100.0"] and ncc.tolist() == ["100.0", "100.0", "+0.0"]
+    assert both.loc["NCC, verdict", ("hiding", "change")] == "–" and both["Original"]["v1"].equals(both["Original"]["v2"])
+    assert list(compare(before, after)["new"]) == ["after"] and compare(before, after)["new"].notna().all(axis=None)
+
+
+def test_reports_that_do_not_compare_are_refused(tmp_path, three):
+    report, other = read(three), read(three, forget=(0,))
+    with pytest.raises(BadInput, match="before forgets 3 of 4 classes and after 0 of 4 classes; compare"):
+        compare(report, other)
+    report.save(tmp_path / "same")
+    with pytest.raises(BadInput, match="both reports are .*same; name two folders"):
+        compare(tmp_path / "same", tmp_path / "same")
+
+
+def test_the_untrained_network_is_read_and_not_judged(three):
+    report, without = read(three | {"untrained": small()}), read(three)
+    assert "Untrained" in report.table and "Untrained" not in set(report.verdicts.model)
+    assert report.verdicts.equals(without.verdicts)
+    assert sum("the architecture alone" in note for note in without.notes) == 1
+    assert not any("the architecture alone" in note for note in report.notes)
+
+
 def named(classes, data):
     return type("Named", (Folder,), {"classes": list(classes)})(*data)
 
@@ -324,6 +375,12 @@ REFUSED = {
     "a label too many": (dict(test=(TEST[0], TEST[1] + 1)), "test has the label 4"),
     "a class without images": (dict(train=tuple(t[TRAIN[1] != 2] for t in TRAIN)), "train holds no image of class 2"),
     "images of another shape": (dict(train=(TRAIN[0][:, :, :4], TRAIN[1])), "cannot read a tensor (80, 1, 4, 8)"),
+    "a loader that leaves some out": (dict(train=DataLoader(TensorDataset(*TRAIN), 9, drop_last=True)), "drop_last=False"),
+    "an image of no numbers": (dict(test=(torch.cat([TEST[0][:-1], TEST[0][:1] / 0]), TEST[1])), "a batch of test has 1 images"),
+    "data that fail on the way": (dict(train=Folder(TRAIN[0][:70], TRAIN[1]), batch_size=35), "train fails after 70 images (index 70"),
+    "a batch with a label too few": (
+        dict(test=DataLoader(TensorDataset(*TEST), 9, collate_fn=lambda b: (torch.stack([x for x, _ in b]), torch.zeros(8).long()))),
+        "9 images and 8 labels"),
     "other classes": (dict(train=Folder(*TRAIN), test=named("dcba", TEST)), "test has other classes than train"),
     "names of five": (dict(train=named("abcde", TRAIN)), "train has 5 classes"),
 }

@@ -1,19 +1,142 @@
-"""No number of RESULTS.md or of the README's table is typed: both are what the tables in figures/ give."""
+"""No number of RESULTS.md or of the README is typed; the README is short, and its findings say what the numbers say."""
 
+import re
 from pathlib import Path
 
+import pandas as pd
+import pytest
 import results_page
+from test_claims import frame, label, model
+
+from unlearn_utils.views import claims, evidence, findings, sentences
 
 ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROFILES = sorted(path.parent.name for path in (ROOT / "figures").glob("*/measurements.csv"))
+BLOCK = re.compile(r"<!-- \w+: written by .*?<!-- end -->", re.DOTALL)
 
 
-def test_results_and_readme_are_what_the_tables_give(tmp_path):
+def prose(text: str) -> str:
+    """What a reader reads: without code blocks, marks, pictures and the addresses of links."""
+    text = re.sub(r"```.*?```|<!--.*?-->", " ", text, flags=re.DOTALL)
+    return re.sub(r"\]\([^)]*\)", "]", re.sub(r"!\[[^]]*\]\([^)]*\)", " ", text))
+
+
+def words(text: str) -> int:
+    return len(re.findall(r"[^\s|]*\w[^\s|]*", prose(text)))
+
+
+def of(rows: pd.DataFrame, readings: pd.DataFrame | None = None) -> dict[str, str]:
+    return {found.title: found.sentence for found in findings.findings(rows, claims.scorecard(rows, None, readings))}
+
+
+def test_results_and_readme_are_what_the_results_give(tmp_path):
     assert results_page.main(tmp_path) == 0
     for name in ("RESULTS.md", "README.md"):
         written = (tmp_path / name).read_text(encoding="utf-8")
-        assert written == (ROOT / name).read_text(encoding="utf-8"), f"run tools/results_page.py: {name} is older than its tables"
+        assert written == (ROOT / name).read_text(encoding="utf-8"), f"{name} is older: run tools/results_page.py"
+
+
+def test_the_readme_is_two_screens():
+    assert words(README) <= 800
+
+
+def test_no_number_of_the_readme_is_typed():
+    typed = re.findall(r"\d[\d.,]*", prose(BLOCK.sub("", README)))
+    assert typed == ["2026"], "the year of the paper is no result; every other number comes from a block"
+
+
+def test_a_readme_without_a_place_for_a_block_is_refused():
+    with pytest.raises(ValueError, match="no place for findings"):
+        results_page.readme(README.replace("<!-- findings:", "<!-- findings here:"), PROFILES)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_has_six_findings_of_one_number_and_at_most_25_words(profile):
+    rows, card, _ = results_page.measured(profile)
+    found = findings.findings(rows, card)
+    assert len(found) == 6
+    for finding in found:
+        assert words(finding.sentence) <= 25, finding.sentence
+        numbers = re.findall(r"\d+ of \d+|\d+\.\d+", finding.sentence)
+        assert len(numbers) == (finding.sentence != "Not run on this profile."), finding.sentence
+        assert (ROOT / "notebooks" / f"{finding.notebook}.ipynb").exists()
+
+
+def test_a_finding_turns_with_its_numbers():
+    hidden, removed = of(label(ncc=0.88, probe=0.5)), of(label(ncc=0.4, probe=0.88))
+    assert "38.0 points better than in Retrain's: hidden. A linear probe: removed." in hidden["The features keep it"]
+    assert "10.0 points worse than in Retrain's: removed. A linear probe: hidden." in removed["The features keep it"]
+    assert "hardly names" in of(label(output=0.01))["The output forgets"]
+    assert "still names" in of(label(output=0.4))["The output forgets"]
+    assert "more than an untrained" in of(frame())["Zero is the wrong reference"]
+    seen = frame()
+    seen.loc[seen.method == "random", "probe_forget"] += 0.3
+    assert "no more than an untrained" in of(seen)["Zero is the wrong reference"]
+
+
+@pytest.mark.parametrize("retain, said", [
+    (0.9, "is mostly enough to look unlearned: 1 of 1"), (0.7, "is seldom seen to be enough to look unlearned: 0 of 1")])
+def test_the_classifier_is_enough_or_not(retain, said):
+    assert said in of(frame(model("M", "random_label", "classifier", retain=retain)))["The classifier is enough"]
+
+
+@pytest.mark.parametrize("after, said", [
+    (0.3, "removes more from the features at an equal budget: 2 of 2"), (0.6, "is seldom seen to remove more")])
+def test_a_tied_classifier_removes_more_or_not(after, said):
+    tied = {"probe_in_head_forget": after, "ncc_in_head_forget": after}
+    rows = frame(model("A", "random_label", "cmf", probe=after, ncc=after, **tied),
+                 model("B", "random_label", "cmf_budget", probe=0.5, ncc=0.5))
+    assert said in of(rows)["A tied classifier"]
+
+
+@pytest.mark.parametrize("value, said", [
+    (0.8, "30.0 points better on its features than on Retrain's."),
+    (0.3, "20.0 points worse on its features than on Retrain's: it does")])
+def test_one_image_brings_it_back_or_not(value, said):
+    shots = pd.DataFrame([
+        {"model": name, "method": method, "variant": "linear", "seed": 0, "forget": str(i), "attack": "few_shot", "x": 1,
+         "draw": 0, "forget_accuracy": (value if method == "random_label" else 0.5) + 0.001 * i * (method == "retrain")}
+        for i in range(10) for name, method in (("Random Label", "random_label"), ("Retrain", "retrain"))])
+    shots.loc[shots.method == "retrain", "forget_accuracy"] -= 0.0045
+    assert said in of(label(), shots)["One image brings it back"]
+
+
+def test_what_was_not_run_is_said_to_be_not_run():
+    assert of(frame())["One image brings it back"] == of(frame())["The output forgets"] == "Not run on this profile."
+
+
+def test_a_claim_is_counted_by_what_its_models_show():
+    tally = findings.tallies(claims.scorecard(label(ncc=0.88, probe=0.5)))
+    assert tally["NCC still reads it"] == "1/0/0" and tally["Probe still reads it"] == "0/1/0"
+    assert set(findings.WORDS) == set(claims.WORDS) and set(tally) <= set(evidence.CLAIMS)
 
 
 def test_a_profile_made_by_earlier_code_says_so():
-    told = results_page.of_profile("cifar10_small")
-    assert "Made by earlier code" in told and "Made by earlier code" not in results_page.of_profile("digits")
+    for name in PROFILES:
+        assert ("Made by earlier code" in results_page.of_profile(name)) == (name in results_page.older(PROFILES))
+
+
+def test_what_seeds_change_is_said_only_where_there_are_several():
+    rows = pd.concat([label(probe=0.5 + 0.01 * seed).assign(seed=seed) for seed in (0, 1)])
+    assert "One training seed" in sentences.spread(label())
+    assert "classes, over seeds and of the rest" in sentences.spread(rows)
+
+
+@pytest.mark.parametrize("within, said", [
+    ("no", "0 lie where another choice of classes would put them and 1 beyond"),
+    ("yes", "1 lie where another choice of classes would put them and 0 beyond")])
+def test_a_difference_to_the_paper_is_within_or_beyond(within, said):
+    table = pd.DataFrame([{"model": "M", "measure": "ncc_forget", "here": 0.5, "paper": 0.4, "difference": 0.1,
+                           "within": within}])
+    assert said in sentences.explained(table)
+    assert "M, NCC on the forget class, 50.0 against 40.0 %" in sentences.explained(table)
+    assert "No published number" in sentences.explained(table.assign(within=""))
+
+
+def test_the_repository_has_one_address():
+    address = results_page.repository()
+    assert re.fullmatch(r"https://github\.com/[\w-]+/[\w-]+", address)
+    badges = re.findall(r"colab\.research\.google\.com/github/([\w-]+/[\w-]+)/", README)
+    assert set(badges) == {address.removeprefix("https://github.com/")}
+    assert len(badges) == len(list((ROOT / "notebooks").glob("*.ipynb")))

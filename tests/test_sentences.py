@@ -1,5 +1,7 @@
 """Readings written from numbers: for each, rows that support it and rows that refute it."""
 
+import math
+
 import pandas as pd
 import pytest
 from test_claims import SETS, cmf_rows, curves, frame, label, model
@@ -167,3 +169,56 @@ def test_whether_hiding_follows_the_rate_is_read_off_the_search(ncc, told, tmp_p
     said = sentences.by_rate("toy")
     assert told in said and "rate 0.01: output 0.0, probe 90.0, NCC 90.0" in said
     assert "is not known" in sentences.by_rate("another")
+
+
+def test_a_probe_by_hand_differs_by_its_recipe_or_by_more():
+    hand = pd.Series({"output": 0.0, "probe": 98.6, "NCC": 91.5})
+    study = pd.Series({"output_forget": 0.0, "probe_forget": 0.746, "ncc_forget": 0.915})
+    assert "are the study's. The probe reads 98.6 % by hand and 74.6 % in the study" in sentences.by_hand(hand, study, 74.6)
+    assert "reads 74.6 %: the recipe is the whole difference" in sentences.by_hand(hand, study, 74.6)
+    assert "reads 80.0 %: so the recipe is not the only difference" in sentences.by_hand(hand, study, 80.0)
+    assert "makes no difference" in sentences.by_hand(hand, study.replace(0.746, 0.986), 98.6)
+    assert "are up to 1.5 points from the study's" in sentences.by_hand(hand, study.replace(0.915, 0.9), 74.6)
+
+
+def test_which_of_the_two_arrows_turned_more():
+    angles = {"Original": 0.0, "Random Label": math.pi / 2}
+    assert "Random Label 90°" in sentences.turned_by(angles, 70, 20)
+    assert "70° and the class mean by 20°: the row turned more" in sentences.turned_by(angles, 70, 20)
+    assert "the mean turned no less than the row" in sentences.turned_by(angles, 20, 70)
+
+
+def test_what_is_no_cheaper_than_retrain_is_named():
+    costs = pd.DataFrame({"image_passes": {"Original": 30.0, "Retrain": 27.0, "A": 10.0}})
+    assert "Retrain takes 27.0 passes" in sentences.cheaper(costs) and "every method is cheaper" in sentences.cheaper(costs)
+    costs.loc["B"] = 27.0
+    assert "no cheaper: B (27.0)" in sentences.cheaper(costs)
+
+
+def test_where_fine_tuning_ends():
+    said = sentences.last_step(readings(own_head=0.3, few_shot=0.9))
+    assert "fine-tuning with the model's own head: Retrain 50.9, Random Label 30.9" in said and "frozen" not in said
+    assert sentences.last_step(readings(few_shot=0.9)) == "No fine-tuning was run."
+
+
+def test_what_other_profiles_show_is_named():
+    here, there = card(label(ncc=0.88)), card(label(ncc=0.4))
+    said = sentences.by_profile({"a": here, "b": there})
+    assert "a: hidden, b: removed" in said and "on another profile: NCC still reads it." in said
+    assert "on another profile: none." in sentences.by_profile({"a": here, "b": here})
+    assert "on another profile: none." in sentences.by_profile({"a": here})
+
+
+def test_controls_get_their_known_answer_or_not():
+    table = pd.DataFrame([
+        {"control": "P", "expected": "hidden, turned away", "probe": "hidden", "NCC": "hidden", "classifier turned away": "holds"},
+        {"control": "B", "expected": "hidden, not turned away", "probe": "hidden", "NCC": "cannot tell",
+         "classifier turned away": "does not hold"},
+        {"control": "R", "expected": "not hidden", "probe": "removed", "NCC": "cannot tell", "classifier turned away": "holds"}])
+    said = sentences.known_answers(table)
+    assert said == ("7 of 8 readings of controls are the known answer; not so B by NCC (cannot tell): there distrust the rule.")
+    assert sentences.known_answers(table[table.control != "B"]) == "5 of 5 readings of controls are the known answer."
+
+
+def test_a_picture_stands_beside_its_numbers():
+    assert "Original 90.0, Random Label 88.0. The picture" in sentences.pictured(label(ncc=0.88), ["Original", "Random Label", "X"])

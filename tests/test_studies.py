@@ -129,7 +129,7 @@ def test_costs_are_epochs_and_passes_over_the_training_images(ran):
 def test_where_results_come_from_is_counted_once_for_each(ran):
     for _ in range(2):
         rows.measurements(ran, [("original", "linear")]).get()
-    assert ran.origin() == "7 results: 7 computed here, 0 from the result pack."
+    assert ran.origin() == "9 results: 9 computed here, 0 from the result pack."
 
 
 def test_curves_are_drawn_for_the_few():
@@ -148,3 +148,27 @@ def test_a_study_keeps_its_settings_when_only_its_pairs_change(tiny):
     study = learned_study(tiny)
     several = study.several([[1, 2]])
     assert dataclasses.replace(several, pairs=study.pairs) == study
+
+
+def test_models_to_look_at_are_computed_or_left_out_with_a_sentence(tiny, monkeypatch, capsys):
+    study = learned_study(tiny)
+    wanted = [("original", "linear"), ("random", "linear")]
+    cells = study.at_hand(wanted)
+    assert [cell.method for cell in cells] == ["original", "random"] and "left out" not in capsys.readouterr().out
+    assert all(Store().get(trained(cell).spec) for cell in cells)
+
+    def away(profile):
+        raise BadInput("there are no images.")
+
+    monkeypatch.setattr("unlearn_utils.study.studies.dataset_of", away)
+    assert study.at_hand(wanted) == cells  # stored, so no image is needed
+    assert study.at_hand([("retrain", "linear")]) == []
+    assert "so it is left out: there are no images." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("seconds, told", [(1.0, "2 computed here"), (90.0, "takes about 3 minutes; leave out --results")])
+def test_beside_a_pack_only_what_is_quick_is_computed(tiny, monkeypatch, capsys, seconds, told):
+    study = learned_study(tiny)
+    pack = type("Pack", (), {"find": lambda self, task: {"seconds": seconds}})()
+    cells = dataclasses.replace(study, pack=pack).at_hand([("original", "linear"), ("random", "linear")])
+    assert told in capsys.readouterr().out and len(cells) == (2 if seconds == 1.0 else 0)

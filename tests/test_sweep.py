@@ -25,6 +25,7 @@ from unlearn_utils.study import rows, store, sweep
 from unlearn_utils.study.cells import (
     Cell, Task, Trained, dataset_of, load_features, load_model, load_state, prepare, stored, trained,
 )
+from unlearn_utils.study.guests import Guests
 from unlearn_utils.study.readings import Reading, readings_of
 from unlearn_utils.study.store import Damaged, Store
 from unlearn_utils.study.studies import Study
@@ -136,7 +137,7 @@ def test_an_interrupted_run_ends_its_workers_and_is_taken_up_to_the_same_numbers
 def test_a_task_that_another_process_finishes_meanwhile_is_not_computed(study, count):
     task = trained(study.cell(0, (0,), "random"))
     with Store().claimed(task.spec):  # another process computes it
-        waiting = ThreadPoolExecutor(1).submit(sweep.compute, [task], [task.key], "cpu", {})
+        waiting = ThreadPoolExecutor(1).submit(sweep.compute, [task], [task.key], "cpu", Guests.here())
         time.sleep(0.1)
         assert not waiting.done()
         Store().put(task.spec, {"theirs": True}, {}, 0.0, "cpu")
@@ -366,7 +367,7 @@ def test_what_stays_damaged_fails_once_and_for_all(study, monkeypatch):
 
 def test_a_worker_with_other_code_or_images_refuses(study, count):
     task = trained(study.cell(0, (0,), "random"))
-    [outcome] = sweep.compute([task], ["the key that another process found"], "cpu", {})
+    [outcome] = sweep.compute([task], ["the key that another process found"], "cpu", Guests.here())
     assert isinstance(outcome, Outcome) and "this process has other code or images than the one that asked" in outcome.reason
     assert count == [] and Store().get(task.spec) is None
 

@@ -1,4 +1,4 @@
-"""Writes RESULTS.md, and the block of the README between its two marks, from the tables in ``figures/``.
+"""Writes RESULTS.md, and every block of the README that stands between two marks, from ``figures/`` and pyproject.toml.
 
     python tools/results_page.py           # for maintainers, after ./run_all.sh --refresh-reference
 
@@ -8,18 +8,26 @@ No number of either is typed: a test writes both again and finds nothing changed
 from __future__ import annotations
 
 import json
+import re
 import sys
+import tomllib
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 
 from unlearn_utils.study import profiles
-from unlearn_utils.views import claims, sentences, tables
+from unlearn_utils.views import claims, evidence, findings, sentences, spread, tables
 
 ROOT = Path(__file__).parent.parent
-MARKS = ("<!-- from figures/: tools/results_page.py -->", "<!-- end -->")
-SHOWN = {"original": "Original", "random_label": "Random Label", "scrub": "SCRUB", "unsir": "UNSIR", "retrain": "Retrain",
-         "random": "random network"}
+SHOWN = "digits"  # the profile that leads the README
+MARK, END = "<!-- {}: written by tools/results_page.py -->", "<!-- end -->"
+COLAB = "https://colab.research.google.com"
+
+
+def repository() -> str:
+    """The repository's address, which stands in pyproject.toml and nowhere else by hand."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -31,7 +39,7 @@ def measured(profile: str) -> tuple[pd.DataFrame, pd.DataFrame, bool]:
     """(rows, card, whether code of today made them) of a profile whose measurements lie in ``figures``."""
     folder = ROOT / "figures" / profile
     rows = pd.read_csv(folder / "measurements.csv", dtype={"forget": str})
-    saved = pd.read_csv(folder / "scorecard.csv")
+    saved = pd.read_csv(folder / "scorecard.csv").fillna({"reason": ""})
     if tables.CARD <= set(saved):
         return rows, saved, True
     network = profiles.load(profile).network
@@ -41,57 +49,108 @@ def measured(profile: str) -> tuple[pd.DataFrame, pd.DataFrame, bool]:
 def origin(profile: str) -> str:
     """On what, over how much, and where the numbers were made."""
     notes = json.loads((ROOT / "figures" / profile / "provenance.json").read_text(encoding="utf-8"))["notebooks"]
-    note = notes["05_scorecard"]
-    pairs = note["pairs of seed and forget set"]
-    seeds = len({seed for seed, _ in pairs})
-    return (f"{profiles.load(profile).title}. {len({str(f) for _, f in pairs})} forget sets, {seeds} training "
-            f"seed{'s' * (seeds > 1)}; commit {note['commit'][:10]}, {'; '.join(note['results computed with'])}.")
+    note, (rows, _, _) = notes["05_scorecard"], measured(profile)
+    return (f"{profiles.load(profile).title}; {tables.over(rows)}; commit {note['commit'][:10]}, "
+            f"{'; '.join(note['results computed with'])}.")
+
+
+def older(names: list[str]) -> list[str]:
+    return [name for name in names if not measured(name)[2]]
+
+
+def beside_the_paper(profile: str, rows: pd.DataFrame) -> list[str]:
+    """The published numbers on the forget class beside this run's, and what classes and seeds explain of the rest."""
+    table = spread.explained(rows, profile, profiles.load(profile).network.architecture)
+    forget = table[table.measure.str.endswith("_forget")]
+    said = [f"- {sentences.explained(table)}", f"- {sentences.spread(rows)}"]
+    if not len(forget):
+        return [*said, ""]
+    shown = pd.DataFrame({
+        "model": forget.model, "readout": [tables.LABELS[name.removesuffix("_forget")] for name in forget.measure],
+        **{name: [f"{100 * value:.1f}" for value in forget[name]] for name in ("here", "paper", "difference")},
+        "by chance": ["–" if value != value else f"{100 * value:.1f}" for value in forget.by_chance],
+        "within": forget.within.replace("", "–")})
+    return [*said, "", "Forget accuracy in per cent, of every published number that this run has, too. *By chance*: how far "
+            "two such means lie apart where nothing differs but the choice of classes (Student's t, 95 %).", "",
+            markdown(shown), ""]
 
 
 def of_profile(profile: str) -> str:
     rows, card, today = measured(profile)
-    older = "" if today else ("\nMade by earlier code, without the curve, the attacks and the newer readings, and judged by the "
-                              "rules of today; it will be measured again.\n")
-    readings = [sentences.room(rows), sentences.hiding(card), sentences.turned_away(card),
-                sentences.classifier_only(card), sentences.honest(card), sentences.centre(rows), sentences.inconclusive(card)]
+    note = "" if today else ("\nMade by earlier code, without the curve, the attacks and the newer readings, and judged by "
+                             "the rules of today; it will be measured again.\n")
+    readings = [sentences.room(rows), sentences.hiding(card), sentences.turned_away(card), sentences.classifier_only(card),
+                sentences.honest(card), sentences.centre(rows), sentences.inconclusive(card)]
     screen = claims.one_screen(card).reset_index()
-    return "\n".join([f"## {profile}", "", origin(profile), older, markdown(screen), "",
-                      *(f"- {reading}" for reading in readings), ""])
+    return "\n".join([f"## {profile}", "", origin(profile), note, markdown(screen), "",
+                      *(f"- {reading}" for reading in readings), *beside_the_paper(profile, rows)])
 
 
 def results(names: list[str]) -> str:
     cards = {name: measured(name)[1] for name in names}
+    apart = [name for name in profiles.names() if name not in names and name != "image_folder"]
     head = ["# What was and was not reproduced", "",
-            "Written by `tools/results_page.py` from the tables in `figures/`. The paper's numbers are quoted second hand from "
-            "public reproductions; we have not seen its tables. They are for ResNet-18 on CIFAR-10. These profiles are smaller networks on smaller or fewer "
-            "images than the paper's, so only signs compare.", "", claims.CAPTION, "",
+            "Written by `tools/results_page.py` from `figures/`. The paper's numbers are quoted second hand from public "
+            "reproductions; we have not seen its tables. They are for ResNet-18 on CIFAR-10. Where a profile's network or "
+            "images are other ones, only signs compare.", "", claims.CAPTION, "",
             markdown(claims.claims_by_profile(cards).reset_index(names="claim")), "", "What the runs show:",
-            "", markdown(claims.claims_by_profile(cards, "shows").reset_index(names="claim")), ""]
+            "", markdown(claims.claims_by_profile(cards, "shows").reset_index(names="claim")), "",
+            f"Not run, so nothing is known of them here: {', '.join(apart) or 'no profile'}.", ""]
     sentences_of = [f"- **{claim.name}** ({claim.place}): {claim.sentence}" for claim in claims.CLAIMS.values()]
     return "\n".join([*head, "## The claims", "", *sentences_of, "", *(of_profile(name) for name in names)])
 
 
-def block(names: list[str]) -> str:
-    """The README's table: three readouts of the forget class, in per cent, per profile."""
+# ---- the blocks of the README ----
+
+def picture(names: list[str]) -> str:
+    rows, _, _ = measured(SHOWN)
+    return (f"![One row per method: what output, nearest class centre and probe read of the forgotten class]"
+            f"(figures/{SHOWN}/dumbbell.png)\n\n*{profiles.load(SHOWN).title}; {tables.over(rows)}. Probe and nearest class "
+            f"centre read {findings.beside(rows)}.*")
+
+
+def six(names: list[str]) -> str:
+    rows, card, _ = measured(SHOWN)
+    return "\n".join(f"{i}. **{found.title}.** {found.sentence} [{found.notebook[:2]}](notebooks/{found.notebook}.ipynb)"
+                     for i, found in enumerate(findings.findings(rows, card), 1))
+
+
+def claims_table(names: list[str]) -> str:
+    tallies = {name: findings.tallies(measured(name)[1]) for name in names}
+    lines = [{"claim": claim.name, "says": claim.sentence, "paper": claim.place,
+              **{name: tallies[name].get(claim.name, "–") for name in names}} for claim in evidence.CLAIMS.values()]
+    before = f" By earlier code, to be measured again: {', '.join(older(names))}." if older(names) else ""
+    return f"{markdown(pd.DataFrame(lines))}\n\nModels that show it / show the contrary / cannot tell.{before}"
+
+
+def notebooks(names: list[str]) -> str:
+    place = repository().removeprefix("https://github.com/")
     lines = []
-    for name in names:
-        rows, _, _ = measured(name)
-        linear = rows[rows.variant == "linear"].groupby("method").mean(numeric_only=True) * 100
-        for method, label in SHOWN.items():
-            lines.append({"profile": name, "model": label, **{
-                text: f"{linear.loc[method, f'{readout}_forget']:.1f}"
-                for readout, text in {"output": "output", "probe": "linear probe", "ncc": "nearest class centre"}.items()}})
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        title = nbformat.read(path, as_version=4).cells[0].source.splitlines()[0].lstrip("# ")
+        badge = f"[![Colab]({COLAB}/assets/colab-badge.svg)]({COLAB}/github/{place}/blob/main/notebooks/{path.name})"
+        lines.append({"notebook": f"[{path.stem[:2]}](notebooks/{path.name})", "": title, " ": badge})
     return markdown(pd.DataFrame(lines))
+
+
+BLOCKS = {"picture": picture, "findings": six, "claims": claims_table, "notebooks": notebooks}
+
+
+def readme(text: str, names: list[str]) -> str:
+    """The README with every block written anew. Raises ValueError where one of them has no place."""
+    for name, block in BLOCKS.items():
+        parts = re.split(f"({re.escape(MARK.format(name))}\n).*?({re.escape(END)})", text, flags=re.DOTALL)
+        if len(parts) != 4:
+            raise ValueError(f"the README has no place for {name}: a line '{MARK.format(name)}', then a line '{END}'.")
+        text = f"{parts[0]}{parts[1]}{block(names)}\n{parts[2]}{parts[3]}"
+    return text
 
 
 def main(root: Path = ROOT) -> int:
     names = sorted((path.parent.name for path in (ROOT / "figures").glob("*/measurements.csv") if "+" not in str(path)),
-                   key=lambda name: (name != "digits", name))
+                   key=lambda name: (name != SHOWN, name))
     (root / "RESULTS.md").write_text(results(names).rstrip() + "\n", encoding="utf-8")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    before, rest = readme.split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    (root / "README.md").write_text(f"{before}{MARKS[0]}\n{block(names)}\n{MARKS[1]}{after}", encoding="utf-8")
+    (root / "README.md").write_text(readme((ROOT / "README.md").read_text(encoding="utf-8"), names), encoding="utf-8")
     return 0
 
 

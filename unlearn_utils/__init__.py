@@ -2,9 +2,9 @@
 
 
 def __getattr__(name: str):
-    """``evaluate``, on demand: importing the package loads neither the study nor the views."""
-    if name != "evaluate":
+    """``evaluate`` and ``compare``, on demand: importing the package loads neither the study nor the views."""
+    if name not in ("evaluate", "compare"):
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    from .evaluation import evaluate
+    from . import evaluation
 
-    return evaluate
+    return getattr(evaluation, name)

@@ -84,6 +84,9 @@ def parameters_of(notebook: Path) -> dict[str, Any]:
 def chosen_notebooks(only: list[str]) -> list[Path]:
     """All notebooks, or those named (with or without ending; the number alone will do)."""
     everything = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+    if not everything:
+        raise BadInput("there are no notebooks beside this package; run it from a clone of the repository. (evaluate, for "
+                       "models of your own, runs anywhere: python -m unlearn_utils evaluate --help.)")
     if not only:
         return everything
     chosen = set()

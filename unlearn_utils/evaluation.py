@@ -9,12 +9,8 @@ images of the class, and nothing of other classes, or of another training of the
 from __future__ import annotations
 
 import argparse
-import base64
-import html
-import io
-import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,101 +19,25 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from . import attacks, foreign, metrics
 from .data import is_in
 from .foreign import Foreign, Where
-from .paths import Outputs, write
 from .settings import READOUTS, BadInput, Probe
+from .study.progress import tracked
 from .study.readouts import collapse, geometry, margin
 from .study.rows import measured
 from .training import generator
-from .views import evidence, plots, tables
+from .views import evidence, tables
 from .views.claims import judge
-from .views.dumbbell import dumbbell
 from .views.evidence import Draft, Run
-from .views.intervals import Interval
+from .views.own_models import JUDGED, SHOTS, Report
+from .views.own_models import compare as compare  # the other half of the door
 
-SHOTS = {1: "one_shot", 10: "ten_shot"}
+ROLES = {"Original": "original", "Retrain": "retrain", "Untrained": "random"}  # of models that are read, not judged
 # Test images of the forgotten classes under which no word is given: 0 of 74 read right would not yet exclude 5 %
 # (exact 95 % interval), and a t interval of fewer than 30 values of -1, 0 and 1 is none.
 FEWEST = {"output": 75, "probe": 30, "ncc": 30}
-SIDES = {"retain": "retain (%)", "forget": "forget (%)", "alarms": "false alarms (%)"}
-LABELS = {  # of the table's lines; the former are shown in per cent
-    **{f"{readout}_{side}": f"{label}, {text}" for readout, label in READOUTS.items() for side, text in SIDES.items()},
-    "one_shot": "1 image per class, forget (%)", "ten_shot": "10 images per class, forget (%)",
-    "alignment_retain": "alignment, retain", "alignment_forget": "alignment, forget",
-    "centre_distance_forget": "centre distance, forget", "margin_row_forget": "margin by row, forget",
-    "margin_bias_forget": "margin by bias, forget", "bias_stability": "bias stability", "nc1": "NC1", "nc2": "NC2",
-    "nc3": "NC3",
-}
-JUDGED = ["claim", "model", "readout", "this run", "mean", "low", "high", "threshold", "n", "p", "p_holm", "level",
-          "recovery", "recovery_low", "recovery_high", "shows", "reason"]
-
-
-@dataclass(frozen=True)
-class Report:
-    """What ``evaluate`` found: ``table`` for display, ``rows`` (fractions, a line per model), ``verdicts``, ``notes``."""
-
-    rows: pd.DataFrame
-    verdicts: pd.DataFrame
-    notes: list[str]
-    forget: tuple[int, ...]
-    classes: list[str]
-
-    @property
-    def reference(self) -> str:
-        """What gaps are to: Retrain, or without one the Original."""
-        return "to the Original" if "Retrain" not in set(self.rows.model) else "above Retrain"
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """Readings x models, as text."""
-        columns = {}
-        for row in self.rows.to_dict("records"):
-            column = {label: f"{100 * row[key]:.1f}" if label.endswith("(%)") else f"{row[key]:.2f}"
-                      for key, label in LABELS.items() if pd.notna(row.get(key))}
-            if len(row["probe_seeds"]) > 1:
-                column[LABELS["probe_forget"]] = Interval.of(pd.Series(row["probe_seeds"])).percent()
-            for line in self.verdicts[self.verdicts.model == row["model"]].to_dict("records"):
-                label, (gap, _, recovery) = READOUTS[line["readout"]], line["this run"].partition("; recovery ")
-                if line["readout"] != "output" and gap != "–":
-                    column[f"{label}, {self.reference} (points)"] = gap
-                    column[f"{label}, recovery"] = recovery if pd.notna(line["recovery"]) else "–"
-                column[f"{label}{' forgets' * (label == READOUTS['output'])}, verdict"] = line["shows"]
-            columns[row["model"]] = column
-        return pd.DataFrame(columns).fillna("–")
-
-    def figure(self) -> plots.Figure:
-        return dumbbell(self.rows, self.forget)
-
-    def save(self, folder: str | Path) -> None:
-        """Write tables (CSV, LaTeX), figure (PNG, PDF) and all numbers (JSON) into a folder, made where there is none."""
-        outputs = Folder(str(folder))
-        tables.save(self.table, "evaluation", outputs, f"Readings, forgotten: {', '.join(self.classes[c] for c in self.forget)}")
-        tables.save(self.verdicts.set_index("model"), "verdicts", outputs, "Verdicts, judged over test images")
-        plots.save(self.figure(), "evaluation", outputs)
-        named = {"classes": self.classes, "forget": list(self.forget), "notes": self.notes}
-        named |= {name: json.loads(getattr(self, name).to_json(orient="records")) for name in ("rows", "verdicts")}
-        write(outputs.file("evaluation.json"), json.dumps(named, indent=1) + "\n")
-
-    def __repr__(self) -> str:
-        return "\n".join([self.table.to_string(), *self.notes])
-
-    def _repr_html_(self) -> str:
-        image, figure = io.BytesIO(), self.figure()
-        figure.savefig(image, format="png")
-        plots.plt.close(figure)
-        drawn = f"<img alt='' src='data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}'>"
-        return self.table.to_html() + drawn + "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
-
-
-class Folder(Outputs):
-    """A folder of the user's own, whose path stands in the place of a profile."""
-
-    path = property(lambda self: Path(self.profile).expanduser())
-    caption = "models from elsewhere, read by evaluate"
 
 
 def evaluate(
@@ -126,7 +46,7 @@ def evaluate(
 ) -> Report:
     """Read models, of any architecture, on their own device, and hold each against "Retrain" and "Original".
 
-    ``models`` by name, the two references under theirs; each maps a batch of images to logits (N, K). ``train`` and
+    ``models`` by name, the references under theirs, with "Untrained" for the network before any training; each maps a batch of images to logits (N, K). ``train`` and
     ``test`` are a Dataset, a DataLoader or (images, labels), as the models see them in testing: training images train
     probe, centres and few-shot heads, with true labels, the forgotten classes included. ``forget``: classes, by name or
     number. ``features``, for all or by name of the model: None for the input of the last nn.Linear that runs, the name
@@ -147,12 +67,13 @@ def evaluate(
     classes = foreign.introduced(given, batches["train"][1])
     names = _class_names(parts, classes)
     forget = _forget_set(forget, names)
-    seen, labels = foreign.passed(given, {part: data for part, (data, _) in batches.items()}, classes, progress)
+    shown = tracked if progress else lambda things, *_: things
+    seen, labels = foreign.passed(given, {part: data for part, (data, _) in batches.items()}, classes, shown)
     probe = probe or Probe(epochs=20 if classes <= 10 else 150, patience=40)
     rows, right = [], {}
-    for i, model in enumerate(tqdm(given, desc="readings", disable=not progress, leave=False)):
+    for i, model in enumerate(shown(given, "readings", len(given))):
         row, right[model.name] = _read(model, seen.pop(model.name), labels, classes, forget, probe, seeds, draws)
-        role = model.name.casefold() if model.name.casefold() in ("original", "retrain") else f"given {i}"
+        role = ROLES.get(model.name, f"given {i}")
         rows.append({"model": model.name, "method": role, "variant": "linear", "seed": 0,
                      "forget": " ".join(map(str, forget)), **row})
     rows = pd.DataFrame(rows)
@@ -166,7 +87,7 @@ def _given(models: Any, features: Any) -> list[Foreign]:
     where = features if isinstance(features, dict) else dict.fromkeys(models, features)
     if odd := [str(name) for name in where if name not in models]:
         raise BadInput(f"features names {', '.join(odd)}, but the models are {', '.join(models)}.")
-    roles = {name.casefold(): {"original": "Original", "retrain": "Retrain"}.get(name.casefold(), name) for name in models}
+    roles = {name.casefold(): {role.casefold(): role for role in ROLES}.get(name.casefold(), name) for name in models}
     if len(roles) < len(models):
         raise BadInput(f"two of the models {', '.join(models)} have the same name but for capitals; rename one.")
     return [Foreign(roles[name.casefold()], model, where.get(name)) for name, model in models.items()]
@@ -270,6 +191,8 @@ def _notes(given: list[Foreign], verdicts: pd.DataFrame, probe: Probe, seeds: in
         if absent not in names:
             instead = f"is the distance to {other}" if other in names else "are readings"
             notes.append(f"Without {absent} {lost}; shown {instead}.")
+    if "Untrained" not in names:
+        notes.append("Without Untrained nothing says what the architecture alone gives away of the class.")
     if headless:
         notes.append(f"No linear head is known of {', '.join(headless)}: alignment, margins, bias and NC3 are left out.")
     if logs:
@@ -293,6 +216,7 @@ def parser() -> Parser:
     add("models", nargs="+", metavar="FILE", help="weights of a model: .safetensors, or a state_dict of PyTorch")
     add("--original", metavar="FILE", help="weights of the model that was trained on all classes")
     add("--retrain", metavar="FILE", help="weights of the model that never saw the forgotten ones")
+    add("--untrained", metavar="FILE", help="weights of the network before any training")
     network.add_argument("--architecture", metavar="NAME", help="timm/<name>, torchvision/<name>, cifar_resnet18 (34, 50)")
     network.add_argument("--model", metavar="FILE.py:FUNCTION", help="what builds the network; this file is executed")
     add("--data", required=True, metavar="DIR", help="a folder with train/<class>/ and test/<class>/ (or val/<class>/)")
@@ -312,8 +236,8 @@ def command(argv: list[str]) -> int:
     try:
         parts, seen = foreign.image_folder(Path(options.data), options.size, options.normalise)
         stems = [Path(file).stem for file in options.models]
-        files = {"Original": options.original, "Retrain": options.retrain}
-        files |= dict(zip(stems if len({*stems, *files}) == len(stems) + 2 else options.models, options.models))
+        files = {"Original": options.original, "Retrain": options.retrain, "Untrained": options.untrained}
+        files |= dict(zip(stems if len({*stems, *files}) == len(stems) + len(files) else options.models, options.models))
         classes, network = len(parts["train"].dataset.classes), options.architecture or options.model
         nets = {name: foreign.built(network, Path(file), classes) for name, file in files.items() if file}
         nets = {name: net.to(options.device) for name, net in nets.items()}

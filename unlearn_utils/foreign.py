@@ -6,14 +6,14 @@ import importlib.util
 import os
 import re
 from contextlib import ExitStack, contextmanager
+from operator import length_hint
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
-from tqdm.auto import tqdm
 
 from . import models
 from .representation import Features
@@ -124,6 +124,8 @@ def loader(part: str, data: Any, batch_size: int) -> tuple[DataLoader, Tensor]:
             raise BadInput(f"{part} holds {len(data[0])} images and {len(data[1])} labels; give one label for each image.")
         data = TensorDataset(*data)
     data = DataLoader(data, batch_size) if isinstance(data, Dataset) else data
+    if isinstance(data, DataLoader) and data.drop_last:
+        raise BadInput(f"{part} leaves out its last images, as it has drop_last=True; give it drop_last=False.")
     if not isinstance(data, DataLoader):
         raise BadInput(f"{part} is {_shown(data)}, but it must be a Dataset, a DataLoader or (images, labels).")
     try:
@@ -141,12 +143,34 @@ def loader(part: str, data: Any, batch_size: int) -> tuple[DataLoader, Tensor]:
 
 
 def pair(part: str, batch: Any) -> tuple[Tensor, Tensor]:
-    """Images and labels (N,) of a batch. Raises BadInput where it is no such pair."""
+    """Images and labels (N,) of a batch. Raises BadInput where it is no such pair, or an image holds no number."""
     images, labels = batch[:2] if isinstance(batch, (tuple, list)) and len(batch) > 1 else (batch, None)
     if not isinstance(images, Tensor) or not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
         raise BadInput(f"a batch of {part} must be images and whole-number labels (N,), as tensors, but it is "
                        f"{_shown(images)} and {_shown(labels)}.")
+    if len(images) != len(labels):
+        raise BadInput(f"a batch of {part} holds {len(images)} images and {len(labels)} labels; give one label for each image.")
+    if images.is_floating_point() and not images.isfinite().all():
+        bad = int((~images.flatten(1).isfinite().all(1)).sum())
+        raise BadInput(f"a batch of {part} has {bad} images with values that are infinite or no numbers; mend them or leave "
+                       "them out.")
     return images, labels.long()
+
+
+def batches_of(part: str, data: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and labels, batch by batch. Raises BadInput where the data fail on the way."""
+    batches, done = iter(data), 0
+    while True:
+        try:
+            batch = next(batches, None)
+        except Exception as reason:  # of somebody else's data set
+            raise BadInput(f"{part} fails after {done} images ({models.in_short(reason)}); mend or leave out what comes "
+                           "next.") from None
+        if batch is None:
+            return
+        images, labels = pair(part, batch)
+        done += len(labels)
+        yield images, labels
 
 
 def class_names(data: Any) -> list[str] | None:
@@ -168,9 +192,11 @@ def introduced(given: list[Foreign], images: Tensor) -> int:
 
 @torch.no_grad()
 def passed(
-    given: list[Foreign], loaders: dict[str, DataLoader], classes: int, progress: bool
+    given: list[Foreign], loaders: dict[str, DataLoader], classes: int, tracked: Callable[[Iterable, str, int], Iterable]
 ) -> tuple[dict[str, Seen], dict[str, Tensor]]:
     """One pass over all images for all models: what each gives, on the CPU, and the labels by part.
+
+    ``tracked`` shows how far it is.
 
     Raises BadInput where labels are not those of all classes.
     """
@@ -179,8 +205,7 @@ def passed(
         for model in given:
             stack.enter_context(model.watched())
         for part, batches in loaders.items():
-            for batch in tqdm(batches, desc=f"features, {part}", disable=not progress, leave=False):
-                images, labels = pair(part, batch)
+            for images, labels in tracked(batches_of(part, batches), f"features, {part}", length_hint(batches)):
                 kept.setdefault((part, "labels"), []).append(labels.cpu())
                 for model in given:
                     for what, seen in zip(("features", "logits"), model.look(images)):

@@ -15,19 +15,20 @@ ROOT = Path(__file__).parent.parent
 
 
 def home() -> Path:
-    """The folder of ``.store`` and ``figures``: the repository, or $UNLEARN_HOME.
+    """The folder of ``.store`` and ``figures``: $UNLEARN_HOME, or the repository, or where there is none (the package
+    was installed from a wheel) the working directory.
 
     Raises BadInput where nothing can be written there.
     """
-    named = os.environ.get("UNLEARN_HOME")
+    named = os.environ.get("UNLEARN_HOME") or (ROOT if (ROOT / "pyproject.toml").exists() else Path.cwd())
     try:
-        path = Path(named).expanduser().resolve() if named else ROOT
+        path = Path(named).expanduser().resolve()
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except (OSError, RuntimeError) as reason:  # the latter where ~ or a link leads nowhere
         raise BadInput(
-            f"results cannot be kept in {named or ROOT} ({getattr(reason, 'strerror', None) or reason}); "
+            f"results cannot be kept in {named} ({getattr(reason, 'strerror', None) or reason}); "
             "set UNLEARN_HOME to a folder that can be written to."
         ) from None
     return path

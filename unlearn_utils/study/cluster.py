@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ..data import Dataset
 from ..settings import BadInput
 from .cells import Task, dataset_of, images_of
+from .guests import Guests
 from .machine import Machine
 from .store import Damaged, Store
 from .sweep import Away, Outcome, reason
@@ -59,9 +60,9 @@ class Cluster(Executor):
         self.told = "" if usable else why
         return [worker for worker in usable - busy if self.workers[worker]["status"] == "running"]
 
-    def submit(self, function, tasks: list[Task], keys: list[str], worker: str, brought: dict) -> Future:
+    def submit(self, function, tasks: list[Task], keys: list[str], worker: str, guests: Guests) -> Future:
         """``function`` is ``compute``, which the worker has as its own."""
-        asked = Asked(tasks, keys, brought, self.machine.devices[0], images_of(tasks[0].cell.profile).fingerprint)
+        asked = Asked(tasks, keys, guests, self.machine.devices[0], images_of(tasks[0].cell.profile).fingerprint)
         return self.threads.submit(self._talk, worker, asked)
 
     def _talk(self, worker: str, asked: Asked) -> list[Outcome]:

@@ -81,12 +81,12 @@ def without_prose(source: str) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-_RECEIVED: dict[type, str] = {}  # classes that came from another process, with the version they had there
+_RECEIVED: dict[Any, str] = {}  # what came from another process, with the version it had there
 
 
-def received(cls: type, its_version: str) -> None:
-    """Believe the version of a class whose source lies in another process (a notebook's)."""
-    _RECEIVED[cls] = its_version
+def received(thing: Any, its_version: str) -> None:
+    """Believe the version of a class or function whose source lies in another process (a notebook's)."""
+    _RECEIVED[thing] = its_version
 
 
 def version(*roots: Any) -> str:
@@ -121,7 +121,7 @@ def _value(name: str, thing: Any) -> str:
             return repr(thing)
     except (ValueError, SyntaxError):
         pass
-    raise BadInput(f"a method uses '{name}', a {type(thing).__name__} of the notebook, which cannot be part of a key; "
+    raise BadInput(f"a method or readout uses '{name}', a {type(thing).__name__} of the notebook, which cannot be part of a key; "
                    "make it a plain number or text, or a constant of the method.")
 
 

@@ -19,9 +19,10 @@ from ..methods import METHODS
 from ..paths import ROOT, home
 from ..settings import BadInput
 from .cells import Task, images_of, trained
-from .code import PACKAGE
+from .guests import is_guest
 from .profiles import Images, Profile
-from .store import Store, digest
+from .readouts import READOUTS
+from .store import Damaged, Store, digest
 
 NAME = "results.jsonl.xz"
 FORMAT = 1
@@ -37,9 +38,9 @@ class Pack:
     records: dict[str, dict[str, Any]]
 
     def find(self, task: Task) -> dict[str, Any] | None:
-        """The record of a task, or None. A method of a notebook cell or of another package is never served."""
-        ours = METHODS[task.cell.method].__module__.startswith(f"{PACKAGE}.")
-        return self.records.get(task.question) if ours else None
+        """The record of a task, or None. What a notebook cell or another package defines is never served."""
+        defined = [METHODS[task.cell.method]] + ([READOUTS[task.name].function] if task.kind == "reading" else [])
+        return None if any(map(is_guest, defined)) else self.records.get(task.question)
 
     def original_of(self, task: Task) -> str:
         """Digest of the weights of the Original behind a task; empty where none is."""
@@ -179,12 +180,18 @@ def carry(tasks: Iterable[Task], into: Path) -> int:
 
 
 def bring(folder: Path) -> int:
-    """Take the models of such a folder into the store; they are checked when they are loaded."""
+    """Take the models of such a folder into the store; how many it did not have. What is damaged stays out."""
     found = sorted(folder.glob("model/*/record.json"))
     if not found:
         raise BadInput(f"{folder} holds no models; name a folder that --carry has written.")
+    store, taken = Store(), 0
     for record in found:
-        target = Store().root / "model" / record.parent.name
-        if not target.exists():
-            shutil.copytree(record.parent, target)
-    return len(found)
+        if (store.root / "model" / record.parent.name).exists():
+            continue
+        try:
+            spec = json.loads(record.read_bytes())["body"]["spec"]
+            store.unpack(spec, {file.name: file.read_bytes() for file in record.parent.iterdir()})
+            taken += 1
+        except (Damaged, ValueError, KeyError, TypeError):  # one that is no record any more
+            print(f"{record.parent} is damaged and left out; carry it again.")
+    return taken

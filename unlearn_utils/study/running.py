@@ -27,6 +27,7 @@ from . import packs
 from .cells import Task, trained
 from .code import without_prose
 from .experiments import PLANS, Plan
+from .progress import QUIET
 from .store import Store, digest, hardware, remove
 from .steps import MIME
 from .studies import DIFFERS, Study
@@ -207,6 +208,7 @@ def execute(path: Path, parameters: dict[str, Any], outputs: Outputs, stamp: str
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of comments that it cannot parse
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))  # the kernel's
+    os.environ[QUIET] = "1"
     begin = time.time()
     try:
         target = outputs.file(f"notebooks/{path.name}")

@@ -12,7 +12,7 @@ from ..data import check_forget_set
 from ..methods import METHODS
 from ..paths import Outputs
 from ..settings import BadInput
-from . import packs, profiles, sweep
+from . import guests, packs, profiles, sweep
 from .cells import Cell, Task, dataset_of, images_of, trained
 from .packs import Pack
 from .profiles import Profile
@@ -22,6 +22,7 @@ from .variants import WITH_RECIPE, needs
 Models = list[tuple[str, str]]  # (method, variant)
 Results = dict[str, dict[str, Any]]  # by key of the task
 
+QUICK = 120  # seconds of training that a notebook drawn from a pack may add for models to look at
 DIFFERS = "UNLEARN_DIFFERS"  # set by a command for its notebooks: all parameters that are not the profile's own
 REFERENCES: Models = [("original", "linear"), ("retrain", "linear"), ("retrain_again", "linear"), ("random", "linear")]
 
@@ -62,6 +63,7 @@ class Study:
             raise BadInput(f"seeds is {list(seeds)!r}, but it must be a list of whole numbers, e.g. [0, 1].")
         if results not in ("", "committed"):
             raise BadInput(f"results is '{results}', but it must be '' (compute what is missing) or 'committed'.")
+        guests.load()
         own = profiles.load(profile, data_dir=data_dir)
         loaded = profiles.load(profile, overrides, data_dir, hyperparameters)
         profiles.check_names(loaded, METHODS, WITH_RECIPE)
@@ -134,6 +136,27 @@ class Study:
         self.tally["here"].update(stored)
         results = {key: found["result"] | {"seconds": found["seconds"]} for key, found in packed.items()}
         return results | {key: record.result | {"seconds": round(record.seconds, 2)} for key, record in stored.items()}
+
+    def at_hand(self, models: Models) -> list[Cell]:
+        """The cells of some models for the first pair, once all their weights are stored; none, and one printed sentence,
+        where that takes the images, which are not here, or, beside a result pack, longer than ``QUICK`` seconds.
+        """
+        cells = [self.cell(*self.pairs[0], *model) for model in models]
+        tasks = [trained(cell) for cell in cells]
+        waiting = sweep.missing(tasks)
+        known = [found["seconds"] if (found := self.pack.find(task)) else QUICK for task in waiting] if self.pack else []
+        try:
+            if waiting:
+                dataset_of(self.profile)
+            if sum(known) >= QUICK:
+                raise BadInput(f"computing them takes about {sum(known) / 60:.0f} minutes; leave out --results committed")
+            sweep.run(tasks, self.machine)
+        except (BadInput, sweep.Failure) as reason:
+            print(f"The models of this section are not here, so it is left out: {reason}")
+            return []
+        if waiting and self.pack:
+            print(f"A result pack holds numbers and no models: {len(waiting)} computed here.")
+        return cells
 
     def _check_images(self, here: list[Task]) -> None:
         try:

@@ -6,7 +6,6 @@ import dataclasses
 import errno
 import json
 import os
-import sys
 import threading
 import time
 from collections import Counter
@@ -15,34 +14,48 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import PicklingError
 from typing import Iterator
 
 import loky
 import sklearn  # noqa: F401  (its thread pools must be loaded before they can be limited)
 import torch
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
-from ..methods import METHODS
 from ..paths import home
 from ..settings import BadInput
 from . import code
 from .cells import Task, look_again
+from .guests import Guests
 from .machine import Machine
+from .progress import Progress
 from .store import Damaged, Store
 
+NOT_RUN = "not run, because what it needs failed"
 GIVEN_UP = "UNLEARN_GIVEN_UP"  # names a file of the tasks that failed before in this run, which are not tried again
 
 
 class Failure(RuntimeError):
-    """Some tasks could not be computed; the message names each with its reason."""
+    """Some tasks could not be computed; the message names each reason once, and what failed for it first."""
 
     def __init__(self, reasons: dict[str, str]):
-        super().__init__("\n".join(reasons.values()))
+        labels: dict[str, list[str]] = {}
+        for label, _, why in (line.partition(": ") for line in reasons.values()):
+            labels.setdefault(why, []).append(label)
+        lines = [f"{first}{f' and {len(more)} more' if more else ''}: {why}"
+                 for why, (first, *more) in sorted(labels.items(), key=lambda item: item[0] == NOT_RUN)]
+        super().__init__("\n".join(lines))
         self.reasons = reasons  # by key
 
     def _render_traceback_(self) -> list[str]:
         return [f"Failure: {self}"]
+
+
+class Interrupted(KeyboardInterrupt):
+    """Somebody stopped a sweep."""
+
+    def _render_traceback_(self) -> list[str]:
+        return ["Interrupted: what is finished is stored; run the cell again to go on from there."]
 
 
 class Away(BrokenProcessPool):
@@ -93,15 +106,13 @@ def one_thread() -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic)
 
 
-def compute(tasks: list[Task], keys: list[str], device: str, brought: dict) -> list[Outcome]:
+def compute(tasks: list[Task], keys: list[str], device: str, guests: Guests) -> list[Outcome]:
     """Compute and store tasks, one after the other: what a worker process runs.
 
-    ``brought`` holds the methods that no file defines, with the version of their code. A worker whose own key of a
-    task is another than the one it was asked for has other code or other images, and refuses.
+    A worker whose own key of a task is another than the one it was asked for has other code or other images, and
+    refuses.
     """
-    for name, (cls, version) in brought.items():
-        METHODS[name] = cls
-        code.received(cls, version)
+    guests.welcome()
     outcomes = []
     with one_thread():
         for task, key in zip(tasks, keys):
@@ -131,6 +142,9 @@ def reason(error: BaseException) -> str:
         return f"the disk of {home()} is full; make room and run again, what is stored stays"
     if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"{home()} cannot be written ({error.strerror}); make it writable, or set UNLEARN_HOME to a folder that is"
+    if isinstance(error, PicklingError):
+        return (f"it cannot be sent to a worker process ({error.__cause__ or error}); let the cells that define methods and "
+                "readouts use numbers, texts, functions and modules alone, or take jobs = 1")
     return str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
 
 
@@ -176,9 +190,7 @@ class _Schedule:
         self.retried: set[str] = set()
         self.deaths: Counter[str] = Counter()
         self.progress = Progress(len(tasks))
-        self.brought = {
-            name: (cls, code.version(cls)) for name, cls in METHODS.items() if cls.__module__ == "__main__"
-        }
+        self.guests = Guests.here()
 
     def run(self) -> dict[str, str]:
         """What failed, by key, with its reason."""
@@ -193,10 +205,10 @@ class _Schedule:
                     self._start()
                     self._finish()
                     self._give_up()
-        except BaseException:  # an interrupt: what runs is ended, what is stored stays
+        except BaseException as stopped:  # an interrupt: what runs is ended, what is stored stays
             for pool in self.pools.values():
                 pool.shutdown(wait=False, kill_workers=True)
-            raise
+            raise (Interrupted() if type(stopped) is KeyboardInterrupt else stopped) from None
         for pool in self.pools.values():
             pool.shutdown()
         return self.failed
@@ -228,7 +240,7 @@ class _Schedule:
         pool = self.cluster or self._pool(device)
         sent = [dataclasses.replace(task) for task in tasks]  # without the keys known here: a worker finds its own
         try:
-            future = pool.submit(compute, sent, [task.key for task in tasks], device, self.brought)
+            future = pool.submit(compute, sent, [task.key for task in tasks], device, self.guests)
         except BrokenProcessPool as error:  # it broke since it was last looked at
             future = Future()
             future.set_exception(error)
@@ -291,7 +303,7 @@ class _Schedule:
         while hopeless := [task for key, task in self.waiting.items() if self.needs[key] & self.failed.keys()]:
             for task in hopeless:
                 del self.waiting[task.key]
-                self._fail(task, "not run, because what it needs failed")
+                self._fail(task, NOT_RUN)
 
     def _fail(self, task: Task, why: str) -> None:
         self.failed[task.key] = f"{task.label}: {why}"
@@ -322,28 +334,3 @@ def _end_with_parent(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-class Progress:
-    """A bar with the time left on a terminal, one plain line per task in a log."""
-
-    def __init__(self, total: int):
-        self.total, self.count = total, 0
-        self.bar = tqdm(total=total, unit="task") if sys.stderr.isatty() else None
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self.bar:
-            self.bar.close()
-
-    def done(self, line: str, count: int = 1) -> None:
-        self.count += count
-        if not self.bar:
-            print(f"[{self.count}/{self.total}] {line}", flush=True)
-            return
-        if line.startswith("FAILED"):
-            self.bar.write(line)
-        self.bar.set_postfix_str(line[:60])
-        self.bar.update(count)

@@ -13,10 +13,10 @@ from distributed import Nanny, Scheduler, SpecCluster, get_worker
 
 from .. import sources
 from ..data import Dataset
-from ..methods import METHODS
 from ..settings import BadInput
 from . import code
 from .cells import Task, dataset_of, received
+from .guests import Guests
 from .machine import Machine
 from .profiles import Profile
 from .store import Files, Store
@@ -31,7 +31,7 @@ class Asked:
 
     tasks: list[Task]
     keys: list[str]
-    brought: dict[str, tuple[type, str]]
+    guests: Guests
     device: str  # "cpu", or anything else for a GPU where there is one
     images: str  # their fingerprint
     torch: str = torch.__version__.partition("+")[0]  # builds for other devices count as the same
@@ -65,9 +65,7 @@ def work(asked: Asked, images: Dataset | None, records: list[tuple[dict, Files]]
             return Reply("it has no GPU")
         if code.edited():
             return Reply("its files have changed since it started, so it has to be started again")
-        for name, (cls, version) in asked.brought.items():
-            METHODS[name] = cls
-            code.received(cls, version)
+        asked.guests.welcome()
         if images:
             received[profile.data] = images
         if not _has_images(profile, asked.images):
@@ -79,7 +77,7 @@ def work(asked: Asked, images: Dataset | None, records: list[tuple[dict, Files]]
         if lacking := tuple(key for key, task in behind(asked.tasks).items() if Store().get(task.spec) is None):
             return Reply(records=lacking)
         device = "cuda:0" if asked.device != "cpu" and torch.cuda.is_available() else "cpu"
-        outcomes = compute(asked.tasks, asked.keys, device, asked.brought)
+        outcomes = compute(asked.tasks, asked.keys, device, asked.guests)
         made = [{} if outcome.reason else Store().packed(task.spec) for task, outcome in zip(asked.tasks, outcomes)]
         return Reply(outcomes=tuple(outcomes), made=tuple(made))
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from ..methods import METHODS
 from ..paths import ROOT
 from ..settings import READOUTS
-from .claims import WORDS
-from .evidence import DISTILLED, EXAMPLE, FORGOTTEN, HALF, ORIGINAL, RETRAIN, ROOM, SMALL, TURNED, Key, Run
+from .claims import WORDS, unstable
+from .evidence import DISTILLED, EXAMPLE, FORGOTTEN, HALF, ORIGINAL, RANDOM, RETRAIN, ROOM, SMALL, TURNED, Key, Run
 from .intervals import Interval, number
-from .tables import attack_gaps, per_forget_set, published
+from .spread import split
+from .tables import LABELS, attack_gaps, per_forget_set, published
 
 GROUP = 0.2  # smallest distance of "some forget class" and "its own class" that says the group outlives its members
 COLLAPSED = 0.05  # largest NC1 that is near collapse
 CHANCE = 0.05  # largest distance from chance at which a shuffled control still is at chance
+SAME = 0.05  # points: under it two readings of a probe are printed alike
 ATTACKS = {"few_shot": "a new head on frozen features", "fresh_head": "fine-tuning with a fresh head",
            "own_head": "fine-tuning with the model's own head", "retain_only": "fine-tuning on retain images alone"}
 
@@ -30,7 +34,7 @@ def collapse(curves: pd.DataFrame) -> str:
 
 def room(rows: pd.DataFrame) -> str:
     """Which readouts can tell hidden from removed."""
-    points = {name: _run(rows).gap(ORIGINAL, RETRAIN, f"{readout}_forget").mean()
+    points = {name: run_of(rows).gap(ORIGINAL, RETRAIN, f"{readout}_forget").mean()
               for readout, name in {"probe": "the probe", "ncc": "NCC"}.items()}
     able = [name for name, value in points.items() if value >= ROOM]
     listed = ", ".join(f"{name} {100 * value:.1f}" for name, value in points.items())
@@ -66,7 +70,7 @@ def classifier_only(card: pd.DataFrame) -> str:
 
 def several(rows: pd.DataFrame, readout: str = "probe", variant: str = "linear") -> str:
     """Several classes: is the group still readable where its members are not told apart?"""
-    run, own, some = _run(rows), f"{readout}_forget", f"{readout}_any"
+    run, own, some = run_of(rows), f"{readout}_forget", f"{readout}_any"
     keys = [key for key in [RETRAIN, *run.keys(variant, ("method", "extension"))] if len(run.values(key, some))]
     percent = {key: [100 * run.values(key, column).mean() for column in (own, some)] for key in keys}
     usual = percent[RETRAIN][1] - percent[RETRAIN][0] if RETRAIN in percent else 0.0  # never having seen them mixes them, too
@@ -91,7 +95,7 @@ def honest(card: pd.DataFrame) -> str:
 
 def centre(rows: pd.DataFrame) -> str:
     """Centre distance of the forget class under Random Label + CMF, beside models that never saw or lost the class."""
-    run, key, column = _run(rows), ("random_label", "cmf"), "centre_distance_forget"
+    run, key, column = run_of(rows), ("random_label", "cmf"), "centre_distance_forget"
     means = {run.label(k): run.values(k, column).mean() for k in (ORIGINAL, RETRAIN, EXAMPLE, key)}
     gap = Interval.of(run.gap(key, RETRAIN, column))
     half = "to less than half" if means[run.label(key)] < HALF * means[run.label(RETRAIN)] else "not to half"
@@ -103,7 +107,7 @@ def centre(rows: pd.DataFrame) -> str:
 def relearning(readings: pd.DataFrame, key: Key = EXAMPLE) -> str:
     """Each attack's gap to Retrain for one model; the few-shot head at the fewest images, fine-tuning over its steps."""
     gaps, said = attack_gaps(readings), []
-    model = _run(readings).label(key)
+    model = run_of(readings).label(key)
     for attack, name in ATTACKS.items():
         if f"{attack}_difference" in gaps and model in gaps.index:
             interval = gaps.loc[model, f"{attack}_difference"]
@@ -158,7 +162,7 @@ def apart(rows: pd.DataFrame, column: str, name: str, models: list[str] = (), re
 
 def unfit(rows: pd.DataFrame) -> str:
     """Models that say nothing about hiding: the output still reads the class, or the model is broken."""
-    run = _run(rows)
+    run = run_of(rows)
     why = {key: run.unusable(key) for v in ("linear", "cmf") for key in run.keys(v, ("method", "extension"))}
     listed = "; ".join(f"{run.label(key)}: {reason}" for key, reason in why.items() if reason)
     return f"No evidence of hiding or removing: {listed or 'none, all outputs forgot and all networks still work'}."
@@ -166,7 +170,7 @@ def unfit(rows: pd.DataFrame) -> str:
 
 def attractor(rows: pd.DataFrame) -> str:
     """A recovery above 1: does NCC know the class better than in the Original, or name it more often?"""
-    run, keys = _run(rows), _run(rows).keys("linear", ("method", "extension"))
+    run, keys = run_of(rows), run_of(rows).keys("linear", ("method", "extension"))
     beyond = [key for key in keys if run.gap(key, ORIGINAL, "ncc_forget").mean() > 0]
     alarms = [f"{run.label(key)} {100 * run.values(key, 'ncc_alarms').mean():.1f} %" for key in [*beyond, ORIGINAL]]
     return "No model's NCC reads more of the forget class than the Original's." if not beyond else (
@@ -176,7 +180,7 @@ def attractor(rows: pd.DataFrame) -> str:
 
 def hidden_by(rows: pd.DataFrame) -> str:
     """Which part of the head makes the forget images lose: the row or the bias."""
-    run, lost = _run(rows), {"row": [], "bias": []}
+    run, lost = run_of(rows), {"row": [], "bias": []}
     for key in [*run.keys("linear", ("method", "extension", "reference")), DISTILLED]:
         part = {part: run.values(key, f"margin_{part}_forget").mean() for part in lost}
         if sum(part.values()) < 0:
@@ -187,7 +191,7 @@ def hidden_by(rows: pd.DataFrame) -> str:
 
 def refitted(rows: pd.DataFrame) -> str:
     """With CMF: what an ordinary head, fitted to the same features on retain images alone, would show instead."""
-    run = _run(rows)
+    run = run_of(rows)
     columns = ("output_forget", "refitted_forget")
     said = {key: [run.values(key, column).mean() for column in columns] for key in run.keys("cmf")}
     listed = "; ".join(f"{run.label(key)} {100 * a:.1f} and {100 * b:.1f} %" for key, (a, b) in said.items())
@@ -219,5 +223,108 @@ def by_rate(profile: str, example: str = "random_label") -> str:
             "a small rate flatters hiding.")
 
 
-def _run(rows: pd.DataFrame) -> Run:
+def by_profile(cards: dict[str, pd.DataFrame], claim: str = "NCC still reads it") -> str:
+    """What every profile shows of the paper's example, and which claims turn into their opposite between profiles."""
+    example = {name: card[(card.claim == claim) & (card.method == EXAMPLE[0]) & (card.variant == EXAMPLE[1])]
+               for name, card in cards.items()}
+    said = ", ".join(f"{name}: {lines.shows.iloc[0]}" for name, lines in example.items() if len(lines))
+    flips = unstable({name: card[card.counted.astype(bool)] for name, card in cards.items()}) if len(cards) > 1 else None
+    turned = sorted(set(flips.claim[flips.opposite & (flips.question == "shows")])) if flips is not None else []
+    return (f"{METHODS[EXAMPLE[0]].label} by NCC – {said or 'on no profile'}. Claims that show the opposite for some model "
+            f"on another profile: {', '.join(turned) or 'none'}.")
+
+
+def known_answers(controls: pd.DataFrame) -> str:
+    """How often the rules give models of known answer that answer; ``controls`` of ``claims.controls``."""
+    right, wrong = 0, []
+    for _, line in controls.iterrows():
+        hidden = not line.expected.startswith("not hidden")
+        answers = {name: (line[name] == "hidden") == hidden for name in ("probe", "NCC")}
+        if "turned away" in line.expected:
+            answers["classifier turned away"] = line["classifier turned away"] == (
+                "does not hold" if "not turned away" in line.expected else "holds")
+        right += sum(answers.values())
+        wrong += [f"{line.control} by {name} ({line[name]})" for name, good in answers.items() if not good]
+    return (f"{right} of {right + len(wrong)} readings of controls are the known answer"
+            + (f"; not so {', '.join(wrong)}: there distrust the rule." if wrong else "."))
+
+
+def pictured(rows: pd.DataFrame, models: list[str]) -> str:
+    """What NCC reads of the forget class in the models of a picture."""
+    values = per_forget_set(rows, "ncc_forget")
+    said = ", ".join(f"{model} {100 * values[model].mean():.1f}" for model in models if model in values)
+    return f"NCC reads of this forget set, in per cent: {said}. The picture keeps neighbours, not distances."
+
+
+def by_hand(hand: pd.Series, study: pd.Series, again: float) -> str:
+    """One model's readouts by hand beside the study's (per cent), and whether its probe recipe is the whole difference."""
+    there = {readout: 100 * study[f"{readout.lower()}_forget"] for readout in hand.index}
+    fixed = max(abs(hand[readout] - there[readout]) for readout in ("output", "NCC"))
+    said = "the study's" if fixed < SAME else f"up to {fixed:.1f} points from the study's"
+    said = f"Output and NCC are {said}. "
+    apart = f"The probe reads {hand.probe:.1f} % by hand and {there['probe']:.1f} % in the study"
+    if abs(hand.probe - there["probe"]) < SAME:
+        return f"{said}{apart}: here the recipe makes no difference."
+    reason = ("the recipe is the whole difference" if abs(again - there["probe"]) < SAME
+              else "so the recipe is not the only difference: the study's features are not these, bit for bit")
+    return f"{said}{apart}; its recipe on the features above reads {again:.1f} %: {reason}."
+
+
+def turned_by(angles: dict[str, float], row: float, mean: float) -> str:
+    """Angles between row and class mean (radians); by how much each of them turned from the Original on (degrees)."""
+    listed = ", ".join(f"{name} {math.degrees(angle):.0f}°" for name, angle in angles.items())
+    verdict = "the row turned more than the mean" if row > mean else "the mean turned no less than the row"
+    return (f"Between row and class mean: {listed}. From the Original to Random Label the row turned by {row:.0f}° and the "
+            f"class mean by {mean:.0f}°: {verdict}.")
+
+
+def cheaper(costs: pd.DataFrame) -> str:
+    """Which models took no fewer passes over the images than Retrain; ``costs`` by model."""
+    passes = costs.image_passes
+    dear = [f"{name} ({value:.1f})" for name, value in passes.items()
+            if value >= passes["Retrain"] and name not in ("Original", "Retrain", "Retrain, second seed")]
+    return (f"Retrain takes {passes['Retrain']:.1f} passes over the training images; "
+            f"{'no cheaper: ' + ', '.join(dear) if dear else 'every method is cheaper'}.")
+
+
+def last_step(readings: pd.DataFrame, key: Key = EXAMPLE) -> str:
+    """Where fine-tuning ends: forget accuracy of one model, of Retrain and of the Original after the last step."""
+    run, said = run_of(readings), []
+    for attack in ("fresh_head", "own_head", "retain_only"):
+        part = readings[readings.attack == attack]
+        end = run_of(part[part.x == part.x.max()])
+        values = [f"{run.label(k)} {100 * end.values(k, 'forget_accuracy').mean():.1f}"
+                  for k in (ORIGINAL, RETRAIN, RANDOM, key) if len(end.of(k))]
+        said += [f"{ATTACKS[attack]}: {', '.join(values)}"] if values else []
+    return f"After the last step, forget accuracy in per cent, {'; '.join(said)}." if said else "No fine-tuning was run."
+
+
+def explained(table: pd.DataFrame) -> str:
+    """Of ``spread.explained``: how many published numbers the choice of classes explains, and which lies farthest off."""
+    told = table[table.within != ""]
+    if not len(told):
+        return "No published number of such a setting can be held against these forget sets."
+    beyond = told[told.within == "no"]
+    far = told.loc[told.difference.abs().idxmax()]
+    name, side = far.measure.rsplit("_", 1)
+    return (f"Of {len(told)} published numbers that this run has, too, {len(told) - len(beyond)} lie where another choice "
+            f"of classes would put them and {len(beyond)} beyond: there images, network or training are others. Farthest "
+            f"off: {far.model}, {LABELS.get(name, name)} on the {side} class, {100 * far.here:.1f} against "
+            f"{100 * far.paper:.1f} %.")
+
+
+def spread(rows: pd.DataFrame, columns: tuple[str, ...] = ("probe_forget", "ncc_forget")) -> str:
+    """What a ± is made of: classes, seeds, and the rest, the median over models (in points)."""
+    if rows.seed.nunique() < 2:
+        return "One training seed: a ± is over forget sets alone, and what another seed changes is not known."
+    table = split(rows, list(columns)).dropna()
+    parts = 100 * table.groupby("measure")[["over_classes", "over_seeds", "rest"]].median()
+    said = "; ".join(f"{READOUTS[name.removesuffix('_forget')]} {row.over_classes:.1f}, {row.over_seeds:.1f}, {row.rest:.1f}"
+                     for name, row in parts.iterrows())
+    word = "more than" if (parts.over_classes > parts.over_seeds).all() else "not always more than"
+    return (f"On the forget class classes differ {word} seeds: median standard deviation over classes, over seeds and of "
+            f"the rest, in points: {said}.")
+
+
+def run_of(rows: pd.DataFrame) -> Run:
     return Run(rows, published("", "", 0))
