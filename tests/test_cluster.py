@@ -20,6 +20,7 @@ import pytest
 from unlearn_utils.settings import BadInput
 from unlearn_utils.study import machine, sweep
 from unlearn_utils.study.cells import Cell, Task, dataset_of, images_of, trained
+from unlearn_utils.study.guests import Guests
 from unlearn_utils.study.machine import Machine
 from unlearn_utils.study.readings import Attacked, Curve, readings_of
 from unlearn_utils.study.store import Damaged, Store
@@ -171,7 +172,7 @@ def asked(study, tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "get_worker", lambda: SimpleNamespace(local_directory=str(tmp_path / "worker")))
     monkeypatch.setenv("UNLEARN_HOME", "")  # restored at the end
     task = trained(study.cell(0, (0,), "random"))
-    return worker.Asked([dataclasses.replace(task)], [task.key], {}, "cpu", images_of(study.profile).fingerprint)
+    return worker.Asked([dataclasses.replace(task)], [task.key], Guests.here(), "cpu", images_of(study.profile).fingerprint)
 
 
 @pytest.mark.parametrize("other, why", [

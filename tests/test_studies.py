@@ -129,7 +129,7 @@ def test_costs_are_epochs_and_passes_over_the_training_images(ran):
 def test_where_results_come_from_is_counted_once_for_each(ran):
     for _ in range(2):
         rows.measurements(ran, [("original", "linear")]).get()
-    assert ran.origin() == "7 results: 7 computed here, 0 from the result pack."
+    assert ran.origin() == "9 results: 9 computed here, 0 from the result pack."
 
 
 def test_curves_are_drawn_for_the_few():
