@@ -212,3 +212,9 @@ def test_the_rows_of_the_drawing_are_the_theorys():
     assert np.allclose(means[0], (0, 1)) and np.allclose(tips[0], -0.25 * means[0])
     assert np.allclose(tips[1:], 0.75 * np.array(means[1:]))
     assert [list(line.get_ydata()) for line in right.lines] == [[100, 100], [0, 100]]
+
+
+def test_an_arrow_stands_at_the_angle_that_was_measured():
+    axis = plots.arrows({"Retrain": np.pi / 3}).axes[0]
+    assert np.allclose([arrow.xy for arrow in axis.texts], [(0.5, 3**0.5 / 2), (1, 0)])
+    assert axis.get_title() == "Retrain\n60°"

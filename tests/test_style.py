@@ -9,6 +9,7 @@ import pytest
 import torch
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.patches import FancyArrowPatch
 from matplotlib.text import Text
 from test_claims import frame, label, model
 
@@ -80,6 +81,7 @@ FIGURES = {
     "attack": lambda: plots.attack_curves(attacked(), {"few_shot": "few-shot"}, "images per class", source=SOURCE),
     "theory of the weight": lambda: plots.theory_gamma([0.2, 0.8], np.array([[1, 0], [1, 1]]), (0.1, 0.9), source=SOURCE),
     "theory of the path": lambda: plots.theory_path(*path(60), source=SOURCE),
+    "arrows": lambda: plots.arrows(dict.fromkeys(["Original", "Retrain", "Random Label", "Random network"], 1.0), SOURCE),
     "theory": lambda: plots.retain_and_forget([1, 2], [0.5, 1], [0.2, 0], "x", "y (%)", (1, 2), source=SOURCE),
 }
 DRAWINGS = {draw.__name__: draw for draw in (plots.schematics, plots.turning_apart, plots.tied, plots.to_the_centre)}
@@ -126,7 +128,7 @@ def test_a_figure_says_its_data_and_its_n(name):
 def test_a_figure_says_its_units(name):
     figure = FIGURES[name]()
     labels = " ".join(text.get_text() for text in texts(figure))
-    assert any(unit in labels for unit in ("(%)", "(points)", "cos(", "without unit"))
+    assert any(unit in labels for unit in ("(%)", "(points)", "cos(", "without unit", "°"))
 
 
 def test_a_figure_is_saved_with_its_points_and_twice_is_the_same(home):
@@ -215,8 +217,9 @@ def test_the_pair_for_retain_and_forget_means_nothing_else():
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_only_figures_about_classes_wear_their_pair(name):
-    figure, about = FIGURES[name](), ("alignment", "embeddings", "theory", "theory of the weight", "theory of the path")
+    figure, about = FIGURES[name](), {"alignment", "arrows", "embeddings", *(name for name in FIGURES if "theory" in name)}
     colours = {to_hex(line.get_color()) for line in figure.findobj(plt.Line2D)}
+    colours |= {to_hex(arrow.get_edgecolor()) for arrow in figure.findobj(FancyArrowPatch)}
     colours |= {to_hex(c) for dots in figure.findobj(PathCollection) for c in dots.get_facecolors()}
     assert bool(colours & set(CLASSES_PAIR)) == (name in about)
 

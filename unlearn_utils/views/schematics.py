@@ -1,4 +1,4 @@
-"""The idea in three drawings: what unlearning does to a class mean and to its row in the classifier."""
+"""What unlearning does to a class mean and to its row in the classifier: three drawings, and the angle as measured."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 
 from ..theory import simplex_etf, unlearned_weight
-from .style import FORGET, RETAIN, canvas, finish, mark, rule
+from .style import FORGET, RETAIN, SMALL, canvas, finish, mark, rule
 
 AROUND = {"neighbour a": 215, "neighbour b": 325, "forgotten": 90}  # degrees: three classes of a simplex, seen from above
 ROW, BEFORE = "black", "#767676"
@@ -36,6 +36,20 @@ def schematics() -> Figure:
     for axis, draw in zip(axes, (_turning_apart, _tied, _to_the_centre)):
         draw(axis)
     return _explained(figure, 2)
+
+
+def arrows(angles: dict[str, float], source: str = "") -> Figure:
+    """Measured, not drawn from an idea: by which angle (radians) class mean and classifier row stand apart, by model."""
+    figure, axes = canvas(1.15, 1, len(angles), squeeze=False)
+    for axis, (name, angle) in zip(axes[0], angles.items()):
+        _arrow(axis, np.degrees(angle), 1, FORGET)
+        _arrow(axis, 0, 1, ROW)
+        axis.set(xlim=(-0.7, 1.1), ylim=(-0.15, 1.1), aspect="equal")
+        axis.set_title(f"{name}\n{np.degrees(angle):.0f}°", fontsize=SMALL)
+        axis.set_axis_off()
+    handles = [rule("mean of the forgotten class", FORGET), rule("its row in the classifier", ROW)]
+    points = pd.DataFrame({"model": list(angles), "degrees": np.degrees(list(angles.values()))})
+    return finish(figure, source, handles, 2, points)
 
 
 def theory_gamma(gammas, accuracies, span: tuple[float, float], gamma: float = 0.5, source: str = "") -> Figure:
