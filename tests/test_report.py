@@ -144,6 +144,13 @@ def test_formulas_are_mathml_and_code_and_money_are_not(made):
     assert "<code>$not this$</code>" in body and "5$ or 6$" in body and "xFORMULA" not in body
 
 
+def test_no_formula_of_a_notebook_is_left_as_latex_and_no_link_leads_out_of_the_file(made):
+    text = made.read_text(encoding="utf-8")
+    formulas = re.findall(r"<math.*?</math>", text, re.DOTALL)
+    assert len(formulas) > 2 and not any("\\" in formula for formula in formulas)
+    assert not re.search(r'href="(?!#|data:|https?://)', text)
+
+
 def test_a_figure_with_fewer_colours_is_smaller_and_looks_the_same(shown):
     before = frames.png(shown.figure())
     after = smaller(before)

@@ -111,6 +111,7 @@ def part(path: Path) -> dict[str, str]:
     for number, formula in enumerate(formulas):
         body = body.replace(_token(number), formula)
     body = re.sub(r' id="(?:cell-id=)?[^"]*"', "", body)  # the same ones in every notebook
+    body = re.sub(r'href="(?:\./)?([0-9]\w+)\.ipynb[^"]*"', r'href="#\1"', body)  # all of them are parts of this page
     body = re.sub(r"<(/?)h([1-5])\b", lambda m: f"<{m[1]}h{int(m[2]) + 1}", body)  # below the report's own
     body = re.sub(r"<style scoped[^>]*>.*?</style>", "", body, flags=re.DOTALL)
     body = re.sub(r"<table.*?</table>", lambda m: _boxed(m[0]), body, flags=re.DOTALL)
@@ -147,7 +148,8 @@ def _set_apart(text: str, formulas: list[str]) -> str:
         if found["code"]:
             return found[0]
         display = "block" if found["block"] else "inline"
-        formulas.append(f'<span class="formula {display}">{convert(found[display], display=display)}</span>')
+        known = found[display].replace(r"\arg", r"\operatorname{arg}")  # which latex2mathml does not know
+        formulas.append(f'<span class="formula {display}">{convert(known, display=display)}</span>')
         return _token(len(formulas) - 1)
 
     return MATHS.sub(replaced, text)
