@@ -255,6 +255,7 @@ def test_a_committed_notebook_holds_the_outputs_of_its_own_code(notebook):
     code = [cell for cell in content.cells if cell.cell_type == "code"]
     assert content.metadata["outputs_of"] == code_of(content), "run ./run_all.sh --refresh-reference"
     assert any(cell.outputs for cell in code)
+    assert not any("injected-parameters" in cell.metadata.get("tags", []) for cell in code)
     assert not any(output.output_type == "error" for cell in code for output in cell.outputs)
 
 
