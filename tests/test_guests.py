@@ -93,7 +93,8 @@ def results(tmp_path_factory, tiny) -> dict[str, list[str]]:
 def test_a_method_and_a_readout_reach_the_workers_however_they_are_registered(results, way):
     (key, numbers) = results[way]
     assert key.startswith("KEY") and numbers == results["entry point"][1]
-    assert all(len(row) == 3 and all(0 <= value <= 1 for value in row) for row in json.loads(numbers.removeprefix("MEASURED")))
+    assert all(len(row) == 3 and all(0 <= value <= 1 for value in row)
+               for row in json.loads(numbers.removeprefix("MEASURED")))
 
 
 def test_an_edited_method_of_another_package_gets_a_key_and_numbers_of_its_own(results):

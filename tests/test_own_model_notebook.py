@@ -12,6 +12,7 @@ from PIL import Image
 from unlearn_utils.paths import ROOT
 from unlearn_utils.study import packs
 from unlearn_utils.study.experiments import PLANS
+from unlearn_utils.study.progress import QUIET
 from unlearn_utils.study.studies import Study
 
 NAME = "06_your_own_model"
@@ -22,10 +23,10 @@ def executed(home, **parameters) -> dict[str, str]:
     notebook = nbformat.read(ROOT / "notebooks" / f"{NAME}.ipynb", as_version=4)
     cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     cell.source += "".join(f"\n{name} = {value!r}" for name, value in parameters.items())
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "UNLEARN_HOME": str(home), "OMP_NUM_THREADS": "1", "UNLEARN_QUIET": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "UNLEARN_HOME": str(home), "OMP_NUM_THREADS": "1", QUIET: "1"}
     NotebookClient(notebook, kernel_name="python3", timeout=500).execute(env=environment, cwd=str(home))
-    return {cell.id: "\n".join(out.get("text") or out.data.get("text/markdown") or out.data["text/plain"] for out in cell.outputs)
-            for cell in notebook.cells if cell.cell_type == "code"}
+    text = lambda out: out.get("text") or out.data.get("text/markdown") or out.data["text/plain"]  # noqa: E731
+    return {cell.id: "\n".join(map(text, cell.outputs)) for cell in notebook.cells if cell.cell_type == "code"}
 
 
 def tiny_parameters(tiny, **more) -> dict:
@@ -41,7 +42,8 @@ def test_checkpoints_method_and_readout_go_through(home, tiny):
     assert "NCC, forget +0.0" in shown["compare-reading"] and "Output, forget" in shown["compare-reading"]
     for model in ("Gradient ascent", "Retrain, second seed", "Random network", "BiasShift", "SCRUB"):
         assert model in shown["table"]
-    assert "neighbour" in shown["table"] and "the nearest neighbour" in shown["table-reading"] and "nan" not in shown["table-reading"]
+    reading = shown["table-reading"]
+    assert "neighbour" in shown["table"] and "the nearest neighbour" in reading and "nan" not in reading
     assert not any("task/s" in text or "[1/" in text for text in shown.values())
     assert {path.name for path in home.iterdir()} == {".store"}, "no file is written but results"
 

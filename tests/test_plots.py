@@ -4,9 +4,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib.colors import to_hex
 from test_claims import frame, label, model
-from test_style import attacked, cmf_rows, histories, steps
+from test_style import attacked, cmf_rows, histories, path, steps
 
 from unlearn_utils.settings import READOUTS
 from unlearn_utils.views import claims, curves, plots, style
@@ -188,3 +189,32 @@ def test_the_theory_figures_show_what_they_are_given():
     axis = plots.retain_and_forget([1, 2], [0.5, 1], [0.2, 0], "x", "y", span=(1, 2)).axes[0]
     assert list(of_colour(axis.lines, plots.RETAIN)[0].get_ydata()) == [0.5, 1]
     assert list(of_colour(axis.lines, plots.FORGET)[0].get_ydata()) == [0.2, 0]
+
+
+def test_the_path_has_a_line_per_row_and_says_when_the_retain_rows_part():
+    weights, means = path(60)
+    figure = plots.theory_path(weights, means)
+    cosines = np.stack([torch.cosine_similarity(weight, means, dim=1).numpy() for weight in weights])
+    assert np.allclose(figure.points.drop(columns="step"), cosines)
+    lines = figure.axes[0].lines
+    assert len(of_colour(lines, plots.RETAIN)) == 3
+    assert np.allclose(of_colour(lines, plots.FORGET)[0].get_ydata(), cosines[:, 0])
+    assert "part" not in figure.texts[0].get_text()
+    weights[30:] = [weight.clone().index_fill_(0, torch.tensor([2]), 1.0) for weight in weights[30:]]
+    note = " ".join(plots.theory_path(weights, means).texts[0].get_text().split())
+    taken = int((weights[-1] @ means[0]).argmax())
+    assert "From step 30 on" in note and f"row {taken} answers" in note
+
+
+def test_the_rows_of_the_drawing_are_the_theorys():
+    left, right = plots.theory_gamma([0.2, 0.8], np.array([[1, 0], [1, 1]]), (0.1, 0.9), gamma=0.75).axes
+    tips, means = [np.array(arrow.xy) for arrow in left.texts], [line.get_xydata()[0] for line in left.lines[:3]]
+    assert np.allclose(means[0], (0, 1)) and np.allclose(tips[0], -0.25 * means[0])
+    assert np.allclose(tips[1:], 0.75 * np.array(means[1:]))
+    assert [list(line.get_ydata()) for line in right.lines] == [[100, 100], [0, 100]]
+
+
+def test_an_arrow_stands_at_the_angle_that_was_measured():
+    axis = plots.arrows({"Retrain": np.pi / 3}).axes[0]
+    assert np.allclose([arrow.xy for arrow in axis.texts], [(0.5, 3**0.5 / 2), (1, 0)])
+    assert axis.get_title() == "Retrain\n60°"

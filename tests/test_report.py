@@ -4,12 +4,15 @@ import base64
 import json
 import re
 import shutil
+from io import BytesIO
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 from unlearn_utils.paths import ROOT, Outputs
 from unlearn_utils.study.running import tidied
@@ -59,7 +62,8 @@ def made(tmp_path_factory, shown) -> Path:
     view = new_output("display_data", shown._repr_mimebundle_())
     wide = new_output("display_data", {"text/html": pd.DataFrame([["cell"] * 40]).to_html(), "text/plain": ""})
     cells = [
-        new_markdown_cell("# The view\n\nWith $\\gamma_K = \\frac{1}{K}$, `$not this$` and 5$ or 6$.\n\n$$ a_1 * b_1 * c_1 = 1 $$"),
+        new_markdown_cell("# The view\n\nWith $\\gamma_K = \\frac{1}{K}$, `$not this$` and 5$ or 6$.\n\n"
+                          "$$ a_1 * b_1 * c_1 = 1 $$"),
         new_code_cell("view", outputs=[view, wide]), new_code_cell("x " * 300),
     ]
     path = folder / "notebooks" / "99_view.ipynb"
@@ -104,7 +108,8 @@ REPORTS = sorted((ROOT / "figures").glob("*/report.html"))
 def test_a_report_is_under_2_mb_and_loads_nothing(made, committed):
     text = (committed or made).read_text(encoding="utf-8")
     assert len(text.encode()) < 2e6
-    loaded = re.findall(r"<(?:img|script|iframe|source|audio|video|embed|object)[^>]*?(?:src|data)=[\"'](?!data:)[^>]{0,80}", text)
+    tags = "img|script|iframe|source|audio|video|embed|object"
+    loaded = re.findall(rf"<(?:{tags})[^>]*?(?:src|data)=[\"'](?!data:)[^>]{{0,80}}", text)
     assert loaded == [] and not re.search(r"@import|url\((?!['\"]?data:)", text)
     assert re.findall(r"<link[^>]*>", text) == ['<link rel="icon" href="data:,">']
 
@@ -114,7 +119,8 @@ def test_the_claims_come_first_then_every_notebook_then_where_the_numbers_come_f
     names = [f'id="{path.stem}"' for path in sorted((made.parent / "notebooks").glob("*.ipynb"))]
     places = [text.index(mark) for mark in ('id="scorecard"', *names, 'id="provenance"')]
     assert places == sorted(places) and len(names) > 6
-    assert json.loads((made.parent / "provenance.json").read_text())["notebooks"]["01_misalignment_discovery"]["machine"] in text
+    noted = json.loads((made.parent / "provenance.json").read_text())["notebooks"]
+    assert all(note["machine"] in text for note in noted.values())
 
 
 def test_a_failed_notebook_is_said_and_a_run_without_failure_says_nothing(made, monkeypatch):
@@ -139,11 +145,6 @@ def test_formulas_are_mathml_and_code_and_money_are_not(made):
 
 
 def test_a_figure_with_fewer_colours_is_smaller_and_looks_the_same(shown):
-    from io import BytesIO
-
-    import numpy as np
-    from PIL import Image
-
     before = frames.png(shown.figure())
     after = smaller(before)
     one, other = (np.asarray(Image.open(BytesIO(base64.b64decode(p))).convert("RGB"), float) for p in (before, after))
@@ -163,12 +164,20 @@ def test_the_sentence_is_what_the_numbers_say(shown):
         "Original 100.0, 90.0, 80.0; Retrain 0.0, 90.0, 80.0; Random network 10.0, 90.0, 80.0.")
 
 
+def test_every_colour_of_the_view_stands_out_on_white(shown):
+    for colour in shown.data["colours"]:
+        linear = [(v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4)
+                  for v in (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))]
+        assert 1.05 / (np.dot(linear, (0.2126, 0.7152, 0.0722)) + 0.05) >= 3
+
+
+def test_the_figure_is_readable_at_nine_centimetres(shown):
+    figure = shown.figure()
+    texts = [text for text in figure.findobj(lambda artist: hasattr(artist, "get_fontsize")) if text.get_text()]
+    assert figure.get_size_inches()[0] <= 3.55 and min(text.get_fontsize() for text in texts) >= 7
+
+
 def test_the_thumbnails_are_the_images(shown):
-    from io import BytesIO
-
-    import numpy as np
-    from PIL import Image
-
     sheet = np.asarray(Image.open(BytesIO(base64.b64decode(shown.data["sprite"]["uri"].partition(",")[2]))))
     assert [sheet[2 * (i // 20), 2 * (i % 20)] for i in range(24)] == [10 * i for i in range(24)]
     assert frames.sprite(None) is None
@@ -199,7 +208,8 @@ def test_the_view_is_operable_by_keyboard_alone(opened):
     step.focus()
     assert "Output 100.0 %" in step.get_attribute("aria-valuetext")
     page.keyboard.press("End")
-    assert "step 4" in step.get_attribute("aria-valuetext") and "Output 0.0 %, Linear probe 87.5 %" in step.get_attribute("aria-valuetext")
+    assert step.get_attribute("aria-valuetext").startswith("step 4: ")
+    assert "Output 0.0 %, Linear probe 87.5 %" in step.get_attribute("aria-valuetext")
     assert first.inner_html() != before
     page.keyboard.press("Tab")
     assert image.evaluate("element => element === document.activeElement")

@@ -6,11 +6,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.patches import FancyArrowPatch
 from matplotlib.text import Text
 from test_claims import frame, label, model
 
+from unlearn_utils import theory
 from unlearn_utils.methods import METHODS
 from unlearn_utils.paths import Outputs
 from unlearn_utils.settings import READOUTS
@@ -22,6 +25,10 @@ SOURCE = "Made up (4x4): n = 10 forget sets, 1 training seed."
 def cmf_rows():
     return frame(*(model(f"{name}{more}", name, variant, probe=0.7, ncc=0.6) for name in ("random_label", "scrub")
                    for variant, more in {"linear": "", "cmf_budget": " at CMF's budget", "cmf": " + CMF"}.items()))
+
+
+def long_names():
+    return cmf_rows().replace("scrub", LONG_NAME)
 
 
 def with_cosines(rows):
@@ -49,13 +56,20 @@ def attacked():
         for attack in ("few_shot", "prototype", "few_shot_shuffled") for x in (1, 2) for draw in (0, 1, 2)])
 
 
+def path(steps, **options):
+    means = theory.simplex_etf(4, 5, torch.Generator().manual_seed(0))
+    return theory.classifier_gradient_descent(means, 0, 0.5, steps, lr=1.0, weight_decay=0.01, **options), means
+
+
 LAYOUT = {"points": np.arange(8.0).reshape(4, 2), "labels": np.array([0, 1, 0, 2])}
 ATTACKS = {"few_shot": "few-shot linear head", "prototype": "prototype", "few_shot_shuffled": "shuffled labels"}
+LONG_NAME = "A method of a long name, zeroed classifier only"
 CLASSES = ["airplane", "automobile", "bird"]
 FOREIGN = frame().drop_duplicates("model").drop(columns="forget").assign(
     output_by_class=[[0, 1, 1]] * 4, probe_by_class=[[0.5, 1, 1]] * 4, ncc_by_class=[[0.6, 1, 1]] * 4)
 FIGURES = {
     "dumbbell": lambda: plots.dumbbell(cmf_rows(), source=SOURCE),
+    "dumbbell of long names": lambda: plots.dumbbell(long_names(), None, ["Retrain", LONG_NAME], SOURCE),
     "dumbbell of evaluate": lambda: plots.dumbbell(FOREIGN, (0, 2), source=SOURCE),
     "slopes": lambda: plots.slopes(cmf_rows(), SOURCE),
     "gaps": lambda: plots.gaps_by_profile({name: claims.scorecard(label(probe=0.7)) for name in ("one", "another")}, SOURCE),
@@ -65,6 +79,9 @@ FIGURES = {
     "training": lambda: plots.training_curves(histories(), SOURCE),
     "attacks": lambda: plots.attack_curves(attacked(), ATTACKS, "images per class", source=SOURCE),
     "attack": lambda: plots.attack_curves(attacked(), {"few_shot": "few-shot"}, "images per class", source=SOURCE),
+    "theory of the weight": lambda: plots.theory_gamma([0.2, 0.8], np.array([[1, 0], [1, 1]]), (0.1, 0.9), source=SOURCE),
+    "theory of the path": lambda: plots.theory_path(*path(60), source=SOURCE),
+    "arrows": lambda: plots.arrows(dict.fromkeys(["Original", "Retrain", "Random Label", "Random network"], 1.0), SOURCE),
     "theory": lambda: plots.retain_and_forget([1, 2], [0.5, 1], [0.2, 0], "x", "y (%)", (1, 2), source=SOURCE),
 }
 DRAWINGS = {draw.__name__: draw for draw in (plots.schematics, plots.turning_apart, plots.tied, plots.to_the_centre)}
@@ -88,7 +105,9 @@ def test_a_figure_is_a_column_wide_and_can_be_read_there(name):
     assert min(text.get_fontsize() for text in texts(figure)) >= 7
     width, height = figure.canvas.get_width_height()
     for axis in figure.axes:  # axes drawn over one another, or text cut off at the edge
-        for text in [t for t in [axis.title, axis.xaxis.label, axis.yaxis.label, *axis.texts] if t.get_text()]:
+        for text in [axis.title, axis.xaxis.label, axis.yaxis.label, *axis.texts, *figure.texts]:
+            if not text.get_text():
+                continue
             box = text.get_window_extent()
             assert -2 <= box.x0 and box.x1 <= width + 2 and -2 <= box.y0 and box.y1 <= height + 2, text.get_text()
     written = [axis.title for axis in figure.axes] + [text for axis in figure.axes for text in axis.texts] + figure.texts
@@ -109,7 +128,7 @@ def test_a_figure_says_its_data_and_its_n(name):
 def test_a_figure_says_its_units(name):
     figure = FIGURES[name]()
     labels = " ".join(text.get_text() for text in texts(figure))
-    assert any(unit in labels for unit in ("(%)", "(points)", "cos(", "without unit"))
+    assert any(unit in labels for unit in ("(%)", "(points)", "cos(", "without unit", "°"))
 
 
 def test_a_figure_is_saved_with_its_points_and_twice_is_the_same(home):
@@ -198,8 +217,9 @@ def test_the_pair_for_retain_and_forget_means_nothing_else():
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_only_figures_about_classes_wear_their_pair(name):
-    figure, about = FIGURES[name](), ("alignment", "embeddings", "theory")
+    figure, about = FIGURES[name](), {"alignment", "arrows", "embeddings", *(name for name in FIGURES if "theory" in name)}
     colours = {to_hex(line.get_color()) for line in figure.findobj(plt.Line2D)}
+    colours |= {to_hex(arrow.get_edgecolor()) for arrow in figure.findobj(FancyArrowPatch)}
     colours |= {to_hex(c) for dots in figure.findobj(PathCollection) for c in dots.get_facecolors()}
     assert bool(colours & set(CLASSES_PAIR)) == (name in about)
 

@@ -46,11 +46,11 @@ def evaluate(
 ) -> Report:
     """Read models, of any architecture, on their own device, and hold each against "Retrain" and "Original".
 
-    ``models`` by name, the references under theirs, with "Untrained" for the network before any training; each maps a batch of images to logits (N, K). ``train`` and
-    ``test`` are a Dataset, a DataLoader or (images, labels), as the models see them in testing: training images train
-    probe, centres and few-shot heads, with true labels, the forgotten classes included. ``forget``: classes, by name or
-    number. ``features``, for all or by name of the model: None for the input of the last nn.Linear that runs, the name
-    of the module whose input they are, or a function of (model, images).
+    ``models`` by name, the references under theirs, with "Untrained" for the network before any training; each maps a
+    batch of images to logits (N, K). ``train`` and ``test`` are a Dataset, a DataLoader or (images, labels), as the
+    models see them in testing: training images train probe, centres and few-shot heads, with true labels, the forgotten
+    classes included. ``forget``: classes, by name or number. ``features``, for all or by name of the model: None for the
+    input of the last nn.Linear that runs, the name of the module whose input they are, or a function of (model, images).
 
     ``probe``: by default the official recipe, 20 epochs for up to ten classes and 150 for more. With several ``seeds``
     of it values are their mean; from five on there is an interval over them. Words follow the scorecard's rules, with

@@ -149,7 +149,8 @@ def pair(part: str, batch: Any) -> tuple[Tensor, Tensor]:
         raise BadInput(f"a batch of {part} must be images and whole-number labels (N,), as tensors, but it is "
                        f"{_shown(images)} and {_shown(labels)}.")
     if len(images) != len(labels):
-        raise BadInput(f"a batch of {part} holds {len(images)} images and {len(labels)} labels; give one label for each image.")
+        raise BadInput(f"a batch of {part} holds {len(images)} images and {len(labels)} labels; give one label for each "
+                       "image.")
     if images.is_floating_point() and not images.isfinite().all():
         bad = int((~images.flatten(1).isfinite().all(1)).sum())
         raise BadInput(f"a batch of {part} has {bad} images with values that are infinite or no numbers; mend them or leave "

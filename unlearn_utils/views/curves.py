@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
@@ -14,6 +15,7 @@ HISTORY = {  # panel, dash, label
     "train_retain": (0, "-", "training"), "test_retain": (0, (0, (2, 1)), "test"), "nc1": (1, "-", "NC1"),
     "nc2": (1, (0, (4, 1.5)), "NC2"), "nc3": (1, (0, (1, 1)), "NC3"),
 }
+PARTED = 0.01  # in cosine: retain rows that were alike are no longer
 ATTACKED = (*((name, "linear") for name in REFERENCES), ("random_label", "linear"), ("random_label", "cmf"))
 
 
@@ -139,3 +141,28 @@ def retain_and_forget(x, retain, forget, x_label: str, y_label: str, span: tuple
     named = {"x": x, "retain": retain, "forget": forget}
     points = pd.DataFrame({name: [float(value) for value in values] for name, values in named.items()})
     return finish(figure, source, handles, points=points)
+
+
+def theory_path(path: list, means, forget: int = 0, source: str = "") -> Figure:
+    """Cosine of every classifier row with its class mean, a line per row, while gradient descent unlearns one class.
+
+    ``path`` holds W (K, d) after every step, ``means`` is (K, d). Alike rows stand at a saddle; that rounding leaves it
+    late, and one retain row takes the forget class, is said where it happens. Steps: between two there is nothing.
+    """
+    weights, means = np.stack([np.asarray(weight) for weight in path]), np.asarray(means)
+    cosine = (weights * means).sum(2) / np.linalg.norm(weights, axis=2) / np.linalg.norm(means, axis=1)  # (steps, K)
+    retain = np.delete(cosine, forget, axis=1)
+    figure, axis = canvas(1.8)
+    for values in retain.T:
+        axis.plot(values, color=RETAIN, drawstyle="steps-post", linewidth=1)
+    axis.plot(cosine[:, forget], color=FORGET, linestyle=(0, (5, 1)), drawstyle="steps-post", linewidth=1.6)
+    axis.set(xscale="symlog", xlim=(0, len(path) - 1), xlabel="gradient step", ylabel="cos(row, class mean)")
+    note, parted = "A line per row.", np.flatnonzero(np.ptp(retain, axis=1) > PARTED)
+    if len(parted):
+        taken = int((weights[-1] @ means[forget]).argmax())
+        note += f" From step {parted[0]} on the retain rows part: alike they sit at a saddle, and rounding errors grow "
+        note += f"until they leave it. At the end row {taken} answers for the forget class; the retain rows' cosines run "
+        note += f"from {retain[-1].min():.2f} to {retain[-1].max():.2f}."
+    handles = [rule("retain classes", RETAIN), rule("forget class", FORGET, (0, (5, 1)))]
+    points = pd.DataFrame(cosine, columns=[f"row {c}" for c in range(len(means))]).rename_axis("step").reset_index()
+    return finish(figure, f"{source} {note}".strip(), handles, points=points)

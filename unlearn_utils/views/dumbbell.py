@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -12,6 +14,7 @@ from .style import READOUT_STYLE, REFERENCE_DASHES, canvas, finish, mark, said
 
 BESIDE = {"output": 0, "ncc": -0.14, "probe": 0.14}  # so that equal values stay visible
 BAND = "#d9d9d9"
+LONGEST = 22  # characters of a name on one line
 
 
 def dumbbell(rows: pd.DataFrame, forget: tuple[int, ...] | None = None, models: list[str] | None = None,
@@ -25,14 +28,15 @@ def dumbbell(rows: pd.DataFrame, forget: tuple[int, ...] | None = None, models: 
     """
     shown = [name for name in models or _default(rows, forget) if name in set(rows.model)]
     points = pd.concat([_points(rows[rows.model == name], forget) for name in shown], ignore_index=True)
-    figure, axis = canvas(0.235 * len(shown) + 0.45)
+    names = [_lines(name) for name in shown]
+    figure, axis = canvas((0.31 if any("\n" in name for name in names) else 0.235) * len(shown) + 0.45)
     handles = _references(axis, rows, forget)
     for place, name in enumerate(shown):
         _row(axis, place, points[points.model == name])
-    axis.set_yticks(range(len(shown)), shown)
+    axis.set_yticks(range(len(shown)), names, linespacing=0.95)
     axis.set(xlim=(-3, 103), ylim=(len(shown) - 0.4, -0.6))
     axis.tick_params(axis="y", length=0)
-    axis.set_xlabel(f"accuracy on the forgotten class{'es' if forget and len(forget) > 1 else ''} (%)")
+    axis.set_xlabel(f"accuracy on the forgotten class{'es' if forget and len(forget) > 1 else ''} (%)", loc="right")
     marks = [mark(colour, marker, READOUTS[readout], markersize=5.5, markerfacecolor=_face(readout))
              for readout, (colour, marker) in READOUT_STYLE.items()]
     dots = [mark("#777777", ".", "single class", markersize=4)] if points["class"].notna().any() else []
@@ -66,13 +70,19 @@ def _points(rows: pd.DataFrame, forget: tuple[int, ...] | None) -> pd.DataFrame:
 def _row(axis, place: int, points: pd.DataFrame) -> None:
     means = points[points["class"].isna()].set_index("readout").accuracy
     axis.plot([means.min(), means.max()], [place, place], color="#aaaaaa", linewidth=1.6, zorder=1, solid_capstyle="butt")
-    axis.plot(means["output"], place, "o", color="white", markersize=5.5, zorder=2, clip_on=False)  # no line in the ring
+    axis.plot(means["output"], place, "o", color="white", markersize=5.5, zorder=3, clip_on=False)  # the ring is empty
     for readout, (colour, marker) in READOUT_STYLE.items():
         dots = points[(points.readout == readout) & points["class"].notna()].accuracy
         axis.plot(dots, np.full(len(dots), place + 2 * BESIDE[readout]), ".", color=colour, markersize=3, alpha=0.6,
                   markeredgewidth=0, zorder=2)
         axis.plot(means[readout], place + BESIDE[readout], marker, color=colour, markersize=5.5, markeredgewidth=1.2,
                   markerfacecolor=_face(readout), zorder=4 + (readout == "output"), clip_on=False)
+
+
+def _lines(name: str) -> str:
+    """A long name on several lines, broken after its commas first."""
+    parts = name.split(", ") if len(name) > LONGEST else [name]
+    return ",\n".join(textwrap.fill(part, LONGEST) for part in parts)
 
 
 def _face(readout: str) -> str:

@@ -5,7 +5,7 @@
   const SHAPES = [  // what an image is: the forget class a disc, its neighbours a triangle and a square
     "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0 -10 0", "M0 -6L5.5 4.5L-5.5 4.5Z", "M-4.5 -4.5H4.5V4.5H-4.5Z",
   ];
-  const CROSS = "M-9 0H9M0 -9V9";
+  const CROSS = "M-9 0H9M0 -9V9", RING = "M-10 0a10 10 0 1 0 20 0a10 10 0 1 0 -20 0";
 
   function made(parent, name, attributes = {}, text = "") {
     const drawn = ["svg", "path", "text"].includes(name);
@@ -17,7 +17,7 @@
 
   function scale(data) {  // the same at every step
     const all = data.readings.flatMap((r) => [...r.points, ...r.means]);
-    const range = (i) => all.reduce(([low, high], p) => [Math.min(low, p[i]), Math.max(high, p[i])], [Infinity, -Infinity]);
+    const range = (i) => [Math.min(...all.map((p) => p[i])), Math.max(...all.map((p) => p[i]))];
     const [[left, right], [low, high]] = [range(0), range(1)];
     const unit = Math.min((WIDTH - 2 * EDGE) / (right - left || 1), (HEIGHT - 2 * EDGE) / (high - low || 1));
     return ([x, y]) => [WIDTH / 2 + unit * (x - (left + right) / 2), HEIGHT / 2 - unit * (y - (low + high) / 2)];
@@ -50,7 +50,9 @@
 
   function table(parent, data) {
     const body = made(made(parent, "table"), "tbody"), head = made(body, "tr");
-    for (const name of ["forget class read right, %", ...data.readouts.map(([, name]) => name)]) made(head, "th", { scope: "col" }, name);
+    for (const name of ["forget class read right, %", ...data.readouts.map(([, name]) => name)]) {
+      made(head, "th", { scope: "col" }, name);
+    }
     const row = (name, kind) => {
       const line = made(body, "tr", { class: kind });
       const first = made(line, "th", { scope: "row" }, name);
@@ -65,20 +67,23 @@
   }
 
   function start(root) {
-    const data = JSON.parse(root.querySelector("script").textContent), figure = made(root, "div", { class: "live" }), place = scale(data), own = data.classes[0];
+    const data = JSON.parse(root.querySelector("script").textContent), figure = made(root, "div", { class: "live" });
+    const place = scale(data), own = data.classes[0];
     root.dataset.ready = "yes";  // hides the picture, which is for paper
-    made(figure, "figcaption", {}, `${data.model} forgets ${data.forget}: test images in the plane of three class means of the `
-      + `Original (${data.profile}, seed ${data.seed}). The mark is what an image is, the colour what it is read as; `
+    made(figure, "figcaption", {}, `${data.model} forgets ${data.forget}: test images in the plane of three class means of `
+      + `the Original (${data.profile}, seed ${data.seed}). The mark is what an image is, the colour what it is read as; `
       + "crosses are class means, the line is the way of the forgotten one.");
+    root.style.accentColor = data.colours[0];
     const { step, stepSaid, image, imageSaid, colour } = controls(figure, data);
     const plot = made(figure, "svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" });
-    const way = made(plot, "path", { fill: "none", stroke: "#d55e00", "stroke-width": 1.5 });
-    const marks = data.labels.map((c) => made(plot, "path", { d: SHAPES[data.classes.indexOf(c)], "fill-opacity": 0.75 }));
+    const way = made(plot, "path", { fill: "none", stroke: data.colours[0], "stroke-width": 1.5 });
+    const shape = (c) => ({ d: SHAPES[data.classes.indexOf(c)], "fill-opacity": 0.75 });
+    const marks = data.labels.map((c) => made(plot, "path", shape(c)));
     const means = data.classes.map(() => made(plot, "path", { d: CROSS, stroke: "#000", "stroke-width": 2.5 }));
-    const ring = made(plot, "path", { d: "M-10 0a10 10 0 1 0 20 0a10 10 0 1 0 -20 0", fill: "none", stroke: "#000", "stroke-width": 2 });
+    const ring = made(plot, "path", { d: RING, fill: "none", stroke: "#000", "stroke-width": 2 });
     key(figure, data);
     const below = made(figure, "div", { class: "below" }), seen = made(below, "div", { class: "seen" });
-    const thumbnail = data.sprite && made(seen, "canvas", { width: data.sprite.side, height: data.sprite.side, role: "img" });
+    const side = data.sprite?.side, thumbnail = side && made(seen, "canvas", { width: side, height: side, role: "img" });
     const told = made(seen, "p", { "aria-live": "polite" }), now = table(below, data), sheet = new Image();
 
     const share = (reading, readout) => {
@@ -102,7 +107,7 @@
       const read = data.readouts.map(([, name], j) => `${name} ${shares[j]} %`);
       stepSaid.textContent = `${reading.step} of ${data.readings.at(-1).step}`;
       step.setAttribute("aria-valuetext", `step ${reading.step}: forget class read right: ${read.join(", ")}`);
-      plot.setAttribute("aria-label", `Plot of ${data.labels.length} test images at step ${reading.step}; ${read.join(", ")}`);
+      plot.setAttribute("aria-label", `Plot of ${data.labels.length} images at step ${reading.step}; ${read.join(", ")}`);
       tell(reading, i);
     }
 
@@ -112,9 +117,10 @@
       image.setAttribute("aria-valuetext", [`image ${i + 1}, a ${data.names[data.labels[i]]}`, ...names].join(", "));
       imageSaid.textContent = `${i + 1} of ${data.labels.length}`;
       if (!thumbnail || !sheet.complete) return;
-      const { side, across } = data.sprite;
+      const across = data.sprite.across;
       thumbnail.setAttribute("aria-label", `the image, a ${data.names[data.labels[i]]}`);
-      thumbnail.getContext("2d").drawImage(sheet, side * (i % across), side * Math.floor(i / across), side, side, 0, 0, side, side);
+      const [x, y] = [side * (i % across), side * Math.floor(i / across)];
+      thumbnail.getContext("2d").drawImage(sheet, x, y, side, side, 0, 0, side, side);
     }
 
     plot.addEventListener("pointermove", (event) => {  // the nearest image, so that a finger finds it too

@@ -88,13 +88,15 @@ class Report:
                            "written to.") from None
 
     def _write(self, outputs: Outputs) -> None:
-        tables.save(self.table, "evaluation", outputs, f"Readings, forgotten: {', '.join(self.classes[c] for c in self.forget)}")
+        forgotten = ", ".join(self.classes[c] for c in self.forget)
+        tables.save(self.table, "evaluation", outputs, f"Readings, forgotten: {forgotten}")
         tables.save(self.verdicts.set_index("model"), "verdicts", outputs, "Verdicts, judged over test images")
         figure = self.figure()
         plots.save(figure, "evaluation", outputs)
         plt.close(figure)  # a notebook would show it
         named = {"classes": self.classes, "forget": list(self.forget), "notes": self.notes}
-        named |= {name: json.loads(getattr(self, name).to_json(orient="records", double_precision=15)) for name in ("rows", "verdicts")}
+        for name in ("rows", "verdicts"):
+            named[name] = json.loads(getattr(self, name).to_json(orient="records", double_precision=15))
         write(outputs.file("evaluation.json"), json.dumps(named, indent=1) + "\n")
 
     @staticmethod

@@ -11,16 +11,17 @@ from matplotlib.figure import Figure
 
 from ..settings import READOUTS
 from . import evidence
-from .curves import attack_curves, retain_and_forget, training_curves, unlearning_curve
+from .curves import attack_curves, retain_and_forget, theory_path, training_curves, unlearning_curve
 from .dumbbell import dumbbell
-from .schematics import schematics, tied, to_the_centre, turning_apart
+from .schematics import arrows, schematics, theory_gamma, tied, to_the_centre, turning_apart
 from .style import (COLOURS, FORGET, REFERENCE_DASHES, REFERENCES, RETAIN, canvas, caption, finish, look, mark, rule, said,
                     save)
 from .tables import per_forget_set
 
 __all__ = [  # all that notebooks draw with, from one place
-    "alignment", "attack_curves", "bars", "caption", "dumbbell", "embeddings", "gaps_by_profile", "retain_and_forget",
-    "save", "schematics", "slopes", "tied", "to_the_centre", "training_curves", "turning_apart", "unlearning_curve",
+    "alignment", "arrows", "attack_curves", "bars", "caption", "dumbbell", "embeddings", "gaps_by_profile",
+    "retain_and_forget", "save", "schematics", "slopes", "theory_gamma", "theory_path", "tied", "to_the_centre",
+    "training_curves", "turning_apart", "unlearning_curve",
 ]
 STEPS = {"linear": "tuned", "cmf_budget": "same\nbudget", "cmf": "CMF"}  # of a method's head
 PROFILE_COLOURS = ("#004488", "#7d6200", "#994455", "#117755", "#444444", "#7755bb")

@@ -16,6 +16,10 @@ from typing import Any
 import jinja2
 import nbformat
 import pandas as pd
+from latex2mathml.converter import convert
+from nbconvert import HTMLExporter
+from PIL import Image
+from pygments.formatters import HtmlFormatter
 
 from ..paths import Outputs, home, write
 from ..settings import BadInput
@@ -29,8 +33,9 @@ COLOURS = 48  # of a figure in the report: as seen, a third of the bytes
 # Code of a cell is folded; nbconvert's other templates load scripts and styles from elsewhere.
 CELL = """{%- extends 'basic/index.html.j2' -%}
 {%- block input_group -%}<details class="code"><summary>Code</summary>{{ super() }}</details>{%- endblock -%}"""
-MATHS = re.compile(r"(?P<code>```.*?```|`[^`]*`)|\$\$(?P<block>.+?)\$\$|(?<![\\\w$])\$(?P<inline>[^\s$](?:[^$]*[^\s$\\])?)\$(?![\w$])",
-                   re.DOTALL)
+MATHS = re.compile(  # code first, which may hold dollars; 5$ or 6$ is no formula
+    r"(?P<code>```.*?```|`[^`]*`)|\$\$(?P<block>.+?)\$\$|"
+    r"(?<![\\\w$])\$(?P<inline>[^\s$](?:[^$]*[^\s$\\])?)\$(?![\w$])", re.DOTALL)
 
 
 def write_report(outputs: Outputs, failed: dict[str, str]) -> Path:
@@ -54,8 +59,9 @@ def write_report(outputs: Outputs, failed: dict[str, str]) -> Path:
 def write_index() -> Path:
     """Write ``figures/index.html``: a line for every profile that has a report, none for runs with other parameters."""
     figures = home() / "figures"
-    listed = [{"name": path.parent.name, "title": _title(path.parent.name), "scorecard": _scorecard(Outputs(path.parent.name))}
-              for path in sorted(figures.glob("*/report.html")) if "+" not in path.parent.name]
+    names = [path.parent.name for path in sorted(figures.glob("*/report.html")) if "+" not in path.parent.name]
+    verdicts = ["claim", "agrees", "shows"]
+    listed = [{"name": name, "title": _title(name), "scorecard": _scorecard(Outputs(name), verdicts)} for name in names]
     write(figures / "index.html", _filled("index.j2", {"title": "Reports", "listed": listed}))
     return figures / "index.html"
 
@@ -75,16 +81,14 @@ def _title(profile: str) -> str:
 
 
 def _colours_of_code() -> str:
-    from pygments.formatters import HtmlFormatter
-
     light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark"))
-    return f"@media screen and (prefers-color-scheme: dark) {{ {dark} }}\n@media not all and (prefers-color-scheme: dark) {{ {light} }}"
+    return f"{light}\n@media screen and (prefers-color-scheme: dark) {{ {dark} }}"
 
 
-def _scorecard(outputs: Outputs) -> str:
+def _scorecard(outputs: Outputs, columns: list[str] | None = None) -> str:
     """The claims on one screen, as an HTML table; empty where the profile has none yet."""
     path = outputs.path / "scorecard_one_screen.csv"
-    return _boxed(pd.read_csv(path).to_html(index=False, border=0, na_rep="–")) if path.exists() else ""
+    return _boxed(pd.read_csv(path).to_html(columns=columns, index=False, border=0, na_rep="–")) if path.exists() else ""
 
 
 def _provenance(outputs: Outputs) -> dict[str, Any]:
@@ -95,15 +99,14 @@ def _provenance(outputs: Outputs) -> dict[str, Any]:
 
 def part(path: Path) -> dict[str, str]:
     """A notebook as a part of the report: ``name``, ``title`` and ``body``. Converted alone, since cell ids repeat."""
-    from nbconvert import HTMLExporter
-
     notebook, formulas = nbformat.read(path, as_version=4), []
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = _set_apart(cell.source, formulas)
         for output in cell.get("outputs", ()):
             _prepare(output, cell.source, formulas)
-    exporter = HTMLExporter(raw_template=CELL, exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True)
+    without = dict.fromkeys(("exclude_input_prompt", "exclude_output_prompt", "exclude_anchor_links"), True)
+    exporter = HTMLExporter(raw_template=CELL, **without)
     body, _ = exporter.from_notebook_node(notebook)
     for number, formula in enumerate(formulas):
         body = body.replace(_token(number), formula)
@@ -131,8 +134,6 @@ def _prepare(output: nbformat.NotebookNode, source: str, formulas: list[str]) ->
 
 def smaller(picture: str) -> str:
     """A PNG with few colours, base64 to base64; the picture itself where that would not be smaller."""
-    from PIL import Image
-
     file = BytesIO()
     image = Image.open(BytesIO(base64.b64decode(picture))).convert("RGB")  # figures have no transparent ground
     image.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
@@ -142,8 +143,6 @@ def smaller(picture: str) -> str:
 
 def _set_apart(text: str, formulas: list[str]) -> str:
     """Markdown with a word in place of every formula, which Markdown would read as its own; ``formulas`` get MathML."""
-    from latex2mathml.converter import convert
-
     def replaced(found: re.Match) -> str:
         if found["code"]:
             return found[0]

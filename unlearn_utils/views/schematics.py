@@ -1,11 +1,14 @@
-"""The idea in three drawings: what unlearning does to a class mean and to its row in the classifier."""
+"""What unlearning does to a class mean and to its row in the classifier: three drawings, and the angle as measured."""
 
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
+import torch
 from matplotlib.figure import Figure
 
-from .style import FORGET, RETAIN, canvas, finish, mark, rule
+from ..theory import simplex_etf, unlearned_weight
+from .style import FORGET, RETAIN, SMALL, canvas, finish, mark, rule
 
 AROUND = {"neighbour a": 215, "neighbour b": 325, "forgotten": 90}  # degrees: three classes of a simplex, seen from above
 ROW, BEFORE = "black", "#767676"
@@ -29,10 +32,49 @@ def to_the_centre() -> Figure:
 
 def schematics() -> Figure:
     """The three side by side, 9 cm wide."""
-    figure, axes = canvas(1.7, 1, 3)
+    figure, axes = canvas(1.62, 1, 3)
     for axis, draw in zip(axes, (_turning_apart, _tied, _to_the_centre)):
         draw(axis)
     return _explained(figure, 2)
+
+
+def arrows(angles: dict[str, float], source: str = "") -> Figure:
+    """Measured, not drawn from an idea: by which angle (radians) class mean and classifier row stand apart, by model."""
+    figure, axes = canvas(1.15, 1, len(angles), squeeze=False)
+    for axis, (name, angle) in zip(axes[0], angles.items()):
+        _arrow(axis, np.degrees(angle), 1, FORGET)
+        _arrow(axis, 0, 1, ROW)
+        axis.set(xlim=(-0.7, 1.1), ylim=(-0.15, 1.1), aspect="equal")
+        axis.set_title(f"{name}\n{np.degrees(angle):.0f}°", fontsize=SMALL)
+        axis.set_axis_off()
+    handles = [rule("mean of the forgotten class", FORGET), rule("its row in the classifier", ROW)]
+    points = pd.DataFrame({"model": list(angles), "degrees": np.degrees(list(angles.values()))})
+    return finish(figure, source, handles, 2, points)
+
+
+def theory_gamma(gammas, accuracies, span: tuple[float, float], gamma: float = 0.5, source: str = "") -> Figure:
+    """Means and rows of three classes that have collapsed, one of them unlearned with weight ``gamma`` on the rest; and
+    (retain, forget) accuracy (n, 2), fractions, against that weight, the interval that theory predicts shaded."""
+    figure, (left, right) = canvas(1.75, 1, 2, width_ratios=(1, 1.35))
+    means = simplex_etf(3, 2, torch.Generator().manual_seed(0)).numpy()
+    turn = np.pi / 2 - np.arctan2(*means[0][::-1])  # the forget class at the top
+    means = means @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    rows = unlearned_weight(torch.from_numpy(means.copy()), 0, gamma).numpy()
+    for mean, row, colour in zip(means, rows, (FORGET, RETAIN, RETAIN)):
+        left.plot(*mean, "o", color=colour, markersize=7)
+        left.annotate("", xy=row, xytext=(0, 0), arrowprops={
+            "arrowstyle": "-|>", "color": colour, "linewidth": 1.6, "shrinkA": 0, "shrinkB": 0})
+    left.plot(0, 0, "+", color="black", markersize=6, markeredgewidth=1)
+    left.set(title="three classes", xlim=(-1.15, 1.15), ylim=(-0.85, 1.2), aspect="equal")
+    left.set_axis_off()
+    right.axvspan(*span, color="#e3e3e3", linewidth=0)
+    for values, colour, dash in zip(100 * np.asarray(accuracies).T, (RETAIN, FORGET), ("-", (0, (5, 1)))):
+        right.plot(gammas, values, color=colour, linestyle=dash)
+    right.set(xlabel="weight of the retain loss", ylabel="accuracy (%)")
+    handles = [mark(FORGET, "o", "forget class"), mark(RETAIN, "o", "retain classes")]
+    note = f"Left: class means (dots) and their rows (arrows) at weight {gamma:g}. Right: shaded, the predicted interval."
+    points = pd.DataFrame({"gamma": gammas, "retain": accuracies[:, 0], "forget": accuracies[:, 1]})
+    return finish(figure, f"{source} {note}".strip(), handles, points=points)
 
 
 def _alone(draw) -> Figure:

@@ -61,9 +61,9 @@ def canvas(height: float, down: int = 1, across: int = 1, **options) -> tuple[Fi
 def finish(figure: Figure, source: str = "", handles: list = (), columns: int = 3,
            points: pd.DataFrame | None = None) -> Figure:
     """Legend above, ``source`` (data, n, what a band is) in small print below, and the points for ``save``."""
-    note = textwrap.wrap(source, 66)
+    note = textwrap.wrap(source, 70)
     rows = -(-len(handles) // columns)
-    above, below = (11.5 * rows + 4 * (rows > 0)) * POINT, (9 * len(note) + 4 * bool(note)) * POINT
+    above, below = (12 * rows + 5 * (rows > 0)) * POINT, (9 * len(note) + 4 * bool(note)) * POINT
     height = figure.get_figheight() + above + below
     figure.set_figheight(height)
     figure.get_layout_engine().set(rect=(0, below / height, 1, 1 - (above + below) / height), w_pad=0.03, h_pad=0.03)

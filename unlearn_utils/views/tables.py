@@ -36,7 +36,7 @@ LABELS = READOUTS | {
 }
 INTERVALS = ("_difference", "_recovery")  # shown with their bounds, other means with their spread
 PARTS = (*SIDES, "paper", "any", "alarms", "auroc", "difference", "recovery")  # the second line of a table's head
-COSTS = ["epochs", "image_passes", "seconds"]
+COSTS = ["epochs", "image_passes"]  # seconds are no result: they differ from run to run
 PLAIN = re.compile("alignment|centre|margin|.*bias|nc[123]|.*recovery|.*auroc")  # neither costs nor per cent
 NONE = Interval(NAN, NAN, NAN, 0)
 PAGE, SENTENCE = 45, 40  # rows that fit on a page; characters from which a cell is wrapped
