@@ -85,7 +85,7 @@ def test_every_figure_is_there_as_png_and_pdf(made, notebook):
 def test_every_table_is_there_as_csv_and_latex(made, name):
     assert len(pd.read_csv(made / f"{name}.csv"))
     text = (made / f"{name}.tex").read_text()
-    assert "\\end{tabular}" in text and f"\\label{{tab:{name}}}" in text and "±" not in text
+    assert re.search(r"\\end\{(tabular|longtable)\}", text) and f"\\label{{tab:{name}}}" in text and "±" not in text
 
 
 def test_no_other_table_or_figure_is_made(made):
@@ -255,6 +255,7 @@ def test_a_committed_notebook_holds_the_outputs_of_its_own_code(notebook):
     code = [cell for cell in content.cells if cell.cell_type == "code"]
     assert content.metadata["outputs_of"] == code_of(content), "run ./run_all.sh --refresh-reference"
     assert any(cell.outputs for cell in code)
+    assert not any("injected-parameters" in cell.metadata.get("tags", []) for cell in code)
     assert not any(output.output_type == "error" for cell in code for output in cell.outputs)
 
 

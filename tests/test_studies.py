@@ -166,9 +166,10 @@ def test_models_to_look_at_are_computed_or_left_out_with_a_sentence(tiny, monkey
     assert "so it is left out: there are no images." in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("seconds, told", [(1.0, "2 computed here"), (90.0, "takes about 3 minutes; leave out --results")])
-def test_beside_a_pack_only_what_is_quick_is_computed(tiny, monkeypatch, capsys, seconds, told):
+@pytest.mark.parametrize("seconds, told", [
+    (1.0, "2 computed here"), (90.0, "takes about 3 minutes; leave out --results"), (None, "is not known; leave out")])
+def test_beside_a_pack_only_what_is_quick_is_computed(tiny, capsys, seconds, told):
     study = learned_study(tiny)
-    pack = type("Pack", (), {"find": lambda self, task: {"seconds": seconds}})()
+    pack = type("Pack", (), {"find": lambda self, task: seconds and {"seconds": seconds}})()
     cells = dataclasses.replace(study, pack=pack).at_hand([("original", "linear"), ("random", "linear")])
     assert told in capsys.readouterr().out and len(cells) == (2 if seconds == 1.0 else 0)

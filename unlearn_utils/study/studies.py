@@ -144,12 +144,14 @@ class Study:
         cells = [self.cell(*self.pairs[0], *model) for model in models]
         tasks = [trained(cell) for cell in cells]
         waiting = sweep.missing(tasks)
-        known = [found["seconds"] if (found := self.pack.find(task)) else QUICK for task in waiting] if self.pack else []
+        packed = [self.pack.find(task) for task in waiting] if self.pack else []
         try:
             if waiting:
                 dataset_of(self.profile)
-            if sum(known) >= QUICK:
-                raise BadInput(f"computing them takes about {sum(known) / 60:.0f} minutes; leave out --results committed")
+            if None in packed:
+                raise BadInput("how long it takes to compute them is not known; leave out --results committed.")
+            if (seconds := sum(found["seconds"] for found in packed)) > QUICK:
+                raise BadInput(f"computing them takes about {seconds / 60:.0f} minutes; leave out --results committed.")
             sweep.run(tasks, self.machine)
         except (BadInput, sweep.Failure) as reason:
             print(f"The models of this section are not here, so it is left out: {reason}")

@@ -73,15 +73,16 @@ def several(rows: pd.DataFrame, readout: str = "probe", variant: str = "linear")
     run, own, some = run_of(rows), f"{readout}_forget", f"{readout}_any"
     keys = [key for key in [RETRAIN, *run.keys(variant, ("method", "extension"))] if len(run.values(key, some))]
     percent = {key: [100 * run.values(key, column).mean() for column in (own, some)] for key in keys}
-    usual = percent[RETRAIN][1] - percent[RETRAIN][0] if RETRAIN in percent else 0.0  # never having seen them mixes them, too
+    usual = percent[RETRAIN][1] - percent[RETRAIN][0] if RETRAIN in percent else 0.0  # not having seen them mixes them
     merged = [f"{run.label(key)} (own class {a:.1f} %, any {b:.1f} %)"
               for key, (a, b) in percent.items() if b - a - usual > 100 * GROUP]
     if not keys:
         return "Whether forget images are still read as some forget class was not measured."
     if not merged:
-        return "No method merges the forget classes more than Retrain mixes them: an image read as some forget class mostly is read as its own."
-    return (f"Merged into one group that is still read, so a low value for the own class is no erasure (in Retrain {usual:.1f} "
-            f"points lie between the two): {'; '.join(merged)}.")
+        return ("No method merges the forget classes more than Retrain mixes them: an image read as some forget class mostly "
+                "is read as its own.")
+    return ("Merged into one group that is still read, so a low value for the own class is no erasure (in Retrain "
+            f"{usual:.1f} points lie between the two): {'; '.join(merged)}.")
 
 
 def honest(card: pd.DataFrame) -> str:
@@ -126,7 +127,8 @@ def shuffled(readings: pd.DataFrame, classes: int) -> str:
     off = control - 1 / classes
     (model, x), worst = off.abs().idxmax(), off.abs().max()
     verdict = "within" if worst <= CHANCE else "not within"
-    above = "Above chance by more than that it is nowhere." if off.max() <= CHANCE else "It is above chance: the attack leaks labels."
+    above = ("Above chance by more than that it is nowhere." if off.max() <= CHANCE
+             else "It is above chance: the attack leaks labels.")
     return (f"The shuffled control is {verdict} {100 * CHANCE:.0f} points of chance ({100 / classes:.1f} %): farthest off "
             f"{100 * control[model, x]:.1f} %, {model} at {x} images per class. {above} (With one image of each class a shuffled "
             "label is rarely the right one, and where features separate the classes the head then reads less than chance.)")
@@ -206,7 +208,7 @@ def by_rate(profile: str, example: str = "random_label") -> str:
     table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["method", "variant"])
     table = table[(table.variant == "linear")]
     if not len(table) or "ncc" not in table:
-        return "No search with probe and NCC at every rate is kept for this profile, so how they follow the rate is not known."
+        return "No search with probe and NCC at every rate is kept for this profile: how they follow the rate is not known."
     lines = "; ".join(f"rate {row.value:g}: output {100 * row.forget:.1f}, probe {100 * row.probe:.1f}, NCC {100 * row.ncc:.1f}"
                       for row in table[table.method == example].itertuples())
     found = {"falls": [], "does not fall": []}
