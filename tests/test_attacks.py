@@ -10,7 +10,7 @@ from unlearn_utils.attacks import draw_shots, few_shot, fine_tune, prototype
 from unlearn_utils.data import Dataset
 from unlearn_utils.heads import class_means
 from unlearn_utils.settings import Attack, Network
-from unlearn_utils.representation import Features, extract, features_of, output_predictions
+from unlearn_utils.representation import Features, features_of, output_predictions
 from unlearn_utils.metrics import accuracy_per_class
 
 K = 5

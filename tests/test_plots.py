@@ -29,16 +29,6 @@ def levels(axis):
             if list(line.get_xdata()) == [0, 1] and line.get_transform() != axis.transData]
 
 
-def test_the_bars_are_the_means_of_the_rows():
-    rows = label(probe=0.7, ncc=0.6)
-    models = list(rows.model.unique())
-    for axis, readout in zip(plots.bars(rows).axes, READOUTS):
-        means = 100 * rows.groupby("model").mean(numeric_only=True).loc[models]
-        for bars, side, colour in zip(axis.containers[1::2], ("retain", "forget"), (plots.RETAIN, plots.FORGET)):
-            assert [bar.get_width() for bar in bars] == pytest.approx(list(means[f"{readout}_{side}"]))
-            assert {to_hex(bar.get_facecolor()) for bar in bars} == {colour}
-
-
 def test_a_dumbbell_holds_the_means_the_classes_and_the_references():
     rows = frame(model("Random Label", "random_label", output=0.02, probe=0.7, ncc=0.6),
                  model("Random Label + CMF", "random_label", "cmf"))
@@ -183,12 +173,6 @@ def test_training_curves_are_those_of_original_and_retrain():
     assert [axis.get_title() for axis in axes] == ["Original", "Retrain", "", ""]
     for axis, expected in zip(axes, [[[10, 20], [20, 20]]] * 2 + [[[2, 3], [0.5, 0.5], [0.4, 0.4]]] * 2):
         assert [list(line.get_ydata()) for line in axis.lines] == [pytest.approx(values) for values in expected]
-
-
-def test_the_theory_figures_show_what_they_are_given():
-    axis = plots.retain_and_forget([1, 2], [0.5, 1], [0.2, 0], "x", "y", span=(1, 2)).axes[0]
-    assert list(of_colour(axis.lines, plots.RETAIN)[0].get_ydata()) == [0.5, 1]
-    assert list(of_colour(axis.lines, plots.FORGET)[0].get_ydata()) == [0.2, 0]
 
 
 def test_the_path_has_a_line_per_row_and_says_when_the_retain_rows_part():

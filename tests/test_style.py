@@ -82,7 +82,6 @@ FIGURES = {
     "theory of the weight": lambda: plots.theory_gamma([0.2, 0.8], np.array([[1, 0], [1, 1]]), (0.1, 0.9), source=SOURCE),
     "theory of the path": lambda: plots.theory_path(*path(60), source=SOURCE),
     "arrows": lambda: plots.arrows(dict.fromkeys(["Original", "Retrain", "Random Label", "Random network"], 1.0), SOURCE),
-    "theory": lambda: plots.retain_and_forget([1, 2], [0.5, 1], [0.2, 0], "x", "y (%)", (1, 2), source=SOURCE),
 }
 DRAWINGS = {draw.__name__: draw for draw in (plots.schematics, plots.turning_apart, plots.tied, plots.to_the_centre)}
 

@@ -124,25 +124,6 @@ def _budget_axis(axis, values: list[int]) -> None:
     axis.set_xlim(values[0] - 0.1 if values[0] < 1 else values[0] / 1.1, values[-1] * 1.1)
 
 
-def retain_and_forget(x, retain, forget, x_label: str, y_label: str, span: tuple = (), log: bool = False,
-                      source: str = "") -> Figure:
-    """Two lines, one for the retain classes and one for the forget class; ``span`` is shaded as predicted.
-
-    Drawn as steps: between two values there is nothing.
-    """
-    figure, axis = canvas(1.7)
-    handles = []
-    if span:
-        handles.append(axis.axvspan(*span, color="#e3e3e3", linewidth=0, label="predicted interval"))
-    lines = (retain, RETAIN, "-", "retain classes"), (forget, FORGET, (0, (5, 1)), "forget class")
-    for values, colour, dash, label in lines:
-        handles += axis.plot(x, values, color=colour, linestyle=dash, drawstyle="steps-post", label=label)
-    axis.set(xlabel=x_label, ylabel=y_label, **{"xscale": "symlog", "xlim": (0, None)} if log else {})
-    named = {"x": x, "retain": retain, "forget": forget}
-    points = pd.DataFrame({name: [float(value) for value in values] for name, values in named.items()})
-    return finish(figure, source, handles, points=points)
-
-
 def theory_path(path: list, means, forget: int = 0, source: str = "") -> Figure:
     """Cosine of every classifier row with its class mean, a line per row, while gradient descent unlearns one class.
 

@@ -9,18 +9,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..settings import READOUTS
 from . import evidence
-from .curves import attack_curves, retain_and_forget, theory_path, training_curves, unlearning_curve
+from .curves import attack_curves, theory_path, training_curves, unlearning_curve
 from .dumbbell import dumbbell
 from .schematics import arrows, schematics, theory_gamma, tied, to_the_centre, turning_apart
 from .style import (COLOURS, FORGET, REFERENCE_DASHES, REFERENCES, RETAIN, canvas, caption, finish, look, mark, rule, said,
                     save)
-from .tables import per_forget_set
 
 __all__ = [  # all that notebooks draw with, from one place
-    "alignment", "arrows", "attack_curves", "bars", "caption", "dumbbell", "embeddings", "gaps_by_profile",
-    "retain_and_forget", "save", "schematics", "slopes", "theory_gamma", "theory_path", "tied", "to_the_centre",
+    "alignment", "arrows", "attack_curves", "caption", "dumbbell", "embeddings", "gaps_by_profile",
+    "save", "schematics", "slopes", "theory_gamma", "theory_path", "tied", "to_the_centre",
     "training_curves", "turning_apart", "unlearning_curve",
 ]
 STEPS = {"linear": "tuned", "cmf_budget": "same\nbudget", "cmf": "CMF"}  # of a method's head
@@ -106,29 +104,6 @@ def gaps_of(cards: dict[str, pd.DataFrame]) -> pd.DataFrame:
     parts = [card[card.claim.isin(list(claims))].assign(profile=name, readout=lambda part: part.claim.map(claims))
              for name, card in cards.items()]
     return pd.concat(parts)[["profile", "model", "readout", "mean", "low", "high", "n"]].dropna(subset="mean")
-
-
-def bars(rows: pd.DataFrame) -> Figure:
-    """Retain and forget accuracy of every model, one panel per readout; lines mark Original and Retrain."""
-    models = list(rows.model.unique())
-    figure, axes = plt.subplots(1, 3, figsize=(7.2, 0.32 * len(models) + 0.9), sharey=True)
-    place = np.arange(len(models))
-    for axis, (readout, label) in zip(axes, READOUTS.items()):
-        for offset, side, colour in ((-0.2, "retain", RETAIN), (0.2, "forget", FORGET)):
-            values = 100 * per_forget_set(rows, f"{readout}_{side}")[models]
-            error = values.std(ddof=1) if len(values) > 1 else None
-            axis.barh(place + offset, values.mean(), 0.38, xerr=error, color=colour, label=side,
-                      error_kw={"linewidth": 0.8})
-        for reference in ("Original", "Retrain"):
-            level = 100 * per_forget_set(rows, f"{readout}_forget")[reference].mean()
-            axis.axvline(level, color="black", linestyle=REFERENCE_DASHES[reference.lower()], linewidth=1,
-                         label=f"{reference}, forget")
-        axis.set(title=label, xlabel="test accuracy (%)", xlim=(-2, 105))  # room for a line at 0
-    axes[0].set_yticks(place, models)
-    axes[0].set_ylim(len(models) - 0.4, -0.6)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0), ncol=4)
-    figure.tight_layout()
-    return figure
 
 
 def alignment(rows: pd.DataFrame, source: str = "") -> Figure:
