@@ -22,6 +22,7 @@ from .profiles import Profile
 from .store import Files, Store
 from .sweep import Outcome, compute
 
+NO_PROFILE = {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"}  # it stops the computing thread every 10 ms
 _one_batch = threading.Lock()  # settings of torch hold for the process, however many threads a worker has
 
 
@@ -100,6 +101,6 @@ def started(machine: Machine) -> SpecCluster:
         gpu = machine.devices[i % len(machine.devices)].partition(":")[2]
         seen = visible[int(gpu)] if gpu and visible != [""] else gpu
         workers[i] = {"cls": Nanny, "options": {
-            "host": "127.0.0.1", "nthreads": 1, "memory_limit": 0, "env": {"CUDA_VISIBLE_DEVICES": seen},
+            "host": "127.0.0.1", "nthreads": 1, "memory_limit": 0, "env": {"CUDA_VISIBLE_DEVICES": seen, **NO_PROFILE},
             "silence_logs": logging.CRITICAL}}
     return SpecCluster(workers, {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False}})
