@@ -84,7 +84,7 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, recipe: Probe, 
     """Fit min CE(A f + b) on D = D_r and D_f with true labels (paper, Eq. 3); read its test accuracy.
 
     The official recipe: a tenth of the features is held out, plain SGD on the rest, until ``patience`` epochs
-    have brought no better held-out accuracy; the weights of the best epoch are kept. Null value of the accuracy
+    have brought no better held-out accuracy; the weights of the last of the best epochs are kept. Null value of the accuracy
     1/K; higher means that the features separate the class. Compare with Retrain and a random network, not with 0.
     """
     generator = torch.Generator().manual_seed(seed)  # on the CPU: the same order on every device
@@ -105,8 +105,8 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, recipe: Probe, 
             optimiser.step()
         with torch.no_grad():
             hits = int((probe(features[validation]).argmax(1) == labels[validation]).sum())
-        if hits > best_hits:
-            best_hits, best_epoch = hits, epoch
+        if hits >= best_hits:  # on few held-out images many epochs are best, and the first is not yet fitted
+            best_hits, best_epoch = hits, epoch if hits > best_hits else best_epoch
             best = {key: value.clone() for key, value in probe.state_dict().items()}
         if recipe.patience and epoch - best_epoch >= recipe.patience:
             break
