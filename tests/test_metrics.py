@@ -100,7 +100,7 @@ def probe_by_hand(features, labels, recipe, seed):
         snapshots.append(parameters)
         if recipe.patience and max(scores[: -recipe.patience], default=-1) >= max(scores[-recipe.patience :]):
             break
-    best = int(np.argmax(scores))
+    best = len(scores) - 1 - int(np.argmax(scores[::-1]))  # of equally good ones the last
     return *snapshots[best], best
 
 
