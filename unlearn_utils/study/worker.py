@@ -8,7 +8,6 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-import dask
 import torch
 from distributed import Nanny, Scheduler, SpecCluster, get_worker
 
@@ -95,9 +94,6 @@ def _has_images(profile: Profile, fingerprint: str) -> bool:
 
 def started(machine: Machine) -> SpecCluster:
     """A scheduler and workers on this host, which nobody else can reach: one for each process, with its own GPU."""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), 1)
-    # Dask's own also returns freed memory at once, which made every second one of computing a second and a half.
-    dask.config.set({"distributed.nanny.pre-spawn-environ": threads})
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     workers = {}
     for i in range(machine.jobs):
