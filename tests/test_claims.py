@@ -320,8 +320,11 @@ def test_a_small_published_difference_has_no_sign(published, word):
 def test_the_distilled_head_is_hidden_and_misaligned(profile):
     rows = committed(profile)
     said = claims.controls(rows).set_index("expected").iloc[0]
-    assert [said.probe, said.NCC, said["classifier turned away"]] == ["hidden", "hidden", "holds"]
     of = {method: (rows.method == method) & (rows.variant == "linear") for method in ("original", "retrain")}
+    room = {name: rows.loc[of["original"], name].mean() - rows.loc[of["retrain"], name].mean()
+            for name in ("probe_forget", "ncc_forget")}
+    words = ["hidden" if room[f"{name}_forget"] >= 0.05 else "cannot tell" for name in ("probe", "ncc")]
+    assert words[1] == "hidden" and [said.probe, said.NCC, said["classifier turned away"]] == [*words, "holds"]
     for readout, name in (("probe_forget", "probe"), ("ncc_forget", "NCC")):
         level = rows.loc[of["original"], readout].to_numpy() - 0.04  # less room than a readout needs
         easy = rows.copy()

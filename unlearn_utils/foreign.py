@@ -65,7 +65,7 @@ class Foreign:
 
     def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features (N, d), float32, and logits (N, K) of a batch, on the CPU. Raises BadInput where it gives no such."""
-        self.last, images = (None, None, None), images.to(self.device)
+        self.last, images = (None, None, None), images.to(self.device, copy=True)  # a model may change them
         try:
             output = self.module(images)
             features = self.where(self.module, images) if callable(self.where) else self.last[1]
@@ -124,7 +124,7 @@ def loader(part: str, data: Any, batch_size: int) -> tuple[DataLoader, Tensor]:
             raise BadInput(f"{part} holds {len(data[0])} images and {len(data[1])} labels; give one label for each image.")
         data = TensorDataset(*data)
     data = DataLoader(data, batch_size) if isinstance(data, Dataset) else data
-    if isinstance(data, DataLoader) and data.drop_last:
+    if isinstance(data, DataLoader) and (data.drop_last or getattr(data.batch_sampler, "drop_last", False)):
         raise BadInput(f"{part} leaves out its last images, as it has drop_last=True; give it drop_last=False.")
     if not isinstance(data, DataLoader):
         raise BadInput(f"{part} is {_shown(data)}, but it must be a Dataset, a DataLoader or (images, labels).")
