@@ -11,10 +11,10 @@ from unlearn_utils.study.studies import Study
 MODELS = [("original", "linear"), ("retrain", "linear"), ("random_label", "linear"), ("random", "linear")]
 # (output, probe, NCC) of retain and forget classes, in per cent.
 GOLDEN = {
-    "original": {"output": (99.2, 99.1), "probe": (98.8, 100.0), "ncc": (99.1, 99.5)},
-    "retrain": {"output": (99.0, 0.0), "probe": (97.8, 84.2), "ncc": (97.2, 73.3)},
-    "random_label": {"output": (98.9, 0.0), "probe": (98.7, 95.8), "ncc": (96.9, 100.0)},
-    "random": {"output": (7.5, 20.2), "probe": (27.5, 63.0), "ncc": (56.6, 69.3)},
+    "original": {"output": (99.2, 99.1), "probe": (99.1, 99.5), "ncc": (99.1, 99.5)},
+    "retrain": {"output": (99.0, 0.0), "probe": (98.0, 99.1), "ncc": (97.2, 73.3)},
+    "random_label": {"output": (98.9, 0.0), "probe": (98.8, 99.5), "ncc": (96.9, 100.0)},
+    "random": {"output": (7.5, 20.2), "probe": (54.6, 70.7), "ncc": (56.6, 69.3)},
 }
 POINTS = {"retain": 1.5, "forget": 6.0}  # a forget class has some 70 test images
 # One class of Retrain, and how few images it leaves to chance, moves these the most.
