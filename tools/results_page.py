@@ -92,7 +92,7 @@ def results(names: list[str]) -> str:
     head = ["# What was and was not reproduced", "",
             "Written by `tools/results_page.py` from `figures/`. The paper's numbers are quoted second hand from public "
             "reproductions; we have not seen its tables. They are for ResNet-18 on CIFAR-10. Where a profile's network or "
-            "images are other ones, only signs compare. A probe's number belongs to its recipe, here the official code's: "
+            "images are other ones, only signs compare. A probe's number belongs to its recipe, which stands in each profile: "
             "notebook 01 fits another one by hand, on the same features, and prints both.", "", claims.CAPTION, "",
             markdown(claims.claims_by_profile(cards).reset_index(names="claim")), "", "What the runs show:",
             "", markdown(claims.claims_by_profile(cards, "shows").reset_index(names="claim")), "",

@@ -84,7 +84,7 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, recipe: Probe, 
     """Fit min CE(A f + b) on D = D_r and D_f with true labels (paper, Eq. 3); read its test accuracy.
 
     The official recipe: a tenth of the features is held out, plain SGD on the rest, until ``patience`` epochs
-    have brought no better held-out accuracy; the weights of the last of the best epochs are kept. Null value of the accuracy
+    have brought no better held-out accuracy. Ours: of equally good epochs the last is kept, there the first. Null value of the accuracy
     1/K; higher means that the features separate the class. Compare with Retrain and a random network, not with 0.
     """
     generator = torch.Generator().manual_seed(seed)  # on the CPU: the same order on every device
