@@ -160,7 +160,7 @@ def test_a_poison_ends_after_three_workers_and_the_rest_goes_on(study, monkeypat
     cluster = pytest.importorskip("unlearn_utils.study.cluster")
     monkeypatch.setattr(cluster, "Cluster", FakeCluster)
     cell = study.cell(0, (0,), "random")
-    with pytest.raises(Failure, match="poison of Random network, seed 0: 3 workers ended while they computed it"):
+    with pytest.raises(Failure, match="poison of Untrained network, seed 0: 3 workers ended while they computed it"):
         sweep.run([Poison(cell), *readings_of(cell)], Machine(("cpu",), 1, "tcp://10.0.0.3:8786"))
     assert sweep.missing([Poison(cell), *readings_of(cell)]) == [Poison(cell)]
 

@@ -10,7 +10,7 @@ import torch
 from unlearn_utils.heads import class_means, class_moments
 from unlearn_utils.metrics import (
     accuracy_per_class, alignment, centre_distance, centred_means, linear_probe, nc1, nc1_of_moments, nc2, nc3,
-    nearest_class_centre, recovery,
+    nearest_class_centre, recovery, turned,
 )
 from unlearn_utils.settings import BadInput, Probe
 from unlearn_utils.theory import simplex_etf
@@ -355,6 +355,12 @@ def test_alignment_is_minus_1_for_a_flipped_row_and_0_for_a_zero_row(etf):
     weight[1] *= -1
     weight[2] = 0
     assert alignment(weight, 5 * etf).tolist() == pytest.approx([1, -1, 0, 1, 1], abs=1e-12)
+
+
+def test_a_vector_turned_by_as_many_degrees_as_it_was_turned_by():
+    before = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0], [1.0, 0.0]])
+    after = torch.tensor([[0.5, 0.0], [1.0, 0.0], [0.0, 1.0], [-4.0, 0.0]])
+    assert turned(before, after).tolist() == pytest.approx([0, 90, 45, 180], abs=1e-5)
 
 
 def test_alignment_of_unrelated_rows_is_0_on_average(etf, rng):

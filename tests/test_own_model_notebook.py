@@ -40,7 +40,7 @@ def test_checkpoints_method_and_readout_go_through(home, tiny):
     for model in ("Original", "Retrain", "Random Label", "Untrained"):
         assert model in shown["report"] and model in shown["compare"]
     assert "NCC, forget +0.0" in shown["compare-reading"] and "Output, forget" in shown["compare-reading"]
-    for model in ("Gradient ascent", "Retrain, second seed", "Random network", "BiasShift", "SCRUB"):
+    for model in ("Gradient ascent", "Retrain, second seed", "Untrained network", "BiasShift", "SCRUB"):
         assert model in shown["table"]
     reading = shown["table-reading"]
     assert "neighbour" in shown["table"] and "the nearest neighbour" in reading and "nan" not in reading

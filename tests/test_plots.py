@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from test_claims import frame, label, model
 from test_style import attacked, cmf_rows, histories, path, steps
 
@@ -34,7 +34,7 @@ def test_a_dumbbell_holds_the_means_the_classes_and_the_references():
                  model("Random Label + CMF", "random_label", "cmf"))
     figure = plots.dumbbell(rows)
     axis, points = figure.axes[0], figure.points
-    shown = ["Retrain", "Random Label", "Random network"]
+    shown = ["Retrain", "Random Label", "Untrained network"]
     assert [tick.get_text() for tick in axis.get_yticklabels()] == shown
     means = points[points["class"].isna()].set_index(["model", "readout"]).accuracy
     of_class = points[(points.model == "Random Label") & (points.readout == "probe") & points["class"].notna()]
@@ -46,9 +46,16 @@ def test_a_dumbbell_holds_the_means_the_classes_and_the_references():
         assert {line.get_markerfacecolor() for line in marks} == {"none" if readout == "output" else colour}
     line = next(line for line in axis.lines if line.get_color() == "black")
     assert line.get_xdata()[0] == pytest.approx(90)
-    rows.loc[rows.model == "Retrain", "ncc_forget"] = 0.3
-    band = plots.dumbbell(rows).axes[0].patches[0]
-    assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((30, 50))
+
+
+def test_the_bands_of_a_dumbbell_are_retrains_intervals_each_of_its_readout():
+    rows = frame()
+    rows.loc[rows.model == "Retrain", "ncc_forget"] = [0.2, 0.4] * 5  # mean 0.3, t(9) * s / sqrt(10) = 2.262 * 0.1054 / 3.162
+    ends = {band.get_facecolor()[:3]: (band.get_x(), band.get_x() + band.get_width())
+            for band in plots.dumbbell(rows).axes[0].patches}
+    assert ends[to_rgb(style.READOUT_STYLE["ncc"][0])] == pytest.approx((22.46, 37.54), abs=0.01)
+    few = plots.dumbbell(rows[rows.forget.isin(["0", "1", "2"])]).axes[0].patches[0]  # no interval: from least to most
+    assert (few.get_x(), few.get_x() + few.get_width()) == pytest.approx((20, 40))
 
 
 def test_a_dumbbell_averages_seeds_before_classes_and_shows_the_models_asked_for():
@@ -119,7 +126,7 @@ def test_rows_are_sorted_by_the_forget_classes_cosine():
     rows = label().assign(alignment=None)
     rows["alignment"] = [[0.1 * len(name)] * 10 for name in rows.method]
     names = [tick.get_text().split("\n")[0] for tick in plots.alignment(rows).axes[0].get_yticklabels()]
-    assert names == ["Distilled head", "Random Label", "Original", "Retrain", "Random network"]
+    assert names == ["Distilled head", "Random Label", "Original", "Retrain", "Untrained network"]
 
 
 def test_a_layout_shows_the_forget_class_in_orange_and_what_ncc_reads():

@@ -96,6 +96,25 @@ def test_alignment_and_distance_are_those_of_the_centred_means(read):
     read.expect_per_class("centre_distance", means.norm(dim=1) / means.norm(dim=1).mean())
 
 
+def test_row_and_mean_turned_from_the_originals(read, computed, tiny):
+    if read.cell.head == "cmf" or read.cell.method == "original":
+        assert "row_turn_forget" not in read.row or np.isnan(read.row.row_turn_forget)
+        return
+    before = ByHand(learned_study(tiny), "original", "linear")
+
+    def degrees(vectors):
+        return [np.degrees(np.arccos(min(1.0, a @ b / np.sqrt((a @ a) * (b @ b))))) for a, b in zip(*vectors)]
+
+    means = [np.stack([of.train[of.y_train == c].double().numpy().mean(0) for c in range(10)])
+             - of.train.double().numpy().mean(0) for of in (before, read)]
+    rows_of = [of.model.head.weight.detach().double().numpy() for of in (before, read)]
+    for name, vectors in {"row_turn": rows_of, "mean_turn": means}.items():
+        expected = np.array(degrees(vectors))
+        assert read.row[f"{name}_forget"] == pytest.approx(expected[3], abs=1e-3), name
+        assert read.row[f"{name}_retain"] == pytest.approx(np.delete(expected, 3).mean(), abs=1e-3), name
+    assert (read.row.mean_turn_forget < 1e-4) == (read.cell.variant == "classifier") and read.row.row_turn_forget > 1
+
+
 def test_the_parts_of_the_margin_add_up_to_that_of_the_logits(read):
     others = read.logits.scatter(1, read.y[:, None], -torch.inf).amax(1)
     margin = read.logits.gather(1, read.y[:, None])[:, 0] - others

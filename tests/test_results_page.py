@@ -59,7 +59,7 @@ def test_every_profile_has_six_findings_of_one_number_and_at_most_25_words(profi
     for finding in found:
         assert words(finding.sentence) <= 25, finding.sentence
         numbers = re.findall(r"\d+ of \d+|\d+\.\d+", finding.sentence)
-        assert len(numbers) == (finding.sentence != "Not run on this profile."), finding.sentence
+        assert len(numbers) == (finding.sentence != findings.NOT_RUN), finding.sentence
         assert (ROOT / "notebooks" / f"{finding.notebook}.ipynb").exists()
 
 
@@ -91,8 +91,8 @@ def test_a_tied_classifier_removes_more_or_not(after, said):
 
 
 @pytest.mark.parametrize("value, said", [
-    (0.8, "30.0 points better on its features than on Retrain's."),
-    (0.3, "20.0 points worse on its features than on Retrain's: it does")])
+    (0.8, "30.0 points better on Random Label's features than on Retrain's."),
+    (0.3, "20.0 points worse on Random Label's features than on Retrain's: it does")])
 def test_one_image_brings_it_back_or_not(value, said):
     shots = pd.DataFrame([
         {"model": name, "method": method, "variant": "linear", "seed": 0, "forget": str(i), "attack": "few_shot", "x": 1,
@@ -103,7 +103,7 @@ def test_one_image_brings_it_back_or_not(value, said):
 
 
 def test_what_was_not_run_is_said_to_be_not_run():
-    assert of(frame())["One image brings it back"] == of(frame())["The output forgets"] == "Not run on this profile."
+    assert of(frame())["One image brings it back"] == of(frame())["The output forgets"] == findings.NOT_RUN
 
 
 def test_a_claim_is_counted_by_what_its_models_show():

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from test_claims import SETS, cmf_rows, curves, frame, label, model
 
-from unlearn_utils.views import claims, sentences
+from unlearn_utils.views import claims, head_sentences, sentences
 
 
 def card(rows):
@@ -139,13 +139,23 @@ def test_more_recall_than_the_original_stands_beside_its_false_alarms():
     assert sentences.attractor(label(ncc=0.8)).startswith("No model's NCC")
 
 
+def test_what_turned_further_is_said_of_every_method_by_its_interval():
+    rows = frame(model("A", "random_label", row_turn_forget=80.0, mean_turn_forget=10.0),
+                 model("B", "salun", row_turn_forget=30.0, mean_turn_forget=70.4))
+    apart = model("C", "scrub", row_turn_forget=50.0)
+    rows = pd.concat([rows, pd.DataFrame(apart).assign(mean_turn_forget=[45.0, 55.0] * 5)])
+    said = head_sentences.turns(rows)
+    assert "the row: A (80° and 10°); the class mean: B (30° and 70°); not told apart: C (50° and 50°)" in said
+    assert "Original (" not in said and "Where it is the class mean" in said
+
+
 def test_row_or_bias_hides():
     rows = frame(model("A", "random_label", margin_row_forget=-3.0, margin_bias_forget=-1.0),
                  model("B", "bias_shift", margin_row_forget=8.0, margin_bias_forget=-13.0),
                  model("C", "finetune", margin_row_forget=8.0, margin_bias_forget=-1.0))
-    said = sentences.hidden_by(rows)
+    said = head_sentences.hidden_by(rows)
     assert "mostly by the row: A (-3.0, -1.0)" in said and "mostly by the bias: B (8.0, -13.0)" in said and "C (" not in said
-    assert "in no model" in sentences.hidden_by(rows[rows.model == "C"])
+    assert "in no model" in head_sentences.hidden_by(rows[rows.model == "C"])
 
 
 def test_a_refitted_head_hides_or_not():
@@ -183,9 +193,9 @@ def test_a_probe_by_hand_differs_by_its_recipe_or_by_more():
 
 def test_which_of_the_two_arrows_turned_more():
     angles = {"Original": 0.0, "Random Label": math.pi / 2}
-    assert "Random Label 90°" in sentences.turned_by(angles, 70, 20)
-    assert "70° and the class mean by 20°: the row turned more" in sentences.turned_by(angles, 70, 20)
-    assert "the mean turned no less than the row" in sentences.turned_by(angles, 20, 70)
+    assert "Random Label 90°" in head_sentences.turned_by(angles, 70, 20)
+    assert "70° and the class mean by 20°: the row turned more" in head_sentences.turned_by(angles, 70, 20)
+    assert "the mean turned no less than the row" in head_sentences.turned_by(angles, 20, 70)
 
 
 def test_what_is_no_cheaper_than_retrain_is_named():

@@ -81,7 +81,7 @@ FIGURES = {
     "attack": lambda: plots.attack_curves(attacked(), {"few_shot": "few-shot"}, "images per class", source=SOURCE),
     "theory of the weight": lambda: plots.theory_gamma([0.2, 0.8], np.array([[1, 0], [1, 1]]), (0.1, 0.9), source=SOURCE),
     "theory of the path": lambda: plots.theory_path(*path(60), source=SOURCE),
-    "arrows": lambda: plots.arrows(dict.fromkeys(["Original", "Retrain", "Random Label", "Random network"], 1.0), SOURCE),
+    "arrows": lambda: plots.arrows(dict.fromkeys(["Original", "Retrain", "Random Label", "Untrained network"], 1.0), SOURCE),
 }
 DRAWINGS = {draw.__name__: draw for draw in (plots.schematics, plots.turning_apart, plots.tied, plots.to_the_centre)}
 

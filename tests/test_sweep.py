@@ -250,7 +250,7 @@ def test_of_tasks_that_run_beside_each_other_only_the_one_that_kills_its_process
     with pytest.raises(Failure) as failure:
         sweep.run([killer, *slow], TWO)
     assert list(failure.value.reasons) == [killer.key]
-    assert "killer of Random network, seed 0: its process was killed" in str(failure.value)
+    assert "killer of Untrained network, seed 0: its process was killed" in str(failure.value)
     assert all(stored(task).result == {"done": True} for task in slow)
 
 
@@ -278,8 +278,8 @@ def test_a_failure_is_reported_and_stops_only_what_needs_it(study):
     with pytest.raises(Failure) as failure:
         sweep.run([NeedsBroken(cell), Broken(cell), reading], ONE)
     assert str(failure.value).splitlines() == [
-        "broken of Random network, seed 0: RuntimeError: no more of it",
-        "dependent of Random network, seed 0: not run, because what it needs failed",
+        "broken of Untrained network, seed 0: RuntimeError: no more of it",
+        "dependent of Untrained network, seed 0: not run, because what it needs failed",
     ]
     assert stored(reading).result["counts"]
 

@@ -67,11 +67,13 @@ def beside_the_paper(profile: str, rows: pd.DataFrame) -> list[str]:
         return [*said, ""]
     shown = pd.DataFrame({
         "model": forget.model, "readout": [tables.LABELS[name.removesuffix("_forget")] for name in forget.measure],
-        **{name: [f"{100 * value:.1f}" for value in forget[name]] for name in ("here", "paper", "difference")},
+        **{name: [f"{100 * value:.{digits}f}" for value in forget[name]]
+           for name, digits in {"here": 1, "paper": 2, "difference": 1}.items()},
         "by chance": ["–" if value != value else f"{100 * value:.1f}" for value in forget.by_chance],
         "within": forget.within.replace("", "–")})
     return [*said, "", "Forget accuracy in per cent, of every published number that this run has, too. *By chance*: how far "
-            "two such means lie apart where nothing differs but the choice of classes (Student's t, 95 %).", "",
+            "two such means lie apart where nothing differs but the choice of classes (Student's t, 95 %), if the paper's classes "
+            "spread as these do.", "",
             markdown(shown), ""]
 
 
@@ -118,20 +120,20 @@ def six(names: list[str]) -> str:
 
 def claims_table(names: list[str]) -> str:
     tallies = {name: findings.tallies(measured(name)[1]) for name in names}
-    lines = [{"claim": claim.name, "says": claim.sentence, "paper": claim.place,
-              **{name: tallies[name].get(claim.name, "–") for name in names}} for claim in evidence.CLAIMS.values()]
+    lines = [{"claim": claim.name, "says": claim.sentence, **{name: tallies[name].get(claim.name, "–") for name in names}}
+             for claim in evidence.CLAIMS.values()]
     before = f" By earlier code, to be measured again: {', '.join(older(names))}." if older(names) else ""
     return f"{markdown(pd.DataFrame(lines))}\n\nModels that show it / show the contrary / cannot tell.{before}"
 
 
 def notebooks(names: list[str]) -> str:
     place = repository().removeprefix("https://github.com/")
-    lines = []
+    listed = []
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         title = nbformat.read(path, as_version=4).cells[0].source.splitlines()[0].lstrip("# ")
         badge = f"[![Colab]({COLAB}/assets/colab-badge.svg)]({COLAB}/github/{place}/blob/main/notebooks/{path.name})"
-        lines.append({"notebook": f"[{path.stem[:2]}](notebooks/{path.name})", "": title, " ": badge})
-    return markdown(pd.DataFrame(lines))
+        listed.append(f"[{path.stem[:2]} {title}](notebooks/{path.name}) {badge}")
+    return " ·\n".join(listed)
 
 
 BLOCKS = {"picture": picture, "findings": six, "claims": claims_table, "notebooks": notebooks}

@@ -2,7 +2,7 @@
 
 Each attack returns readings: a list of ``{"x", "draw", "accuracy"}`` with one test accuracy per class;
 x is the number of images per class, or the number of optimiser steps. Higher forget accuracy means that
-more of the class was left in the model. Read it beside the Original, Retrain and a random network.
+more of the class was left in the model. Read it beside the Original, Retrain and an untrained network.
 """
 
 from __future__ import annotations

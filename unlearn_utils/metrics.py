@@ -85,7 +85,7 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, recipe: Probe, 
 
     The official recipe: a tenth of the features is held out, plain SGD on the rest, until ``patience`` epochs
     have brought no better held-out accuracy. Ours: of equally good epochs the last is kept, there the first. Null value of the accuracy
-    1/K; higher means that the features separate the class. Compare with Retrain and a random network, not with 0.
+    1/K; higher means that the features separate the class. Compare with Retrain and an untrained network, not with 0.
     """
     generator = torch.Generator().manual_seed(seed)  # on the CPU: the same order on every device
     order = torch.randperm(len(labels), generator=generator)
@@ -258,6 +258,15 @@ def alignment(weight: Tensor, means: Tensor) -> Tensor:
     against the class. On the forget class lower means more misaligned. NaN for a class that lies ``at_centre``.
     """
     return cosine_similarity(weight.double(), means, dim=1).masked_fill(at_centre(means), float("nan"))
+
+
+def turned(before: Tensor, after: Tensor) -> Tensor:
+    """Angle in degrees between vector k of two models, (K,), of rows or centred class means (K, d). Ours.
+
+    arccos cos(before_k, after_k): 0 (the null value) where nothing turned, 90 where they have nothing in common;
+    higher means turned further. Only where one model was made from the other do they share their axes.
+    """
+    return cosine_similarity(before.double(), after.double(), dim=1).clamp(-1, 1).arccos().rad2deg()
 
 
 def centre_distance(means: Tensor) -> Tensor:

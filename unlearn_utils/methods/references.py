@@ -7,9 +7,9 @@ from torch.nn.functional import cross_entropy
 from . import Method, method
 
 
-@method("random", "Random network", start="initialisation", sees_all=True)
+@method("random", "Untrained network", start="initialisation", sees_all=True)
 @dataclass(frozen=True)
-class RandomNetwork(Method):
+class UntrainedNetwork(Method):
     """The original's initialisation, never trained: what an architecture gives away by itself (extension)."""
 
 

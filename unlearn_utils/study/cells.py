@@ -29,7 +29,7 @@ Result = tuple[dict[str, Any], dict[str, dict[str, Tensor]]]
 
 @dataclass(frozen=True)
 class Cell:
-    """One model of the study. The Original and the random network have the empty forget set."""
+    """One model of the study. The Original and the untrained network have the empty forget set."""
 
     profile: Profile
     seed: int

@@ -19,7 +19,7 @@ from ..membership import FEWEST, membership_inference
 from ..methods import METHODS
 from ..metrics import (
     alignment, auroc, centre_distance, centred_means, confusion, nc1, nc2, nc3, nearest, probe_scores, probed,
-    refitted_head,
+    refitted_head, turned,
 )
 from ..representation import Features, output_predictions
 from .cells import Cell, dataset_of, load_features, load_model, trained
@@ -102,7 +102,7 @@ def readout(uses: tuple[str, ...] = (), of_features: bool = False, where: Callab
 
 
 def beside_cmf(cell: Cell) -> bool:
-    """Models with a CMF head, and those that their numbers are read beside: Original, Retrain, random network."""
+    """Models with a CMF head, and those that their numbers are read beside: Original, Retrain, untrained network."""
     return cell.head == "cmf" or METHODS[cell.method].start == "initialisation"
 
 
@@ -153,6 +153,14 @@ def refitted(at: At) -> dict:
 def geometry(at: At) -> dict:
     means = centred_means(at.compared, at.train_labels, at.classes)
     return {"alignment": alignment(at.weight, means).tolist(), "centre_distance": centre_distance(means).tolist()}
+
+
+@readout(where=lambda cell: cell.head == "linear" and cell.start is not None)
+def turn(at: At) -> dict:
+    """By how many degrees each row of the head and each class mean turned from the Original's."""
+    before = At(at.cell.start, at.device)
+    means = [centred_means(model.features.train, model.train_labels, model.classes) for model in (before, at)]
+    return {"row_turn": turned(before.weight, at.weight).tolist(), "mean_turn": turned(*means).tolist()}
 
 
 @readout()

@@ -104,7 +104,8 @@ def measured(classes: int, found: dict[str, dict], forget: tuple[int, ...]) -> d
             retain = tuple(np.flatnonzero(~of_forget).tolist())
             row |= {f"{name}_retain": pooled_accuracy(counts, retain), f"{name}_forget": pooled_accuracy(counts, forget),
                     f"{name}_any": any_forget(counts, forget), f"{name}_alarms": false_alarms(counts, forget)}
-        for key in ("auroc", "alignment", "centre_distance", "margin_row", "margin_bias", "membership"):
+        for key in ("auroc", "alignment", "centre_distance", "margin_row", "margin_bias", "membership",
+                    "row_turn", "mean_turn"):
             if key in result:
                 values, label = np.array(result[key], dtype=float), f"{name}_auroc" if key == "auroc" else key
                 row |= {f"{label}_retain": _mean(values[~of_forget]), f"{label}_forget": _mean(values[of_forget])}

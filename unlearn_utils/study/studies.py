@@ -106,7 +106,7 @@ class Study:
         return images_of(self.profile).classes
 
     def cell(self, seed: int, forget: tuple[int, ...], method: str, variant: str = "linear") -> Cell:
-        """The cell of a model; the Original and the random network are the same for every forget set."""
+        """The cell of a model; the Original and the untrained network are the same for every forget set."""
         if method not in METHODS:
             raise BadInput(f"there is no method '{method}'; choose one of {', '.join(METHODS)}.")
         return Cell(self.profile, seed, () if METHODS[method].sees_all else forget, method, variant)

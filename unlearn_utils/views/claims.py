@@ -19,16 +19,17 @@ from .tables import published, setting
 
 CONTROLS = {"distilled_head": "hidden, turned away", "prune": "hidden, turned away",
             "bias_shift": "hidden, not turned away", "retrain_again": "not hidden"}
-SYMBOLS = {"agrees": "●", "sign agrees": "◐", "does not agree": "○"}
+SYMBOLS = {"agrees": "●", "sign agrees": "◐", "sign differs": "◌", "does not agree": "○"}
 WORDS = ("hidden", "partly hidden", "removed", "holds", "does not hold", "cannot tell")
 FOR = ("hidden", "partly hidden", "holds", "agrees", "sign agrees")
-AGAINST = ("removed", "does not hold", "does not agree")
+AGAINST = ("removed", "does not hold", "sign differs", "does not agree")
 CAPTION = (
-    "● on the paper's side, ◐ on its side, but with too few sets or too wide an interval, ○ on the other; – no number is "
-    "known to us, or the paper's own difference is under 3 points. The side is the sign of the difference; for the output's "
-    "5-point bounds, the side of the bound. The paper: ResNet-18 on CIFAR-10, one class (a ViT for a ViT), second hand; its "
-    "probe and NCC were fitted to augmented views of the training images. One symbol per model. Intervals run over forget sets (Student's t; Fieller's for the recovery), at the level "
-    "of Holm's correction within a claim and readout; under five sets the values stand there, and all must agree."
+    "● surely on the paper's side, ◐ on its side, ◌ on the other side, ○ surely on the other; not surely: too few sets or too "
+    "wide an interval; – no number is known to us, or the paper's own difference is under 3 points. The side is the sign of "
+    "the difference; for the output's 5-point bounds, the side of the bound. The paper: ResNet-18 on CIFAR-10, one class (a "
+    "ViT for a ViT), second hand; its probe and NCC were fitted to augmented views of the training images. One symbol per "
+    "model. Intervals run over forget sets (Student's t; Fieller's for the recovery), at the level of Holm's correction "
+    "within a claim and readout; under five sets the values stand there, and all must agree."
 )
 
 
@@ -39,12 +40,10 @@ def agreement(interval: Interval, published: float, threshold: float = 0.0) -> t
         return "not known", ""
     if not threshold and abs(apart) < SMALL:
         return "not known", f"the paper's own difference is under {100 * SMALL:.0f} points"
-    if interval.n >= FEWEST and (interval.above(threshold) if apart > 0 else interval.below(threshold)):
-        return "agrees", ""
-    if (interval.mean - threshold) * apart > 0:
-        return "sign agrees", ""
-    sure = interval.below(threshold) if apart > 0 else interval.above(threshold)
-    return "does not agree", "" if sure else "by the mean alone"
+    same = (interval.mean - threshold) * apart > 0
+    sure = interval.n >= FEWEST and (interval.above(threshold) or interval.below(threshold))
+    return {(True, True): "agrees", (True, False): "sign agrees", (False, False): "sign differs",
+            (False, True): "does not agree"}[same, sure], ""
 
 
 def shown(draft: Draft, interval: Interval, recovery: Interval | None) -> tuple[str, str]:
@@ -71,7 +70,8 @@ def judge(drafts: list[Draft], run: Run, comparison: str = "") -> pd.DataFrame:
                   and not d.blocked and not d.refuted and len(d.values.dropna()) >= FEWEST]
         interval, corrected = _interval(draft, family)
         recovery, _ = _interval(draft, family, ratio) if draft.room is not None else (None, {})
-        agrees, note = agreement(interval, draft.published, draft.threshold)
+        held = interval if draft.as_published is None else Interval.of(draft.as_published, corrected["level"])
+        agrees, note = agreement(held, draft.published, draft.threshold)
         if agrees != "not known" and (draft.blocked or draft.refuted):
             agrees, note = "not known", "not such a model"
         shows, reason = shown(draft, interval, recovery)
@@ -149,14 +149,14 @@ def _backbone(card: pd.DataFrame) -> pd.DataFrame:
         "claim": "Pretrained backbone", "model": "all methods", "method": "", "variant": "linear",
         "readout": "probe, ncc", "extension": False, "counted": False, "paper": "ViT table",
         "comparison": read.comparison.max() if len(read) else "", "n": card.n.max(),
-        "this run": f"{(read.agrees != 'does not agree').sum()} of {len(read)} signs",
+        "this run": f"{read.agrees.isin(('agrees', 'sign agrees')).sum()} of {len(read)} signs",
         "agrees": words[0] if words else "not known", "shows": seen.get(example, "cannot tell"),
         "reason": "Random Label, NCC",
     }])
 
 
 def one_screen(card: pd.DataFrame, flips: pd.DataFrame | None = None) -> pd.DataFrame:
-    """One line per claim of the paper: at most 12.
+    """One line per claim: at most 13.
 
     ``this run`` is Random Label's, the paper's example; ``agrees`` has a symbol and ``shows`` counts for every line
     whose measurement is its own. Claims of ``flips`` (from ``unstable``) that turn into their opposite are marked.
@@ -173,7 +173,7 @@ def one_screen(card: pd.DataFrame, flips: pd.DataFrame | None = None) -> pd.Data
 
 
 def claims_by_profile(cards: dict[str, pd.DataFrame], question: str = "agrees") -> pd.DataFrame:
-    """Claims x profiles: a symbol per line (● agrees, ◐ sign agrees, ○ does not), or ("shows") what the runs show."""
+    """Claims x profiles: a symbol of ``SYMBOLS`` per line, or ("shows") what the runs show."""
     cell = {"agrees": _symbols, "shows": _counts}[question]
     columns = {profile: {name: cell(part) for name, part in _counted(card)} for profile, card in cards.items()}
     names = [name for name in CLAIMS if any(name in column for column in columns.values())]
@@ -181,8 +181,8 @@ def claims_by_profile(cards: dict[str, pd.DataFrame], question: str = "agrees") 
 
 
 def _counted(card: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """(claim, its lines) for each claim of the paper on a card; lines that repeat a measurement only where all do."""
-    parts = [(name, card[card.claim == name]) for name, claim in CLAIMS.items() if not claim.extension]
+    """(claim, its lines) for each claim on a card; lines that repeat a measurement only where all do."""
+    parts = [(name, card[card.claim == name]) for name in CLAIMS]
     return [(name, part[part.counted.astype(bool)] if part.counted.any() else part) for name, part in parts if len(part)]
 
 

@@ -38,13 +38,13 @@ def unlearning_curve(curves: pd.DataFrame, rows: pd.DataFrame, source: str = "")
             level = 100 * beside[f"{names[readout]}_forget"][(beside.method == method) & (beside.variant == "linear")].mean()
             axis.axhline(level, color=colour, linestyle=REFERENCE_DASHES[method], linewidth=1, zorder=1)
     handles += [rule(label, "#444444", REFERENCE_DASHES[name], linewidth=1)
-                for name, label in {"retrain": "Retrain", "random": "Random network"}.items()]
+                for name, label in {"retrain": "Retrain", "random": "Untrained network"}.items()]
     for step in sorted(curves.step[curves.epoch_end].unique()):
         axis.axvline(step, color="#bbbbbb", linewidth=0.5, zorder=0)
     _budget_axis(axis, [step for step in sorted(curves.step.unique()) if step & (step - 1) == 0])
     axis.set_xlim(-0.1, curves.step.max() * 1.1)
     axis.set(xlabel="optimiser step", ylabel="accuracy on the\nforgotten class (%)", ylim=(-3, 103))
-    note = "Line and band: mean and range over them. Retrain, Random network: in the readout's colour; grey: ends of epochs."
+    note = "Line and band: mean and range over them. Retrain, Untrained network: in the readout's colour; grey: ends of epochs."
     return finish(figure, said(source, curves, note), handles, points=curves)
 
 

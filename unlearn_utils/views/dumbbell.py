@@ -7,13 +7,15 @@ import textwrap
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from ..methods import METHODS
 from ..settings import READOUTS
+from .intervals import FEWEST, Interval
 from .style import READOUT_STYLE, REFERENCE_DASHES, canvas, finish, mark, said
 
 BESIDE = {"output": 0, "ncc": -0.14, "probe": 0.14}  # so that equal values stay visible
-BAND = "#d9d9d9"
+LEGEND = {"ncc": "NCC", "probe": "probe"}
 LONGEST = 22  # characters of a name on one line
 
 
@@ -23,8 +25,9 @@ def dumbbell(rows: pd.DataFrame, forget: tuple[int, ...] | None = None, models: 
 
     ``rows`` are ``measurements`` (a row per model, seed and forget set; marks are means over forget sets), or with
     ``forget`` those of ``evaluate`` (a row per model; dots are the forgotten classes, where there are several).
-    Retrain's band reaches from its NCC to its probe; the line is the Original's output. ``models`` names the rows;
-    without it they are Retrain, the paper's methods and the untrained network, or all that ``evaluate`` read.
+    Two bands, each in the colour of its readout, are Retrain's NCC and probe: the mean over forget sets and its 95 %
+    interval, a line where there is one set. The dashed line is the Original's output. ``models`` names the rows; without
+    it they are Retrain, the paper's methods and the untrained network, or all that ``evaluate`` read.
     """
     shown = [name for name in models or _default(rows, forget) if name in set(rows.model)]
     points = pd.concat([_points(rows[rows.model == name], forget) for name in shown], ignore_index=True)
@@ -73,7 +76,7 @@ def _row(axis, place: int, points: pd.DataFrame) -> None:
     axis.plot(means["output"], place, "o", color="white", markersize=5.5, zorder=3, clip_on=False)  # the ring is empty
     for readout, (colour, marker) in READOUT_STYLE.items():
         dots = points[(points.readout == readout) & points["class"].notna()].accuracy
-        axis.plot(dots, np.full(len(dots), place + 2 * BESIDE[readout]), ".", color=colour, markersize=3, alpha=0.6,
+        axis.plot(dots, np.full(len(dots), place + 2 * BESIDE[readout]), ".", color=colour, markersize=3.5, alpha=0.6,
                   markeredgewidth=0, zorder=2)
         axis.plot(means[readout], place + BESIDE[readout], marker, color=colour, markersize=5.5, markeredgewidth=1.2,
                   markerfacecolor=_face(readout), zorder=4 + (readout == "output"), clip_on=False)
@@ -91,17 +94,21 @@ def _face(readout: str) -> str:
 
 
 def _references(axis, rows: pd.DataFrame, forget: tuple[int, ...] | None) -> list:
-    """Retrain's band and the Original's line, for the legend."""
+    """Retrain's bands and the Original's line, for the legend."""
     handles, linear = [], rows if "variant" not in rows else rows[rows.variant == "linear"]
 
-    def level(method: str, readout: str) -> float:
+    def level(method: str, readout: str) -> Interval:
         of = linear[linear.method == method]
-        return 100 * (of.groupby("forget")[f"{readout}_forget"].mean() if forget is None else of[f"{readout}_forget"]).mean()
+        return Interval.of(100 * (of.groupby("forget") if forget is None else of.groupby("model"))[f"{readout}_forget"].mean())
 
-    if (linear.method == "retrain").any():
-        ends = sorted(level("retrain", readout) for readout in ("ncc", "probe"))
-        handles.append(axis.axvspan(*ends, color=BAND, linewidth=1, zorder=0, label="Retrain, NCC to probe"))
-    if (linear.method == "original").any():
-        handles.append(axis.axvline(level("original", "output"), color="black", linestyle=REFERENCE_DASHES["original"],
-                                    linewidth=0.9, zorder=0, label="Original, output"))
+    for readout in ("ncc", "probe"):
+        retrain, (colour, _) = level("retrain", readout), READOUT_STYLE[readout]
+        if retrain.n:
+            low, high = (retrain.low, retrain.high) if retrain.n >= FEWEST else (min(retrain.values), max(retrain.values))
+            axis.axvline(retrain.mean, color=colour, linewidth=0.8, alpha=0.5, zorder=0)
+            axis.axvspan(low, min(high, 100), color=colour, alpha=0.14, linewidth=0, zorder=0)
+            handles.append(Patch(color=colour, alpha=0.3, linewidth=0, label=f"Retrain, {LEGEND[readout]}"))
+    if (original := level("original", "output")).n:
+        handles.append(axis.axvline(original.mean, color="black", linestyle=REFERENCE_DASHES["original"], linewidth=0.9,
+                                    zorder=0, label="Original, output"))
     return handles

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Callable
 
 import pandas as pd
 
@@ -14,6 +15,9 @@ WORDS = {"holds": "yes", "hidden": "yes", "partly hidden": "yes", "does not hold
 SIDES = ("yes", "no", "open")  # what WORDS make of a verdict
 
 
+NOT_RUN = "Not run on this profile."
+
+
 @dataclass(frozen=True)
 class Finding:
     title: str
@@ -21,77 +25,79 @@ class Finding:
     notebook: str
 
 
+class NotRun(LookupError):
+    """The card lacks what a finding is about."""
+
+
 def findings(rows: pd.DataFrame, card: pd.DataFrame) -> list[Finding]:
-    """What the six say of this profile; a line that its card lacks is said to be not run."""
-    said = {
-        ("The output forgets", "01_misalignment_discovery"): _output(card),
-        ("The features keep it", "01_misalignment_discovery"): _features(card),
-        ("The classifier is enough", "02_classifier_only"): _classifier(card),
-        ("Zero is the wrong reference", "00_original_and_retrain"): _retrain(rows, card),
-        ("A tied classifier", "03_cmf_unlearning"): _tied(card),
-        ("One image brings it back", "04_relearning_attacks"): _one_image(card),
-    }
-    return [Finding(title, text or "Not run on this profile.", notebook) for (title, notebook), text in said.items()]
+    """What the six say of this profile; one whose line its card lacks is said to be not run."""
+    def written(title: str, notebook: str, write: Callable[[pd.DataFrame, pd.DataFrame], str]) -> Finding:
+        try:
+            return Finding(title, write(rows, card), notebook)
+        except NotRun:
+            return Finding(title, NOT_RUN, notebook)
+
+    return [
+        written("The output forgets", "01_misalignment_discovery", _output),
+        written("The features keep it", "01_misalignment_discovery", _features),
+        written("The classifier is enough", "02_classifier_only", _classifier),
+        written("Zero is the wrong reference", "00_original_and_retrain", _retrain),
+        written("A tied classifier", "03_cmf_unlearning", _tied),
+        written("One image brings it back", "04_relearning_attacks", _one_image),
+    ]
 
 
-def _line(card: pd.DataFrame, claim: str, readout: str = "", key: Key = EXAMPLE) -> pd.Series | None:
-    found = card[(card.claim == claim) & (card.method == key[0]) & (card.variant == key[1])]
-    found = found[found.readout == readout] if readout else found
-    return found.iloc[0] if len(found) and found["mean"].notna().iloc[0] else None
+def _line(card: pd.DataFrame, claim: str, key: Key = EXAMPLE) -> pd.Series:
+    found = card[(card.claim == claim) & (card.method == key[0]) & (card.variant == key[1]) & card["mean"].notna()]
+    if not len(found):
+        raise NotRun
+    return found.iloc[0]
 
 
-def _output(card: pd.DataFrame) -> str:
+def _output(rows: pd.DataFrame, card: pd.DataFrame) -> str:
     line = _line(card, "Output forgets")
-    if line is None:
-        return ""
     names = {"holds": "hardly names", "does not hold": "still names"}.get(line.shows, "may still name")
-    return (f"Random Label, the paper's example, {names} the forgotten class at its output: {_percent(line['mean'])} of "
-            "test images.")
+    return f"Random Label {names} the forgotten class at its output: {_percent(line['mean'])} of its test images."
 
 
-def _features(card: pd.DataFrame) -> str:
+def _features(rows: pd.DataFrame, card: pd.DataFrame) -> str:
     ncc, probe = _line(card, "NCC still reads it"), _line(card, "Probe still reads it")
-    if ncc is None or probe is None:
-        return ""
-    return (f"In its features the nearest class centre reads the class {_points(ncc['mean'])} than in Retrain's: "
+    return (f"In Random Label's features the nearest class centre reads the class {_points(ncc['mean'])} than in Retrain's: "
             f"{ncc.shows}. A linear probe: {probe.shows}.")
 
 
-def _classifier(card: pd.DataFrame) -> str:
+def _classifier(rows: pd.DataFrame, card: pd.DataFrame) -> str:
     holds, of = _counted(card, "Classifier alone is enough")
     word = "is mostly enough" if 2 * holds > of else "is seldom seen to be enough"
-    return f"Training nothing but the classifier {word} to look unlearned: {holds} of {of} methods." if of else ""
+    return f"Training nothing but the classifier {word} to look unlearned: {holds} of {of} methods."
 
 
 def _retrain(rows: pd.DataFrame, card: pd.DataFrame) -> str:
-    line = _line(card, "Retrain reads it too", key=RETRAIN)
-    if line is None:
-        return ""
+    line = _line(card, "Retrain reads it too", RETRAIN)
     word = {"holds": "more", "does not hold": "no more"}.get(line.shows, "not surely more")
     value = run_of(rows).values(RETRAIN, "probe_forget").mean()
     return (f"A linear probe reads {_percent(value)} of a class that Retrain never saw, {word} than an untrained network "
             "gives away.")
 
 
-def _tied(card: pd.DataFrame) -> str:
+def _tied(rows: pd.DataFrame, card: pd.DataFrame) -> str:
     holds, of = _counted(card, "CMF removes more, raw features")
     word = "removes more" if 2 * holds > of else "is seldom seen to remove more"
-    said = f"A classifier tied to the class means {word} from the features at an equal budget: {holds} of {of} comparisons."
-    return said if of else ""
+    return f"A classifier tied to the class means {word} from the features at an equal budget: {holds} of {of} comparisons."
 
 
-def _one_image(card: pd.DataFrame) -> str:
+def _one_image(rows: pd.DataFrame, card: pd.DataFrame) -> str:
     line = _line(card, "One image brings it back")
-    if line is None:
-        return ""
     sure = {"holds": "", "does not hold": ": it does not come back"}.get(line.shows, ", not surely")
-    return (f"One image per class teaches a new head the class {_points(line['mean'])} on its features than on "
+    return (f"One image per class teaches a new head the class {_points(line['mean'])} on Random Label's features than on "
             f"Retrain's{sure}.")
 
 
 def _counted(card: pd.DataFrame, claim: str) -> tuple[int, int]:
     """(lines that show a claim, lines that count)"""
     lines = card[(card.claim == claim) & card.counted.astype(bool)]
+    if not len(lines):
+        raise NotRun
     return int((lines.shows.map(WORDS) == "yes").sum()), len(lines)
 
 

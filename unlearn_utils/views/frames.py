@@ -28,7 +28,7 @@ from .intervals import number
 HERE = Path(__file__).parent
 # Forget class, its two neighbours, any other class: what an image is read as. The mark is what it is.
 COLOURS, MARKERS = (style.FORGET, "#0b3c6f", "#4a9bd4", "#7a7a7a"), ("o", "^", "s")
-BESIDE = {"original": "Original", "retrain": "Retrain", "random": "Random network"}
+BESIDE = {"original": "Original", "retrain": "Retrain", "random": "Untrained network"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -107,7 +107,7 @@ class Frames:
 
 
 def frames(shown: dict[str, Any], rows: pd.DataFrame) -> Frames:
-    """The pictures of ``steps``; ``rows`` are measurements with Original, Retrain and random network of that pair."""
+    """The pictures of ``steps``; ``rows`` are measurements with Original, Retrain and untrained network of that pair."""
     own = rows[(rows.seed == shown["seed"]) & (rows.forget == " ".join(map(str, shown["forget_set"])))]
     beside = [  # lists, not tables: a saved notebook sorts the names of a table
         [name, [round(100 * float(of[f"{readout}_forget"].iloc[0]), 1) for readout in READOUTS]]

@@ -178,7 +178,7 @@ def embeddings(layouts: dict, forget: tuple[int, ...], rows: pd.DataFrame | None
     handles = [mark(FORGET, "o", forgotten), mark(RETAIN, "o", "retained classes")]
     images = len(layouts[shown[0]]["labels"])
     note = f"t-SNE of the features of {images} test images, without unit; one seed. NCC: accuracy on the forgotten class"
-    untrained = math.nan if "Random network" in shown else _ncc(rows, "Random network", forget)
+    untrained = math.nan if "Untrained network" in shown else _ncc(rows, "Untrained network", forget)
     note += "." if math.isnan(untrained) else f"; in the untrained network it is {untrained:.0f} %."
     return finish(figure, " ".join(filter(None, [source, note])), handles, columns=2, points=pd.concat(points))
 

@@ -180,17 +180,6 @@ def attractor(rows: pd.DataFrame) -> str:
         f"{', '.join(alarms)}. Where that is more than in the Original, recall is bought with false alarms.")
 
 
-def hidden_by(rows: pd.DataFrame) -> str:
-    """Which part of the head makes the forget images lose: the row or the bias."""
-    run, lost = run_of(rows), {"row": [], "bias": []}
-    for key in [*run.keys("linear", ("method", "extension", "reference")), DISTILLED]:
-        part = {part: run.values(key, f"margin_{part}_forget").mean() for part in lost}
-        if sum(part.values()) < 0:
-            lost[min(part, key=part.get)].append(f"{run.label(key)} ({number(part['row'], 1)}, {number(part['bias'], 1)})")
-    said = [f"mostly by the {part}: {', '.join(names)}" for part, names in lost.items() if names]
-    return f"Forget images lose to another class (mean margin of row, of bias) {'; '.join(said) or 'in no model'}."
-
-
 def refitted(rows: pd.DataFrame) -> str:
     """With CMF: what an ordinary head, fitted to the same features on retain images alone, would show instead."""
     run = run_of(rows)
@@ -270,14 +259,6 @@ def by_hand(hand: pd.Series, study: pd.Series, again: float) -> str:
     reason = ("the recipe is the whole difference" if abs(again - there["probe"]) < SAME
               else "so the recipe is not the only difference: the study's features are not these, bit for bit")
     return f"{said}{apart}; its recipe on the features above reads {again:.1f} %: {reason}."
-
-
-def turned_by(angles: dict[str, float], row: float, mean: float) -> str:
-    """Angles between row and class mean (radians); by how much each of them turned from the Original on (degrees)."""
-    listed = ", ".join(f"{name} {math.degrees(angle):.0f}°" for name, angle in angles.items())
-    verdict = "the row turned more than the mean" if row > mean else "the mean turned no less than the row"
-    return (f"Between row and class mean: {listed}. From the Original to Random Label the row turned by {row:.0f}° and the "
-            f"class mean by {mean:.0f}°: {verdict}.")
 
 
 def cheaper(costs: pd.DataFrame) -> str:

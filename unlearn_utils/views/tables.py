@@ -33,11 +33,12 @@ LABELS = READOUTS | {
     "probe_in_head": "Probe, head's geometry", "ncc_in_head": "NCC, head's geometry", "alignment": "cosine",
     "any": "any forget class", "alarms": "false alarms", "auroc": "AUROC", "difference": "gap to Retrain",
     "ncc_auroc": "NCC's AUROC", "nc1": "NC1", "nc2": "NC2", "nc3": "NC3", "membership": "membership inference",
+    "row_turn": "row turned, °", "mean_turn": "class mean turned, °",
 }
 INTERVALS = ("_difference", "_recovery")  # shown with their bounds, other means with their spread
 PARTS = (*SIDES, "paper", "any", "alarms", "auroc", "difference", "recovery")  # the second line of a table's head
 COSTS = ["epochs", "image_passes"]  # seconds are no result: they differ from run to run
-PLAIN = re.compile("alignment|centre|margin|.*bias|nc[123]|.*recovery|.*auroc")  # neither costs nor per cent
+PLAIN = re.compile("alignment|centre|margin|.*bias|nc[123]|.*recovery|.*auroc|.*turn")  # neither costs nor per cent
 NONE = Interval(NAN, NAN, NAN, 0)
 PAGE, SENTENCE = 45, 40  # rows that fit on a page; characters from which a cell is wrapped
 FITTED = r"""\centering\scriptsize\setlength{\tabcolsep}{3pt}
@@ -145,11 +146,12 @@ def _head(name: str) -> tuple[str, str]:
 
 
 def _text(name: str, cell) -> str:
-    scale, digits = (1, 2) if PLAIN.match(name) else (1 if name in COSTS else 100, 1)
+    scale, digits = (1, 0 if "turn" in name else 2) if PLAIN.match(name) else (1 if name in COSTS else 100, 1)
     if isinstance(cell, Interval):
         return cell.text(scale, digits) if name.endswith(INTERVALS) else cell.spread(scale, digits)
     if isinstance(cell, (str, int)):
         return str(cell)
+    digits = 2 if name.endswith("paper") else digits  # as published
     return "–" if cell != cell else number(scale * cell, digits)
 
 
@@ -180,7 +182,7 @@ def latex(shown: pd.DataFrame, name: str, caption: str) -> str:
         caption=re.sub(r"([_%&#{}])", r"\\\1", caption), label=f"tab:{name}", escape=True, multicolumn_format="c",
         multirow=False, longtable=long, position=None if long else "htbp",
         column_format="l" * shown.index.nlevels + "".join("p{4cm}" if wrap else "r" for wrap in wraps))
-    symbols = {"±": r"$\pm$", "–": "--", "●": r"$\bullet$", "◐": r"$\odot$", "○": r"$\circ$", "−": "$-$"}
+    symbols = {"±": r"$\pm$", "–": "--", "●": r"$\bullet$", "◐": r"$\odot$", "◌": r"$\diamond$", "○": r"$\circ$", "°": r"$^\circ$", "−": "$-$"}
     text = re.sub(r"(?<![\w-])-(?=\d)", "$-$", text.translate(str.maketrans(symbols)))
     if long:
         return f"% needs \\usepackage{{booktabs,longtable}}\n{{\\scriptsize\n{text}}}\n"
