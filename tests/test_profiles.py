@@ -274,7 +274,7 @@ def test_a_wrong_notebook_parameter_is_refused_by_name(home, parameters, named):
 
 @pytest.mark.parametrize("given, expected", [
     ([["0", 3]], [(0, 3)]),  # on digits the names are the digits
-    (["single"], [(c,) for c in range(10)]),
+    (["single"], [(c,) for c in (3, 8, 0, 1, 2, 4, 5, 6, 7, 9)]),
     (["multi", [9]], [(0, 1, 2), (3, 4, 5), (6, 7, 8), (9,)]),
 ])
 def test_forget_sets_may_be_named(given, expected):
