@@ -147,6 +147,7 @@ def test_what_turned_further_is_said_of_every_method_by_its_interval():
     said = head_sentences.turns(rows)
     assert "the row: A (80° and 10°); the class mean: B (30° and 70°); not told apart: C (50° and 50°)" in said
     assert "Original (" not in said and "Where it is the class mean" in said
+    assert "not measured" in head_sentences.turns(label())
 
 
 def test_row_or_bias_hides():

@@ -7,6 +7,7 @@ No number of either is typed: a test writes both again and finds nothing changed
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import sys
@@ -16,8 +17,9 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
+from unlearn_utils.methods import METHODS
 from unlearn_utils.study import profiles
-from unlearn_utils.views import claims, evidence, findings, sentences, spread, tables
+from unlearn_utils.views import claims, evidence, findings, head_sentences, sentences, spread, tables
 
 ROOT = Path(__file__).parent.parent
 SHOWN = "digits"  # the profile that leads the README
@@ -77,12 +79,21 @@ def beside_the_paper(profile: str, rows: pd.DataFrame) -> list[str]:
             markdown(shown), ""]
 
 
+def one_image(profile: str) -> list[str]:
+    """What a new head reads of the forget class when it was fitted to one image per class."""
+    read = 100 * pd.read_csv(ROOT / "figures" / profile / "attack_one_shot.csv", index_col="model")["forget_accuracy mean"]
+    shown = [name for name in ("Original", "Retrain", "Untrained network", "Random Label", "Random Label + CMF") if name in read]
+    return [f"A new head, fitted to one image per class, reads of the forget class, in per cent: "
+            f"{', '.join(f'{name} {read[name]:.1f}' for name in shown)}."]
+
+
 def of_profile(profile: str) -> str:
     rows, card, today = measured(profile)
     note = "" if today else ("\nMade by earlier code, without the curve, the attacks and the newer readings, and judged by "
                              "the rules of today; it will be measured again.\n")
-    readings = [sentences.room(rows), sentences.hiding(card), sentences.turned_away(card), sentences.classifier_only(card),
-                sentences.honest(card), sentences.centre(rows), sentences.inconclusive(card)]
+    readings = [sentences.room(rows), sentences.hiding(card), sentences.turned_away(card), head_sentences.turns(rows),
+                sentences.classifier_only(card), sentences.honest(card), sentences.centre(rows), *(one_image(profile) if today else []),
+                sentences.inconclusive(card)]
     screen = claims.one_screen(card).reset_index()
     return "\n".join([f"## {profile}", "", origin(profile), note, markdown(screen), "",
                       *(f"- {reading}" for reading in readings), *beside_the_paper(profile, rows)])
@@ -100,7 +111,10 @@ def results(names: list[str]) -> str:
             "", markdown(claims.claims_by_profile(cards, "shows").reset_index(names="claim")), "",
             f"Not run, so nothing is known of them here: {', '.join(apart) or 'no profile'}.", ""]
     sentences_of = [f"- **{claim.name}** ({claim.place}): {claim.sentence}" for claim in claims.CLAIMS.values()]
-    return "\n".join([*head, "## The claims", "", *sentences_of, "", *(of_profile(name) for name in names)])
+    sources = [f"- **{method.label}**: {inspect.getmodule(method).__doc__.strip()}" for method in METHODS.values()
+               if method.role in ("method", "extension")]
+    return "\n".join([*head, "## The claims", "", *sentences_of, "", "## The methods", "", *sources, "",
+                      *(of_profile(name) for name in names)])
 
 
 # ---- the blocks of the README ----

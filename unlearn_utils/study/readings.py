@@ -93,8 +93,20 @@ class Collapse(OfModel):
         return {"epochs": epochs}, {}
 
 
+class OfRun(Task):
+    """A task that runs a method again, step by step, from what its model started from."""
+
+    @property
+    def requires(self) -> list[Task]:
+        return trained(self.cell).requires
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        return super().spec | {"model": trained(self.cell).key}  # whose run it is
+
+
 @dataclass(frozen=True)
-class Curve(Task):
+class Curve(OfRun):
     """Output, probe and NCC against the optimiser step while the method runs, as confusion counts.
 
     Read at steps 0, 1, 2, 4, 8, ... and at the end of every epoch. The run is the cell's own, step by step:
@@ -112,14 +124,6 @@ class Curve(Task):
     def code(self) -> str:
         reading = (metrics.confusion, metrics.probed, metrics.nearest, output_predictions, extract, worth_reading)
         return code.version(*reading, begin, train, generator, refit_head)
-
-    @property
-    def requires(self) -> list[Task]:
-        return trained(self.cell).requires
-
-    @cached_property
-    def spec(self) -> dict[str, Any]:
-        return super().spec | {"model": trained(self.cell).key}  # whose run it is, step by step
 
     def compute(self, device: str) -> Result:
         run, method = prepare(self.cell, device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from ..sources import folder_of
 from ..training import begin, generator, refit_head, train, worth_reading
 from . import code
 from .cells import Cell, Result, Task, dataset_of, prepare, trained, views_of
+from .readings import OfRun
 from .readouts import At
 from .rows import Asked, needs_steps
 from .studies import Results, Study
@@ -26,7 +26,7 @@ THUMBNAILS = ("digits", "fashion_mnist")  # sources whose images may be shown, a
 
 
 @dataclass(frozen=True)
-class Steps(Task):
+class Steps(OfRun):
     """Test images of the first forget class and of the two classes whose means lie nearest to it, as the method runs.
 
     The frame is the plane through the three class means of the Original's training features, the same at every step:
@@ -48,14 +48,6 @@ class Steps(Task):
     def code(self) -> str:
         reading = (plane_of, in_plane, class_means, probed, nearest, output_predictions, extract, worth_reading)
         return code.version(*reading, begin, train, generator, refit_head)
-
-    @property
-    def requires(self) -> list[Task]:
-        return trained(self.cell).requires
-
-    @cached_property
-    def spec(self) -> dict[str, Any]:
-        return super().spec | {"model": trained(self.cell).key}  # whose run it is, step by step
 
     def compute(self, device: str) -> Result:
         run, method = prepare(self.cell, device)

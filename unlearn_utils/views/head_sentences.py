@@ -30,9 +30,10 @@ def turns(rows: pd.DataFrame) -> str:
         word = "the row" if further.above() else "the class mean" if further.below() else "not told apart"
         said[word].append(f"{run.label(key)} ({row.mean():.0f}° and {mean.mean():.0f}°)")
     listed = "; ".join(f"{word}: {', '.join(names)}" for word, names in said.items() if names)
-    return (f"From the Original on, row and class mean of the forget class both turn, and what turned further is {listed}. "
-            "Where it is the class mean, the features moved and the classifier stayed: misaligned, but not because the "
-            "classifier turned away.")
+    return "By how far row and class mean turned was not measured." if not listed else (
+        f"From the Original on, row and class mean of the forget class both turn (degrees in brackets). What turned further: "
+        f"{listed}. Where it is the class mean, the features moved and the classifier hardly did: misaligned, but not because "
+        "the classifier turned away.")
 
 
 def hidden_by(rows: pd.DataFrame) -> str:
