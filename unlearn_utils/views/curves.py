@@ -118,7 +118,7 @@ def _budget_axis(axis, values: list[int]) -> None:
     for value in values:  # at least an octave apart
         if not shown or value >= max(2 * shown[-1], 1):
             shown.append(value)
-    shown = shown[::-(-len(shown) // (5 if axis.get_gridspec().ncols > 1 else 9))]
+    shown = shown[::-(-len(shown) // (6 if axis.get_gridspec().ncols > 1 else 9))]
     axis.set_xticks(shown, shown)
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xlim(values[0] - 0.1 if values[0] < 1 else values[0] / 1.1, values[-1] * 1.1)
