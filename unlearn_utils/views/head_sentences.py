@@ -24,7 +24,7 @@ def turns(rows: pd.DataFrame) -> str:
     run, said = run_of(rows), {"the row": [], "the class mean": [], "not told apart": []}
     for key in run.keys("linear"):
         row, mean = run.values(key, "row_turn_forget"), run.values(key, "mean_turn_forget")
-        if not len(row):
+        if not len(row) or run.unusable(key):
             continue
         further = Interval.of(row - mean)
         word = "the row" if further.above() else "the class mean" if further.below() else "not told apart"
