@@ -4,7 +4,10 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -149,6 +152,29 @@ def test_nothing_is_computed_twice(study, count):
     tasks = [Reading.of(study.cell(0, forget, "original"), name) for forget in ((0,), (3,)) for name in ("ncc", "output")]
     assert sweep.run(tasks, ONE) == 3 == len(count)
     assert sweep.run(tasks, ONE) == 0 and len(count) == 3
+
+
+FAULTS = """
+import resource, torch
+from unlearn_utils.study.sweep import keep_memory
+faults = []
+for before in (lambda: None, keep_memory):
+    before()
+    begin = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(100):
+        torch.ones(1_000_000)  # 977 pages of 4 KiB
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begin)
+print(*faults)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives memory back at every step")
+def test_a_worker_keeps_the_memory_that_it_frees():
+    """With the environment in which Dask starts its workers."""
+    environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536"}
+    told = subprocess.run([sys.executable, "-c", FAULTS], env=environment, capture_output=True, text=True, check=True).stdout
+    given_back, kept = map(int, told.split())
+    assert given_back > 50 * 977 and kept < 10 * 977
 
 
 def test_one_process_leaves_threads_and_determinism_as_they_were(study):
