@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from test_claims import SETS, cmf_rows, curves, frame, label, model
 
-from unlearn_utils.views import claims, sentences
+from unlearn_utils.views import claims, findings, sentences
 
 
 def card(rows):
@@ -46,6 +46,20 @@ def test_the_classifier_turned_away_or_not():
     said = sentences.turned_away(card(label(aligned=0.5)))
     assert "distilled head's 0.20: holds: Random Label" in said
     assert "does not hold: Random Label" in sentences.turned_away(card(label(aligned=0.9)))
+
+
+@pytest.mark.parametrize("diverged", ["original", "retrain", "random_label", "distilled_head"])
+def test_no_sentence_says_nan_of_what_diverged(diverged):
+    rows = pd.concat([cmf_rows(), label()[lambda part: part.method == "distilled_head"]])
+    rows = rows.drop_duplicates(["model", "forget"]).assign(ncc_alarms=0.1, refitted_forget=0.5, centre_distance_forget=0.5)
+    numbers = [column for column in rows if column not in ("model", "method", "variant", "seed", "forget")]
+    rows.loc[rows.method == diverged, numbers] = math.nan
+    judged = card(rows)
+    said = [sentences.room(rows), sentences.hiding(judged), sentences.turned_away(judged), sentences.centre(rows),
+            sentences.apart(rows, "ncc_forget", "NCC"), sentences.attractor(rows), sentences.refitted(rows),
+            sentences.honest(judged), sentences.unfit(rows), sentences.classifier_only(judged),
+            findings.beside(rows), *judged["this run"]]
+    assert "nan" not in " ".join(said)
 
 
 def test_the_classifier_alone_is_enough_or_not():

@@ -68,6 +68,14 @@ def test_a_refused_recovery_is_shown_as_a_dash():
     assert set(shown["Linear probe", "recovery"]) == {"–"} and shown.loc["Original", ("NCC", "recovery")].startswith("1.00")
 
 
+def test_a_method_that_diverged_leaves_a_gap():
+    rows = with_readings(label(probe=0.7))
+    numbers = [column for column in rows if column not in ("model", "method", "variant", "seed", "forget")]
+    rows.loc[rows.model == "Random Label", numbers] = np.nan
+    shown = tables.formatted(tables.gaps(rows))
+    assert set(shown.loc["Random Label"]) == {"–"} and shown.loc["Original", ("NCC", "recovery")].startswith("1.00")
+
+
 def test_attack_gaps_are_at_the_fewest_images_or_over_the_steps():
     readings = pd.DataFrame([
         {"model": name, "attack": attack, "forget": forget, "x": x, "forget_accuracy": value * x}

@@ -104,7 +104,7 @@ def _text(draft: Draft, interval: Interval, recovery: Interval | None) -> str:
     if not interval.n:
         return "–"
     text = draft.prefix + (interval.text() if draft.readout == "alignment" else interval.percent())
-    if interval.n < FEWEST:
+    if interval.n < FEWEST and draft.threshold == draft.threshold:  # else nothing is there to be above or below
         above = sum(value > draft.threshold for value in interval.values)
         most, side = max((above, "above"), (interval.n - above, "below"))
         text += f", {most} of {interval.n} {side} {draft.threshold * (1 if draft.readout == 'alignment' else 100):.2g}"

@@ -71,7 +71,7 @@ class Interval:
 
 
 def number(value: float, digits: int) -> str:
-    return f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no minus sign before a zero
+    return f"{round(value, digits) + 0.0:.{digits}f}" if value == value else "–"  # + 0.0: no minus sign before a zero
 
 
 def ratio(above: pd.Series, below: pd.Series, level: float = 1 - ALPHA) -> Interval:

@@ -83,7 +83,7 @@ def gaps(rows: pd.DataFrame) -> pd.DataFrame:
     """
     table = pd.DataFrame(index=pd.Index(rows.model.unique(), name="model"))
     for readout in ("probe", "ncc"):
-        values = per_forget_set(rows, f"{readout}_forget")
+        values = per_forget_set(rows, f"{readout}_forget").reindex(columns=table.index.union(["Original", "Retrain"]))
         room = values["Original"] - values["Retrain"]
         room = room if room.mean() >= evidence.ROOM else room * NAN
         table[f"{readout}_difference"] = [Interval.of(values[m] - values["Retrain"]) for m in table.index]
