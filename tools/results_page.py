@@ -7,6 +7,7 @@ No number of either is typed: a test writes both again and finds nothing changed
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -156,4 +157,5 @@ def main(root: Path = ROOT) -> int:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     sys.exit(main())
