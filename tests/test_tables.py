@@ -31,6 +31,15 @@ def test_seeds_are_averaged_before_forget_sets():
     assert tables.over(rows[:1]) == "n = 1 forget set, 1 training seed"
 
 
+def test_the_interval_of_an_accuracy_ends_at_0_and_1():
+    values = [1.0, 1.0, 1.0, 1.0, 0.9]
+    rows = pd.DataFrame({"model": "m", "forget": list("01234"), "x_forget": values, "nc1": values})
+    rows["y_forget"] = 1 - rows.x_forget
+    cells = tables.summary(rows, ["x_forget", "y_forget", "nc1"]).loc["m"]
+    assert cells.x_forget.high == 1 and cells.y_forget.low == 0 and cells.nc1.high > 1
+    assert 0 < cells.x_forget.low < cells.x_forget.mean == pytest.approx(0.98)
+
+
 def test_equal_values_have_no_spread():
     assert Interval.of(pd.Series([0.16] * 10)).spread() == "0.16"
     assert Interval.of(pd.Series([0.1, 0.2])).spread() == "0.15 ± 0.07"
