@@ -334,16 +334,16 @@ def _machine() -> str:
 
 
 def _summarise(whole: Whole, executed: list, failure: Failure | None, started: float) -> None:
-    folder = whole.outputs.path
-    count = len(whole.plans)
+    folder, count = whole.outputs.path, len(whole.plans)
+    told = folder / "reproduction.txt"
     print(f"\n{count} notebooks on profile '{whole.study.profile.name}' in {(time.time() - started) / 60:.1f} minutes")
     done = {name: (minutes, problem) for name, minutes, problem in executed}
     for path in whole.plans:
         minutes, problem = done.get(path.stem, (0.0, ""))
         ended = "FAILED: " + problem if problem else f"{minutes:5.2f} min" if path.stem in done else "unchanged"
         print(f"  {path.stem:28} {ended}")
-    told = folder / "reproduction.txt"
-    if told.exists() and any(path.stem.startswith("05") for path in whole.plans):
+    compared = done if whole.study.pack else [path.stem for path in whole.plans]  # beside a pack it may be an older run's
+    if told.exists() and any(name.startswith("05") for name in compared):
         print("".join(f"  {line}\n" for line in told.read_text(encoding="utf-8").splitlines()), end="")
     print(f"Figures, tables and executed notebooks: {folder}")
     if failure:
