@@ -95,8 +95,9 @@ def _given(models: Any, features: Any) -> list[Foreign]:
         raise BadInput(f"two of the models {', '.join(models)} have the same name but for capitals; rename one.")
     for name in models:
         if not name.strip() or not name.isprintable() or len(name) > LONGEST:
-            raise BadInput(f"a model's name is {name[:LONGEST]!r}{' and more' * (len(name) > LONGEST)}, but it must be one "
-                           f"line of 1 to {LONGEST} characters.")
+            more = " and more" * (len(name) > LONGEST)
+            raise BadInput(f"a model's name is {name[:LONGEST]!r}{more}, but it must be one line of 1 to {LONGEST} "
+                           "characters.")
     return [Foreign(roles[name.casefold()], model, where.get(name)) for name, model in models.items()]
 
 

@@ -61,8 +61,8 @@ def weights_of(file: Path) -> dict[str, Tensor]:
             raise ValueError("it holds no tensors by name")
     except Exception as reason:  # what files that hold something else lead to has no base class
         if isinstance(reason, UnpicklingError) and "GLOBAL" in str(reason).upper():  # a class, by its name
-            raise BadInput(f"{file} cannot be read as weights, as it holds more than tensors, like a whole pickled model, whose "
-                           "code is not executed here; save model.state_dict().") from None
+            raise BadInput(f"{file} cannot be read as weights, as it holds more than tensors, like a whole pickled model, "
+                           "whose code is not executed here; save model.state_dict().") from None
         raise BadInput(f"{file} cannot be read as weights ({models.in_short(reason)}); save model.state_dict().") from None
     return found
 
@@ -125,7 +125,8 @@ def _image(path: str) -> Any:
     try:
         return default_loader(path)
     except Exception as reason:  # what PIL raises has no base class
-        raise BadInput(f"{path} cannot be read as an image ({models.in_short(reason)}); mend it or take it away.") from None
+        raise BadInput(f"{path} cannot be read as an image ({models.in_short(reason)}); mend it or take it "
+                       "away.") from None
 
 
 def image_folder(root: Path, size: int, normalise: str | None) -> tuple[dict[str, DataLoader], str]:
@@ -135,7 +136,8 @@ def image_folder(root: Path, size: int, normalise: str | None) -> tuple[dict[str
 
     try:
         second = "test" if (root / "test").is_dir() else "val"
-        parts = {part: ImageFolder(str(root / name), loader=_image) for part, name in (("train", "train"), ("test", second))}
+        names = {"train": "train", "test": second}
+        parts = {part: ImageFolder(str(root / name), loader=_image) for part, name in names.items()}
         size = size or min(224, *parts["train"][0][0].size)
     except (OSError, RuntimeError) as reason:
         reason = models.in_short(reason)

@@ -32,7 +32,8 @@ class Foreign:
         if not isinstance(module, nn.Module):
             raise BadInput(f"model '{name}' is a {type(module).__name__}, but it must be a torch.nn.Module.")
         if not (where is None or isinstance(where, str) or callable(where)):
-            raise BadInput(f"features of model '{name}' is {where!r}, which is neither a name nor a function; {NAME_IT}.")
+            raise BadInput(f"features of model '{name}' is {where!r}, which is neither a name nor a function; "
+                           f"{NAME_IT}.")
         named = dict(module.named_modules())
         if isinstance(where, str) and where not in named:
             raise BadInput(f"model '{name}' has no module '{where}'; {NAME_IT}.")
@@ -104,8 +105,8 @@ class Foreign:
             raise BadInput(f"model '{self.name}' answers the same images differently in eval mode; switch off the dropout "
                            "or the noise that is always on.")
         if not all(_close(few, whole[:2], 0.05) for few, whole in zip(alone, seen)):  # rounding stays far below
-            raise BadInput(f"model '{self.name}' answers two images differently beside others of their batch, like a batch "
-                           "norm without running statistics; train it with track_running_stats=True.")
+            raise BadInput(f"model '{self.name}' answers two images differently beside others of their batch, like a "
+                           "batch norm without running statistics; train it with track_running_stats=True.")
         return logits.shape[1]
 
 
@@ -134,7 +135,8 @@ def loader(part: str, data: Any, batch_size: int) -> tuple[DataLoader, Tensor]:
     try:
         first, again = (next(iter(data), None) for _ in range(2))
     except Exception as reason:  # of somebody else's data set
-        raise _fault(reason, f"{part} gives no batch", "its images must be tensors, so give it the test transform") from None
+        advice = "its images must be tensors, so give it the test transform"
+        raise _fault(reason, f"{part} gives no batch", advice) from None
     if first is None:
         raise BadInput(f"{part} holds no image; every class needs some.")
     (images, labels), (images_again, labels_again) = pair(part, first), pair(part, again)
@@ -193,7 +195,7 @@ def class_names(part: str, data: Any) -> list[str] | None:
     if data is None:
         return None
     if isinstance(data.classes, str) or not isinstance(data.classes, Iterable):
-        raise BadInput(f"the classes of {part} are {data.classes!r}, but they must be a list of names, or not be there.")
+        raise BadInput(f"the classes of {part} are {data.classes!r}, but they must be a list of names, or be left out.")
     names = [str(name) for name in data.classes]
     if twice := [name for name in names if names.count(name) > 1]:
         raise BadInput(f"{part} has more than one class '{twice[0]}'; give every class a name of its own.")

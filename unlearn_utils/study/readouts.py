@@ -113,12 +113,14 @@ def read(name: str, at: At) -> dict[str, Any]:
     """What a readout finds. Raises BadInput where rows cannot be made of it."""
     result = READOUTS[name].function(at)
     if not isinstance(result, dict):
-        raise BadInput(f"readout '{name}' returns {result!r:.80}, but it must return a dictionary, like {{'counts': ...}}.")
+        raise BadInput(f"readout '{name}' returns {result!r:.80}, but it must return a dictionary, like "
+                       "{'counts': ...}.")
     for key in result.keys() & {"counts", *PER_CLASS}:
         shape = (at.classes, at.classes) if key == "counts" else (at.classes,)
         if (found := _shape(result[key])) != shape:
             given = f"a list of shape {found}" if found else " ".join(f"{result[key]!r:.60}".split())
-            raise BadInput(f"readout '{name}' returns as '{key}' {given}, but it must be a list of numbers of shape {shape}.")
+            raise BadInput(f"readout '{name}' returns as '{key}' {given}, but it must be a list of numbers of shape "
+                           f"{shape}.")
     return result
 
 

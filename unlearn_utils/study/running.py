@@ -185,7 +185,7 @@ def exchange(whole: Whole, options) -> int:
     if options.carry:
         count = packs.carry(whole.tasks, Path(options.carry))
         if not count:
-            raise BadInput("no Original or Retrain of this study is stored here, so --carry copies nothing; run it first.")
+            raise BadInput("no model of this study is stored here, so --carry has nothing to copy; run it first.")
         print(f"{count} models in {options.carry}")
     return 0
 
@@ -342,7 +342,7 @@ def _summarise(whole: Whole, executed: list, failure: Failure | None, started: f
         minutes, problem = done.get(path.stem, (0.0, ""))
         ended = "FAILED: " + problem if problem else f"{minutes:5.2f} min" if path.stem in done else "unchanged"
         print(f"  {path.stem:28} {ended}")
-    compared = done if whole.study.pack else [path.stem for path in whole.plans]  # beside a pack it may be an older run's
+    compared = done if whole.study.pack else [path.stem for path in whole.plans]  # else it is an older run's
     if told.exists() and any(name.startswith("05") for name in compared):
         print("".join(f"  {line}\n" for line in told.read_text(encoding="utf-8").splitlines()), end="")
     print(f"Figures, tables and executed notebooks: {folder}")

@@ -176,11 +176,12 @@ def _check_alike(names: list[str], one: dict[str, Any], other: dict[str, Any]) -
     """Raise BadInput for reports of other images or with another probe; print what else keeps them apart."""
     both = " and ".join(names)
     if not one or not other:
-        print(f"{both}: an older version saved one of them, so whether both are of the same images and probe is not known.")
+        print(f"{both}: an older version saved one, so whether both are of the same images and probe is not known.")
         return
     for part, images in one["data"].items():
         found = other["data"][part]
-        if images["images"] != found["images"] or not math.isclose(images["mean"], found["mean"], rel_tol=1e-4, abs_tol=1e-4):
+        near = math.isclose(images["mean"], found["mean"], rel_tol=1e-4, abs_tol=1e-4)  # another machine rounds otherwise
+        if images["images"] != found["images"] or not near:
             raise BadInput(f"{both} were read on other {part} images; evaluate both on the same.")
     if differ := [f"{key} {value} and {other['probe'][key]}" for key, value in one["probe"].items()
                   if value != other["probe"][key]]:

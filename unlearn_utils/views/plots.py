@@ -147,7 +147,8 @@ def _cosines(rows: pd.DataFrame) -> pd.DataFrame:
         for row in rows.dropna(subset="alignment").itertuples()  # one that diverged has none
         for c, value in enumerate(row.alignment)
     ]
-    return pd.DataFrame(found, columns=["model", "seed", "number", "cosine", "class"]).drop_duplicates(["model", "seed", "number", "class", "cosine"])
+    columns = ["model", "seed", "number", "class", "cosine"]
+    return pd.DataFrame(found, columns=columns).drop_duplicates(columns)
 
 
 def embeddings(layouts: dict, forget: tuple[int, ...], rows: pd.DataFrame | None = None, classes: list[str] | None = None,
