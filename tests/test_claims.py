@@ -104,8 +104,8 @@ def test_the_output_forgets_below_five_percent(output, word):
 
 
 @pytest.mark.parametrize("aligned, word", [(0.79, "holds"), (0.81, "does not hold")])
-def test_turned_away_is_half_of_the_distilled_heads_turn(aligned, word):
-    assert shows(label(aligned=aligned), "Classifier turned away") == word
+def test_misaligned_is_half_of_the_distilled_heads_turn(aligned, word):
+    assert shows(label(aligned=aligned), "Head misaligned") == word
 
 
 @pytest.mark.parametrize("retain, output, word", [
@@ -329,7 +329,7 @@ def test_the_distilled_head_is_hidden_and_misaligned(profile):
     room = {name: rows.loc[of["original"], name].mean() - rows.loc[of["retrain"], name].mean()
             for name in ("probe_forget", "ncc_forget")}
     words = ["hidden" if room[f"{name}_forget"] >= 0.05 else "cannot tell" for name in ("probe", "ncc")]
-    assert words[1] == "hidden" and [said.probe, said.NCC, said["classifier turned away"]] == [*words, "holds"]
+    assert words[1] == "hidden" and [said.probe, said.NCC, said["head misaligned"]] == [*words, "holds"]
     for readout, name in (("probe_forget", "probe"), ("ncc_forget", "NCC")):
         level = rows.loc[of["original"], readout].to_numpy() - 0.04  # less room than a readout needs
         easy = rows.copy()

@@ -39,6 +39,7 @@ def refusal(*arguments: str) -> str:
     (["--set", "seeds={[]}"], ["seeds", "list"]),
     (["--set", "seeds=" + 20000 * "-" + "1"], ["seeds=---", "must be of type list"]),
     (["--set", "overrides={'probe.validation': 1.0}"], ["probe.validation is 1.0", "below 1"]),
+    (["--batch-size", "-1"], ["--batch-size is -1"]),
     (["--set", "hyperparameters=table9"], ["no hyper-parameters 'table9'"]),
 ])
 def test_one_sentence_names_the_error_and_what_is_allowed(arguments, named):

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, log_softmax, normalize
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from unlearn_utils import __main__, compare, evaluate, evaluation, foreign, models
+from unlearn_utils import __main__, compare, evaluate, evaluation, files, foreign, models
 from unlearn_utils.settings import BadInput, Network, Probe
 from unlearn_utils.study.cells import dataset_of, load_model
 from unlearn_utils.study.rows import attacked, measurements
@@ -320,6 +321,19 @@ def test_a_saved_report_is_read_again(tmp_path, three):
             refused()
 
 
+def test_a_name_is_no_formula(three):
+    report = read({r"$\foo$": three["Original"]})
+    assert report.figure().axes[0].get_yticklabels()[0].get_text() == r"\$\foo\$" and report._repr_html_()
+
+
+@pytest.mark.parametrize("folder", [None, 3, "", " "])
+def test_a_folder_of_a_report_is_a_path(folder, three):
+    report = read(three["Original"])
+    for refused in (lambda: report.save(folder), lambda: own_models.Report.load(folder), lambda: compare(report, folder)):
+        with pytest.raises(BadInput, match=re.escape(f"a report's folder is {folder!r}, but it must be a path")):
+            refused()
+
+
 def test_two_reports_stand_side_by_side_with_what_has_changed(tmp_path, three):
     names = ["Original", "Retrain", "hiding"]
     before = read({name: three[name] for name in names})
@@ -335,10 +349,17 @@ def test_two_reports_stand_side_by_side_with_what_has_changed(tmp_path, three):
     assert list(compare(before, after)["new"]) == ["after"] and compare(before, after)["new"].notna().all(axis=None)
 
 
-def test_reports_that_do_not_compare_are_refused(tmp_path, three):
+def test_reports_that_do_not_compare_are_refused(tmp_path, three, capsys):
     report, other = read(three), read(three, forget=(0,))
     with pytest.raises(BadInput, match="before forgets 3 of 4 classes and after 0 of 4 classes; compare"):
         compare(report, other)
+    with pytest.raises(BadInput, match="before and after were read on other test images"):
+        compare(report, read(three, test=images(80, seed=2)))
+    with pytest.raises(BadInput, match=r"have probes of other settings \(epochs 2 and 1\)"):
+        compare(report, read(three, probe=Probe(epochs=1)))
+    compare(report, read(three, draws=2)), compare(report, replace(report, made={}))
+    chance, unknown = capsys.readouterr().out.splitlines()
+    assert "have 5 and 2 draws" in chance and "is not known" in unknown
     report.save(tmp_path / "same")
     with pytest.raises(BadInput, match="both reports are .*same; name two folders"):
         compare(tmp_path / "same", tmp_path / "same")
@@ -352,8 +373,8 @@ def test_the_untrained_network_is_read_and_not_judged(three):
     assert not any("the architecture alone" in note for note in report.notes)
 
 
-def named(classes, data):
-    return type("Named", (Folder,), {"classes": list(classes)})(*data)
+def named(names, data, **given):
+    return type("Named", (Folder,), {"classes": list(names), **given})(*data)
 
 
 REFUSED = {
@@ -381,6 +402,11 @@ REFUSED = {
     "a batch with a label too few": (
         dict(test=DataLoader(TensorDataset(*TEST), 9, collate_fn=lambda batch: (torch.ones(9, 1, 8, 8), torch.zeros(8).long()))),
         "9 images and 8 labels"),
+    "a number for a module": (dict(features=3), "features of model 'mine' is 3, which is neither a name nor a function"),
+    "a list for a module": (dict(features=["3"]), "features of model 'mine' is ['3']"),
+    "no images": (dict(train=(TRAIN[0][:0], TRAIN[1][:0])), "train holds no image; every class needs some"),
+    "a number of classes": (dict(train=named(range(4), TRAIN, classes=4)), "the classes of train are 4, but they must be a list"),
+    "one name twice": (dict(train=named("abca", TRAIN), test=named("abca", TEST)), "train has more than one class 'a'"),
     "other classes": (dict(train=Folder(*TRAIN), test=named("dcba", TEST)), "test has other classes than train"),
     "names of five": (dict(train=named("abcde", TRAIN)), "train has 5 classes"),
 }
@@ -397,6 +423,11 @@ def broken(model):
     return model
 
 
+class Table(nn.Sequential):
+    def forward(self, x):
+        return {"out": super().forward(x)}
+
+
 class Scaled(nn.Sequential):
     def forward(self, x):
         return super().forward(x).mul_(2)  # in place: what the head gave is changed, too
@@ -409,6 +440,10 @@ class Scaled(nn.Sequential):
     ({"a": small(), "b": nn.Sequential(nn.Flatten(), nn.Linear(64, 7))}, "'a' 4, 'b' 7"),
     (nn.Flatten(2), "must give logits (N, K)"), (nn.Flatten(), "no nn.Linear was run"), (Cosine(), "nn.Linear that reads"),
     (HeadNotLast(True), "nn.Linear that reads"), (Dropped(True), "differently in eval mode"),
+    (Table(*small()), "gives a dict, but it must give logits"), (small().to("meta"), "'mine' is on the device 'meta'"),
+    (nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), *small()), "differently beside others of their batch"),
+    (nn.Sequential(*small()[:3], nn.BatchNorm1d(12, track_running_stats=False), *small()[3:]), "train it with track_running"),
+    ({"x" * 81: small()}, "one line of 1 to 80 characters"), ({"": small()}, "a model's name is ''"),
     (broken(small()), "infinite or no numbers"), (Scaled(*small()), "nn.Linear that reads the features gives neither"),
 ])
 def test_models_that_cannot_be_read_are_refused(model, told):
@@ -441,7 +476,7 @@ def network():
 def test_weights_of_cifar_resnets_load_whatever_they_are_called(tmp_path, network, wrapped, architecture):
     torch.save(wrapped(network), tmp_path / "mine.pth")
     x = torch.randn(2, 3, 32, 32)
-    assert torch.equal(foreign.built(architecture, tmp_path / "mine.pth", 3).eval()(x), network(x))
+    assert torch.equal(files.built(architecture, tmp_path / "mine.pth", 3).eval()(x), network(x))
 
 
 def test_weights_of_a_deeper_one_load(tmp_path):
@@ -449,7 +484,7 @@ def test_weights_of_a_deeper_one_load(tmp_path):
     network = models.build(Network(architecture="bottleneck_resnet", width=4, blocks=blocks), 3, 3, seed=5).eval()
     torch.save(cifar_names(network, blocks), tmp_path / "mine.pth")
     x = torch.randn(2, 3, 32, 32)
-    assert torch.equal(foreign.built("resnet50", tmp_path / "mine.pth", 3).eval()(x), network(x))
+    assert torch.equal(files.built("resnet50", tmp_path / "mine.pth", 3).eval()(x), network(x))
 
 
 def test_weights_of_libraries_and_of_a_file_of_ones_own_load(tmp_path):
@@ -460,7 +495,7 @@ def test_weights_of_libraries_and_of_a_file_of_ones_own_load(tmp_path):
                                 "timm/resnet10t": timm.create_model("resnet10t", num_classes=3),
                                 f"{tmp_path}/net.py:make": nn.ModuleDict({"net": nn.Linear(2, 3)})}.items():
         save_file(model.state_dict(), tmp_path / "mine.safetensors")
-        loaded = foreign.built(architecture, tmp_path / "mine.safetensors", 3).state_dict()
+        loaded = files.built(architecture, tmp_path / "mine.safetensors", 3).state_dict()
         assert all(torch.equal(loaded[key], value) for key, value in model.state_dict().items())
 
 
@@ -478,13 +513,16 @@ def sound(model):
     (lambda m: {"epoch": 3}, "resnet18", 3, "holds no tensors"), (sound, "resnet34", 3, "weights of cifar_resnet34"),
     (sound, "cifar_resnet18", 10, "with 10 classes"), (sound, "timm/resnet10t", 3, "weights of timm/resnet10t"),
     (sound, "resnet19", 3, "no architecture 'resnet19'"), (sound, "timm/resnet", 3, "no architecture"),
-    (sound, "nowhere.py:make", 3, "nowhere.py"),
+    (sound, "nowhere.py:make", 3, "there is no file nowhere.py"), (lambda m: m, "resnet18", 3, "like a whole pickled model"),
+    (sound, "net.py:nope", 3, "net.py defines no function 'nope'"), (sound, "net.py:three", 3, "returns a int"),
+    (sound, "net.py:bad", 3, "net.py:bad fails (ZeroDivisionError: division by zero)"),
 ])
 def test_files_that_do_not_fit_are_refused(tmp_path, monkeypatch, network, content, architecture, classes, told):
     monkeypatch.chdir(tmp_path)
     torch.save(content(network), "mine.pth")
+    (tmp_path / "net.py").write_text("def three(): return 3\ndef bad(): return 1 / 0\n")
     with pytest.raises(BadInput) as refused:
-        foreign.built(architecture, tmp_path / "mine.pth", classes)
+        files.built(architecture, tmp_path / "mine.pth", classes)
     assert told in str(refused.value) and "\n" not in str(refused.value) and not (tmp_path / "bomb").exists()
 
 
@@ -517,10 +555,21 @@ def test_three_files_and_a_folder_give_table_and_figure_by_one_command(folder, n
         ("none.pth", *data, "--forget", "cat"): "none.pth cannot be read",
         ("mine.pth", *data[:2], "--data", "nowhere", "--forget", "cat"): "nowhere must hold images",
         ("mine.pth", *data, "--forget", "cat", "--sed", "3"): "--seeds",
+        ("mine.pth", *data, "--forget", "9"): "forget is [9]",
+        ("mine.pth", "./mine.pth", *data, "--forget", "cat"): "mine.pth is given twice",
+        ("mine.pth", *data[:-1], "foo", "--forget", "cat"): "device 'foo' is not available here; choose one of auto, cpu",
+        ("mine.pth", *data, "--forget", "0", "--save", ""): "a report's folder is ''",
     }.items():
         with pytest.raises(SystemExit) as ended:
             evaluation.command(list(arguments))
         assert str(ended.value).startswith("evaluate: ") and sentence in str(ended.value)
+
+
+def test_a_broken_image_is_named(folder):
+    (folder / "images" / "train" / "dog" / "3.png").write_text("no image")
+    batches, _ = files.image_folder(folder / "images", 0, None)
+    with pytest.raises(BadInput, match=r"^\S*dog/3.png cannot be read as an image \(cannot identify.*take it away.$"):
+        foreign.loader("train", batches["train"], 6)
 
 
 def test_the_package_alone_loads_no_views_and_the_command_is_known(monkeypatch, capsys):

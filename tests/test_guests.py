@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from unlearn_utils.methods import METHODS, Method, method
 from unlearn_utils.paths import ROOT
@@ -13,7 +16,7 @@ from unlearn_utils.settings import BadInput
 from unlearn_utils.study import guests, packs
 from unlearn_utils.study.cells import trained
 from unlearn_utils.study.readings import Reading
-from unlearn_utils.study.readouts import READOUTS, readout
+from unlearn_utils.study.readouts import READOUTS, Readout, read, readout
 
 THEIRS = '''
 from dataclasses import dataclass
@@ -113,6 +116,67 @@ def test_what_cannot_be_sent_to_a_worker_is_said_to_be_so(tmp_path, tiny):
     assert any("make it a plain number or text" in line for line in told)
 
 
+def mine(module="__main__"):
+    return type("Mine", (Method,), {"__module__": module})
+
+
+def named(name):
+    def function(at):
+        return {}
+
+    function.__name__ = name
+    return function
+
+
+@pytest.fixture
+def registries(monkeypatch):
+    """What is registered here leaves again."""
+    for registry in (METHODS, READOUTS):
+        for name, thing in list(registry.items()):
+            monkeypatch.setitem(registry, name, thing)
+    yield
+    for registry in (METHODS, READOUTS):
+        registry.pop("mine", None)
+
+
+@pytest.mark.parametrize("register, told", [
+    (lambda: method("salun", "Mine")(mine()), "there is a method 'salun' in unlearn_utils.methods.salun already"),
+    (lambda: method("mine", "SalUn")(mine()), "the label 'SalUn' of method 'mine' is that of method 'salun' already"),
+    (lambda: readout()(named("probe")), "there is a readout 'probe' in unlearn_utils.study.readouts already"),
+    (lambda: method("mine", "Mine")(mine("a")) and method("mine", "Mine")(mine("b")), "a method 'mine' in a already"),
+    (lambda: method(mine()), "@method needs a name and a label"), (lambda: method("mine"), "@method needs a name and a label"),
+    (lambda: readout(named("mine")), "@readout is written without its brackets"),
+])
+def test_what_cannot_be_registered_is_refused(registries, register, told):
+    with pytest.raises(BadInput, match=told):
+        register()
+
+
+def test_a_cell_that_is_run_again_registers_its_own_anew(registries):
+    first, second = (method("mine", label)(mine()) for label in ("Mine", "Mine, too"))
+    assert METHODS["mine"] is second is not first
+    readout()(named("mine")), readout()(named("mine"))
+
+
+@pytest.mark.parametrize("found, told", [
+    (3, "returns 3, but it must return a dictionary"), (None, "returns None"), ({"counts": 3}, "as 'counts' 3, but"),
+    ({"counts": [[1, 2], [3]]}, "must be a list of numbers of shape .2, 2."), ({"auroc": [0.5]}, "a list of shape .1,.,"),
+    ({"counts": torch.ones(2, 2)}, "as 'counts' tensor"),
+])
+def test_what_a_readout_returns_is_checked_where_it_is_computed(registries, found, told):
+    READOUTS["mine"] = Readout(lambda at: found, (), False, lambda cell: True)
+    with pytest.raises(BadInput, match=f"^readout 'mine' .*{told}"):
+        read("mine", SimpleNamespace(classes=2))
+
+
+def test_the_place_of_an_error_is_a_guests_own_line():
+    try:
+        json.loads("nothing")
+    except ValueError as error:
+        assert re.fullmatch(r" .test_guests.py, line \d+.", guests.place(error))
+    assert guests.place(ValueError()) == ""
+
+
 def test_a_pack_never_serves_a_guest(study, monkeypatch):
     output = Reading.of(study.cell(0, (0,), "random"), "output")
     pack = packs.Pack("digits", None, {output.question: {"result": {}}, trained(output.cell).question: {"result": {}}})
@@ -128,8 +192,9 @@ def test_a_pack_never_serves_a_guest(study, monkeypatch):
     READOUTS["output"] = READOUTS.pop("output_of_a_cell")
     assert pack.find(output) is None and pack.find(trained(output.cell))
 
-    @method("random", "Mine")
+    @method("mine", "Mine")
     class Mine(Method):
         pass
 
+    METHODS["random"] = METHODS.pop("mine")
     assert pack.find(trained(output.cell)) is None

@@ -10,12 +10,19 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from unlearn_utils.paths import ROOT
+from unlearn_utils.settings import BadInput
 from unlearn_utils.study import packs
 from unlearn_utils.study.experiments import PLANS
 from unlearn_utils.study.progress import QUIET
 from unlearn_utils.study.studies import Study
 
 NAME = "06_your_own_model"
+
+
+@pytest.mark.parametrize("given", [{"ascent_epochs": 0}, {"ascent_lr": 0}, {"ascent_lr": -1.0}, {"ascent_lr": "fast"}])
+def test_a_parameter_of_the_notebook_is_refused_by_its_name(study, given):
+    with pytest.raises(BadInput, match=f"^{next(iter(given))} is {next(iter(given.values()))!r}, but it must be"):
+        PLANS[NAME](study, **given).get("measured")
 
 
 def executed(home, **parameters) -> dict[str, str]:

@@ -12,7 +12,7 @@ from conftest import learned_study
 from unlearn_utils import sources
 from unlearn_utils.methods import METHODS
 from unlearn_utils.settings import BadInput
-from unlearn_utils.study import packs, rows, store, sweep
+from unlearn_utils.study import packs, rows, running, store, sweep
 from unlearn_utils.study.cells import trained
 from unlearn_utils.study.packs import NAME, Pack
 from unlearn_utils.study.readings import Reading
@@ -249,6 +249,24 @@ def test_what_lies_in_the_store_stays_when_models_are_brought(ran, tmp_path):
     record.write_bytes(b"theirs")
     packs.bring(tmp_path / "carried")
     assert own.read_bytes() == before
+
+
+def test_models_that_cannot_be_copied_are_named(ran, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="no models can be written to .*file .Not a directory.; name another folder"):
+        packs.carry(rows.measurements(ran, MODELS).tasks, tmp_path / "file")
+
+
+def test_the_notes_of_the_run_that_computed_stay_where_a_pack_draws_the_same(tmp_path):
+    for name in (*running.NOTES, "table.csv"):
+        (tmp_path / name).write_text("before")
+    before = running._files(tmp_path)
+    for table, note in (("before", "before"), ("after", "after")):
+        for name in running.NOTES:
+            (tmp_path / name).write_text("after")
+        (tmp_path / "table.csv").write_text(table)
+        running._keep_notes(tmp_path, before)
+        assert {(tmp_path / name).read_text() for name in running.NOTES} == {note}
 
 
 def test_a_folder_without_models_is_refused(home):

@@ -116,6 +116,15 @@ def test_every_cosine_is_a_point_and_a_class_at_the_centre_has_none():
     assert [text.get_text() for text in axis.texts] == ["90 %", "output"]
 
 
+def test_a_model_that_diverged_has_no_row_among_the_cosines():
+    rows = label()
+    rows["alignment"] = [np.nan if method == "random_label" else [0.5] * 10 for method in rows.method]
+    for diverged in ("random_label", "retrain"):
+        names = [tick.get_text() for tick in plots.alignment(rows.assign(
+            alignment=rows.alignment.where(rows.method != diverged))).axes[0].get_yticklabels()]
+        assert "Random Label" not in names and "Original" in names
+
+
 def test_one_network_is_not_counted_once_per_forget_set():
     rows = frame()[:3]
     rows["alignment"] = [[0.1, 0.2, 0.3, 0.4]] * 3

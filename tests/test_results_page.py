@@ -1,6 +1,7 @@
 """No number of RESULTS.md or of the README is typed; the README is short, and its findings say what the numbers say."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pandas as pd
@@ -35,6 +36,14 @@ def test_results_and_readme_are_what_the_results_give(tmp_path):
     for name in ("RESULTS.md", "README.md"):
         written = (tmp_path / name).read_text(encoding="utf-8")
         assert written == (ROOT / name).read_text(encoding="utf-8"), f"{name} is older: run tools/results_page.py"
+
+
+def test_help_writes_nothing(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["results_page.py", "--help"])
+    monkeypatch.setattr(Path, "write_text", lambda *_, **__: pytest.fail("it wrote"))
+    with pytest.raises(SystemExit, match="^0$"):
+        runpy.run_path(results_page.__file__, run_name="__main__")
+    assert "RESULTS.md" in capsys.readouterr().out
 
 
 def test_the_readme_is_two_screens():

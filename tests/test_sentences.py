@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from test_claims import SETS, cmf_rows, curves, frame, label, model
 
-from unlearn_utils.views import claims, head_sentences, sentences
+from unlearn_utils.views import claims, findings, head_sentences, sentences
 
 
 def card(rows):
@@ -42,10 +42,24 @@ def test_which_methods_hide():
     assert sentences.hiding(card(label(ncc=0.88))) == "By the probe removed: Random Label. By NCC hidden: Random Label."
 
 
-def test_the_classifier_turned_away_or_not():
-    said = sentences.turned_away(card(label(aligned=0.5)))
+def test_the_head_is_misaligned_or_not():
+    said = sentences.misaligned(card(label(aligned=0.5)))
     assert "distilled head's 0.20: holds: Random Label" in said
-    assert "does not hold: Random Label" in sentences.turned_away(card(label(aligned=0.9)))
+    assert "does not hold: Random Label" in sentences.misaligned(card(label(aligned=0.9)))
+
+
+@pytest.mark.parametrize("diverged", ["original", "retrain", "random_label", "distilled_head"])
+def test_no_sentence_says_nan_of_what_diverged(diverged):
+    rows = pd.concat([cmf_rows(), label()[lambda part: part.method == "distilled_head"]])
+    rows = rows.drop_duplicates(["model", "forget"]).assign(ncc_alarms=0.1, refitted_forget=0.5, centre_distance_forget=0.5)
+    numbers = [column for column in rows if column not in ("model", "method", "variant", "seed", "forget")]
+    rows.loc[rows.method == diverged, numbers] = math.nan
+    judged = card(rows)
+    said = [sentences.room(rows), sentences.hiding(judged), sentences.misaligned(judged), sentences.centre(rows),
+            sentences.apart(rows, "ncc_forget", "NCC"), sentences.attractor(rows), sentences.refitted(rows),
+            sentences.honest(judged), sentences.unfit(rows), sentences.classifier_only(judged),
+            findings.beside(rows), *judged["this run"]]
+    assert "nan" not in " ".join(said)
 
 
 def test_the_classifier_alone_is_enough_or_not():
@@ -222,10 +236,10 @@ def test_what_other_profiles_show_is_named():
 
 def test_controls_get_their_known_answer_or_not():
     table = pd.DataFrame([
-        {"control": "P", "expected": "hidden, turned away", "probe": "hidden", "NCC": "hidden", "classifier turned away": "holds"},
-        {"control": "B", "expected": "hidden, not turned away", "probe": "hidden", "NCC": "cannot tell",
-         "classifier turned away": "does not hold"},
-        {"control": "R", "expected": "not hidden", "probe": "removed", "NCC": "cannot tell", "classifier turned away": "holds"}])
+        {"control": "P", "expected": "hidden, misaligned", "probe": "hidden", "NCC": "hidden", "head misaligned": "holds"},
+        {"control": "B", "expected": "hidden, not misaligned", "probe": "hidden", "NCC": "cannot tell",
+         "head misaligned": "does not hold"},
+        {"control": "R", "expected": "not hidden", "probe": "removed", "NCC": "cannot tell", "head misaligned": "holds"}])
     said = sentences.known_answers(table)
     assert said == ("7 of 8 readings of controls are the known answer; not so B by NCC (cannot tell): there distrust the rule.")
     assert sentences.known_answers(table[table.control != "B"]) == "5 of 5 readings of controls are the known answer."

@@ -50,3 +50,5 @@ def test_a_difference_to_the_paper_is_held_against_the_spread_over_sets():
     far = near.assign(probe_forget=near.probe_forget - 0.03)
     assert spread.explained(far, "cifar10", "resnet").within.tolist() == ["no"]
     assert spread.explained(far[:2], "cifar10", "resnet").within.tolist() == [""]
+    same = spread.explained(near.assign(probe_forget=1.0), "cifar10", "resnet")  # no spread: nothing is known of chance
+    assert same.by_chance.isna().all() and same.within.tolist() == ["no"]

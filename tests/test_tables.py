@@ -31,6 +31,15 @@ def test_seeds_are_averaged_before_forget_sets():
     assert tables.over(rows[:1]) == "n = 1 forget set, 1 training seed"
 
 
+def test_the_interval_of_an_accuracy_ends_at_0_and_1():
+    values = [1.0, 1.0, 1.0, 1.0, 0.9]
+    rows = pd.DataFrame({"model": "m", "forget": list("01234"), "x_forget": values, "nc1": values})
+    rows["y_forget"] = 1 - rows.x_forget
+    cells = tables.summary(rows, ["x_forget", "y_forget", "nc1"]).loc["m"]
+    assert cells.x_forget.high == 1 and cells.y_forget.low == 0 and cells.nc1.high > 1
+    assert 0 < cells.x_forget.low < cells.x_forget.mean == pytest.approx(0.98)
+
+
 def test_equal_values_have_no_spread():
     assert Interval.of(pd.Series([0.16] * 10)).spread() == "0.16"
     assert Interval.of(pd.Series([0.1, 0.2])).spread() == "0.15 ± 0.07"
@@ -66,6 +75,14 @@ def test_a_refused_recovery_is_shown_as_a_dash():
     rows.loc[rows.model == "Retrain", "probe_forget"] = rows.loc[rows.model == "Original", "probe_forget"].to_numpy()
     shown = tables.formatted(tables.gaps(rows))
     assert set(shown["Linear probe", "recovery"]) == {"–"} and shown.loc["Original", ("NCC", "recovery")].startswith("1.00")
+
+
+def test_a_method_that_diverged_leaves_a_gap():
+    rows = with_readings(label(probe=0.7))
+    numbers = [column for column in rows if column not in ("model", "method", "variant", "seed", "forget")]
+    rows.loc[rows.model == "Random Label", numbers] = np.nan
+    shown = tables.formatted(tables.gaps(rows))
+    assert set(shown.loc["Random Label"]) == {"–"} and shown.loc["Original", ("NCC", "recovery")].startswith("1.00")
 
 
 def test_attack_gaps_are_at_the_fewest_images_or_over_the_steps():

@@ -7,6 +7,7 @@ No number of either is typed: a test writes both again and finds nothing changed
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import json
 import re
@@ -91,7 +92,7 @@ def of_profile(profile: str) -> str:
     rows, card, today = measured(profile)
     note = "" if today else ("\nMade by earlier code, without the curve, the attacks and the newer readings, and judged by "
                              "the rules of today; it will be measured again.\n")
-    readings = [sentences.room(rows), sentences.hiding(card), sentences.turned_away(card), head_sentences.turns(rows),
+    readings = [sentences.room(rows), sentences.hiding(card), sentences.misaligned(card), head_sentences.turns(rows),
                 sentences.classifier_only(card), sentences.honest(card), sentences.centre(rows), *(one_image(profile) if today else []),
                 sentences.inconclusive(card)]
     screen = claims.one_screen(card).reset_index()
@@ -172,4 +173,5 @@ def main(root: Path = ROOT) -> int:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     sys.exit(main())

@@ -131,6 +131,8 @@ def parameters(options: argparse.Namespace, notebooks: list[Path]) -> dict[Path,
     changed = common | settings_of(options.settings, notebooks)
     if changed["data_dir"]:  # counts from here; a notebook runs in its own folder
         changed["data_dir"] = str(Path(changed["data_dir"]).expanduser().resolve())
+    if options.batch_size < 0:
+        raise BadInput(f"--batch-size is {options.batch_size}, but it must be a number of images, or 0 for all.")
     if options.batch_size:
         changed["overrides"] = {"network.images_per_pass": options.batch_size} | changed.get("overrides", {})
     profiles.load(changed["profile"], changed.get("overrides"), changed["data_dir"], changed.get("hyperparameters", ""))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,10 +20,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from . import attacks, foreign, metrics
+from . import attacks, files, foreign, metrics
 from .data import is_in
 from .foreign import Foreign, Where
 from .settings import READOUTS, BadInput, Probe
+from .study.machine import Machine
 from .study.progress import tracked
 from .study.readouts import collapse, geometry, margin
 from .study.rows import measured
@@ -35,6 +36,7 @@ from .views.own_models import JUDGED, SHOTS, Report
 from .views.own_models import compare as compare  # the other half of the door
 
 ROLES = {"Original": "original", "Retrain": "retrain", "Untrained": "random"}  # of models that are read, not judged
+LONGEST = 80  # characters of a model's name, which stands in tables and beside a figure
 # Test images of the forgotten classes under which no word is given: 0 of 74 read right would not yet exclude 5 %
 # (exact 95 % interval), and a t interval of fewer than 30 values of -1, 0 and 1 is none.
 FEWEST = {"output": 75, "probe": 30, "ncc": 30}
@@ -68,7 +70,7 @@ def evaluate(
     names = _class_names(parts, classes)
     forget = _forget_set(forget, names)
     shown = tracked if progress else lambda things, *_: things
-    seen, labels = foreign.passed(given, {part: data for part, (data, _) in batches.items()}, classes, shown)
+    seen, labels, data = foreign.passed(given, {part: data for part, (data, _) in batches.items()}, classes, shown)
     probe = probe or Probe(epochs=20 if classes <= 10 else 150, patience=40)
     rows, right = [], {}
     for i, model in enumerate(shown(given, "readings", len(given))):
@@ -78,7 +80,8 @@ def evaluate(
                      "forget": " ".join(map(str, forget)), **row})
     rows = pd.DataFrame(rows)
     verdicts, images = _verdicts(rows, right), len(right[given[0].name]["output"])
-    return Report(rows, verdicts, _notes(given, verdicts, probe, seeds, images), forget, names)
+    made = {"data": data, "probe": asdict(probe), "seeds": seeds, "draws": draws}
+    return Report(rows, verdicts, _notes(given, verdicts, probe, seeds, images), forget, names, made)
 
 
 def _given(models: Any, features: Any) -> list[Foreign]:
@@ -90,12 +93,17 @@ def _given(models: Any, features: Any) -> list[Foreign]:
     roles = {name.casefold(): {role.casefold(): role for role in ROLES}.get(name.casefold(), name) for name in models}
     if len(roles) < len(models):
         raise BadInput(f"two of the models {', '.join(models)} have the same name but for capitals; rename one.")
+    for name in models:
+        if not name.strip() or not name.isprintable() or len(name) > LONGEST:
+            more = " and more" * (len(name) > LONGEST)
+            raise BadInput(f"a model's name is {name[:LONGEST]!r}{more}, but it must be one line of 1 to {LONGEST} "
+                           "characters.")
     return [Foreign(roles[name.casefold()], model, where.get(name)) for name, model in models.items()]
 
 
 def _class_names(parts: dict[str, Any], classes: int) -> list[str]:
     """Names of the classes: the data's, or numbers. Raises BadInput where the parts, or models and data, differ."""
-    found = {part: names for part, data in parts.items() if (names := foreign.class_names(data))}
+    found = {part: names for part, data in parts.items() if (names := foreign.class_names(part, data))}
     for part, names in found.items():
         if names != (first := next(iter(found.values()))) or len(names) != classes:
             told = f"{len(names)} classes" if len(names) != len(first) or names == first else "other classes than train"
@@ -220,31 +228,49 @@ def parser() -> Parser:
     network.add_argument("--architecture", metavar="NAME", help="timm/<name>, torchvision/<name>, cifar_resnet18 (34, 50)")
     network.add_argument("--model", metavar="FILE.py:FUNCTION", help="what builds the network; this file is executed")
     add("--data", required=True, metavar="DIR", help="a folder with train/<class>/ and test/<class>/ (or val/<class>/)")
-    add("--forget", required=True, nargs="+", metavar="CLASS", help="names of the forgotten classes")
+    add("--forget", required=True, nargs="+", metavar="CLASS", help="names of the forgotten classes, or their numbers")
     add("--size", type=int, default=0, metavar="PIXELS", help="of the images (default: their own, at most 224)")
-    add("--normalise", choices=["none", *foreign.CONSTANTS], help="default: cifar10 up to 64 pixels, else imagenet")
+    add("--normalise", choices=["none", *files.CONSTANTS], help="default: cifar10 up to 64 pixels, else imagenet")
     add("--features", metavar="MODULE", help="the module whose input the features are (default: last nn.Linear)")
     add("--seeds", type=int, default=1, metavar="N", help="starts of the probe (default 1)")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     add("--save", metavar="DIR", help="write tables, figure and JSON there; without it nothing is written")
     return made
+
+
+def _device(named: str) -> str:
+    """Raises BadInput for a device that is not there."""
+    try:
+        return str(torch.empty(0, device=named).device)
+    except (RuntimeError, AssertionError):  # of torch, which knows no "auto" either
+        return Machine.choose(named).devices[0]
+
+
+def _by_name(options: argparse.Namespace) -> dict[str, str]:
+    """Files of weights by their model's name. Raises BadInput where one is given twice."""
+    places = [Path(file).resolve() for file in options.models]
+    if twice := [file for file, place in zip(options.models, places) if places.count(place) > 1]:
+        raise BadInput(f"{twice[0]} is given twice; name every file once.")
+    stems = [Path(file).stem for file in options.models]
+    roles = {"Original": options.original, "Retrain": options.retrain, "Untrained": options.untrained}
+    own = dict(zip(stems if len({*stems, *roles}) == len(stems) + len(roles) else options.models, options.models))
+    return {name: file for name, file in (roles | own).items() if file}
 
 
 def command(argv: list[str]) -> int:
     """``python -m unlearn_utils evaluate``: ends with one sentence where something cannot be used."""
     options = parser().parse_args(argv)
     try:
-        parts, seen = foreign.image_folder(Path(options.data), options.size, options.normalise)
-        stems = [Path(file).stem for file in options.models]
-        files = {"Original": options.original, "Retrain": options.retrain, "Untrained": options.untrained}
-        files |= dict(zip(stems if len({*stems, *files}) == len(stems) + len(files) else options.models, options.models))
-        classes, network = len(parts["train"].dataset.classes), options.architecture or options.model
-        nets = {name: foreign.built(network, Path(file), classes) for name, file in files.items() if file}
-        nets = {name: net.to(options.device) for name, net in nets.items()}
-        report = evaluate(nets, **parts, forget=options.forget, features=options.features, seeds=options.seeds)
+        device, named = _device(options.device), _by_name(options)
+        parts, seen = files.image_folder(Path(options.data), options.size, options.normalise)
+        classes, network = parts["train"].dataset.classes, options.architecture or options.model
+        nets = {name: files.built(network, Path(file), len(classes)).to(device) for name, file in named.items()}
+        numbered = not any(name.isdecimal() for name in classes)  # else a number is a name
+        forget = [int(c) if numbered and c.isdecimal() else c for c in options.forget]
+        report = evaluate(nets, **parts, forget=forget, features=options.features, seeds=options.seeds)
         report.notes.append(seen)
         print(report)
-        if options.save:
+        if options.save is not None:
             report.save(options.save)
     except (BadInput, OSError) as problem:  # the latter of several lines where a process reads the images
         sys.exit(f"evaluate: {str(problem).strip().splitlines()[-1]}")

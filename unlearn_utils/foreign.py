@@ -1,13 +1,9 @@
-"""Models from elsewhere: the one pass to their features and logits, images in any form, files of weights."""
+"""Models from elsewhere: the one pass to their features and logits, from images in any form."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import re
 from contextlib import ExitStack, contextmanager
 from operator import length_hint
-from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator
 
 import torch
@@ -17,8 +13,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 from . import models
 from .representation import Features
-from .settings import BadInput, Network
-from .sources import CONSTANTS
+from .settings import BadInput
 
 NAME_IT = ("name the module whose input the features are, like features='fc' (model.named_modules() lists them), or give a "
            "function, features=lambda model, images: ...")
@@ -36,11 +31,16 @@ class Foreign:
     def __init__(self, name: str, module: nn.Module, where: Where = None):
         if not isinstance(module, nn.Module):
             raise BadInput(f"model '{name}' is a {type(module).__name__}, but it must be a torch.nn.Module.")
+        if not (where is None or isinstance(where, str) or callable(where)):
+            raise BadInput(f"features of model '{name}' is {where!r}, which is neither a name nor a function; "
+                           f"{NAME_IT}.")
         named = dict(module.named_modules())
         if isinstance(where, str) and where not in named:
             raise BadInput(f"model '{name}' has no module '{where}'; {NAME_IT}.")
         self.name, self.module, self.where = name, module, where
         self.device = str(next((t.device for t in (*module.parameters(), *module.buffers())), "cpu"))
+        if self.device == "meta":
+            raise BadInput(f"model '{name}' is on the device 'meta', which holds no weights; load them first.")
         linear = [m for m in named.values() if isinstance(m, nn.Linear)]
         self.readers = [] if callable(where) else linear if where is None else [named[where]]
         self.head, self.normalised, self.last = None, False, (None, None, None)
@@ -72,7 +72,7 @@ class Foreign:
         except Exception as reason:  # what a model makes of images that are not its own has no base class
             raise BadInput(f"model '{self.name}' cannot read {_shown(images)} of {images.dtype} "
                            f"({models.in_short(reason)}); give images as it was trained on them.") from None
-        logits = output["logits"] if isinstance(output, dict) else getattr(output, "logits", output)
+        logits = output.get("logits", output) if isinstance(output, dict) else getattr(output, "logits", output)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
             raise BadInput(f"model '{self.name}' gives {_shown(logits)}, but it must give logits (N, K), or have them as "
                            ".logits.")
@@ -92,6 +92,7 @@ class Foreign:
         """
         with self.watched():
             seen, (reader, _, given), again = self.look(images), self.last, self.look(images)
+            alone = self.look(images[:2])
         logits = seen[1]
         if isinstance(reader, nn.Linear):
             given = given.detach().float().cpu()
@@ -103,11 +104,14 @@ class Foreign:
         if not all(map(_close, again, seen)):
             raise BadInput(f"model '{self.name}' answers the same images differently in eval mode; switch off the dropout "
                            "or the noise that is always on.")
+        if not all(_close(few, whole[:2], 0.05) for few, whole in zip(alone, seen)):  # rounding stays far below
+            raise BadInput(f"model '{self.name}' answers two images differently beside others of their batch, like a "
+                           "batch norm without running statistics; train it with track_running_stats=True.")
         return logits.shape[1]
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
-    return bool((a - b).abs().max() <= 1e-4 * b.abs().max())
+def _close(a: Tensor, b: Tensor, share: float = 1e-4) -> bool:
+    return bool((a - b).abs().max() <= share * b.abs().max())
 
 
 def _shown(thing: Any) -> str:
@@ -131,8 +135,10 @@ def loader(part: str, data: Any, batch_size: int) -> tuple[DataLoader, Tensor]:
     try:
         first, again = (next(iter(data), None) for _ in range(2))
     except Exception as reason:  # of somebody else's data set
-        raise BadInput(f"{part} gives no batch ({models.in_short(reason)}); its images must be tensors, so give it the "
-                       "test transform.") from None
+        advice = "its images must be tensors, so give it the test transform"
+        raise _fault(reason, f"{part} gives no batch", advice) from None
+    if first is None:
+        raise BadInput(f"{part} holds no image; every class needs some.")
     (images, labels), (images_again, labels_again) = pair(part, first), pair(part, again)
     if isinstance(data.sampler, RandomSampler) or not torch.equal(labels, labels_again):
         raise BadInput(f"two passes over {part} differ, as it shuffles; give it shuffle=False.")
@@ -165,8 +171,7 @@ def batches_of(part: str, data: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
         try:
             batch = next(batches, None)
         except Exception as reason:  # of somebody else's data set
-            raise BadInput(f"{part} fails after {done} images ({models.in_short(reason)}); mend or leave out what comes "
-                           "next.") from None
+            raise _fault(reason, f"{part} fails after {done} images", "mend or leave out what comes next") from None
         if batch is None:
             return
         images, labels = pair(part, batch)
@@ -174,11 +179,27 @@ def batches_of(part: str, data: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
         yield images, labels
 
 
-def class_names(data: Any) -> list[str] | None:
-    """The names that the data, or what it wraps, has as ``classes``."""
+def _fault(reason: Exception, what: str, advice: str) -> BadInput:
+    """What data have raised, in one sentence: their own where it is one, also out of a worker process's traceback."""
+    last = (str(reason).strip().splitlines() or [""])[-1]
+    if isinstance(reason, BadInput):
+        return BadInput(last.partition("BadInput: ")[2] or last)
+    told = last if "DataLoader worker" in str(reason) else models.in_short(reason)
+    return BadInput(f"{what} ({told}); {advice}.")
+
+
+def class_names(part: str, data: Any) -> list[str] | None:
+    """The names that the data, or what it wraps, has as ``classes``. Raises BadInput where these are no names."""
     while data is not None and not hasattr(data, "classes"):
         data = getattr(data, "dataset", None)
-    return data and [str(name) for name in data.classes]
+    if data is None:
+        return None
+    if isinstance(data.classes, str) or not isinstance(data.classes, Iterable):
+        raise BadInput(f"the classes of {part} are {data.classes!r}, but they must be a list of names, or be left out.")
+    names = [str(name) for name in data.classes]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise BadInput(f"{part} has more than one class '{twice[0]}'; give every class a name of its own.")
+    return names
 
 
 @torch.no_grad()
@@ -194,8 +215,8 @@ def introduced(given: list[Foreign], images: Tensor) -> int:
 @torch.no_grad()
 def passed(
     given: list[Foreign], loaders: dict[str, DataLoader], classes: int, tracked: Callable[[Iterable, str, int], Iterable]
-) -> tuple[dict[str, Seen], dict[str, Tensor]]:
-    """One pass over all images for all models: what each gives, on the CPU, and the labels by part.
+) -> tuple[dict[str, Seen], dict[str, Tensor], dict[str, dict]]:
+    """One pass over all images for all models: what each gives, on the CPU; the labels by part; what tells the images.
 
     ``tracked`` shows how far it is.
 
@@ -208,6 +229,7 @@ def passed(
         for part, batches in loaders.items():
             for images, labels in tracked(batches_of(part, batches), f"features, {part}", length_hint(batches)):
                 kept.setdefault((part, "labels"), []).append(labels.cpu())
+                kept.setdefault((part, "mean"), []).append(images.float().reshape(len(images), -1).mean(1).cpu())
                 for model in given:
                     for what, seen in zip(("features", "logits"), model.look(images)):
                         kept.setdefault((part, what, model.name), []).append(seen)
@@ -222,106 +244,6 @@ def passed(
             raise BadInput(f"{part} holds no image of class {absent[0]}, but the models have {classes} outputs; every "
                            "class needs images, a forgotten one too.")
     features = {m.name: Features(*(whole[part, "features", m.name] for part in ("train", "test"))) for m in given}
-    return {name: (found, whole["test", "logits", name]) for name, found in features.items()}, labels
-
-
-CIFAR_RESNETS = {"cifar_resnet18": ("resnet", [2, 2, 2, 2]), "cifar_resnet34": ("resnet", [3, 4, 6, 3]),
-                 "cifar_resnet50": ("bottleneck_resnet", [3, 4, 6, 3])}
-
-
-def built(architecture: str, file: Path, classes: int) -> nn.Module:
-    """The network of that name with the weights of the file. Raises BadInput where they do not belong together.
-
-    ``timm/<name>``, ``torchvision/<name>``, ``cifar_resnet18`` (34, 50); ``resnet18`` alone is the latter where the
-    file's first convolution is 3x3, else torchvision's; ``file.py:function`` is called without arguments.
-    """
-    weights = weights_of(file)
-    plain = _unwrapped(weights)
-    stem = next((plain[key] for key in ("conv1.weight", "encoder.stem.0.weight") if key in plain), torch.empty(64, 3, 3, 3))
-    if f"cifar_{architecture}" in CIFAR_RESNETS:
-        architecture = f"cifar_{architecture}" if stem.shape[-1] == 3 else f"torchvision/{architecture}"
-    try:
-        if architecture in CIFAR_RESNETS:
-            kind, blocks = CIFAR_RESNETS[architecture]
-            model = models.build(Network(architecture=kind, width=len(stem), blocks=blocks), stem.shape[1], classes, seed=0)
-            plain = {_renamed(key, blocks): value for key, value in plain.items()}
-        else:
-            model = _network(architecture, classes)
-        model.load_state_dict(weights if weights.keys() & model.state_dict().keys() else plain)
-    except BadInput:
-        raise
-    except Exception as reason:
-        raise BadInput(f"{file} does not hold the weights of {architecture} with {classes} classes "
-                       f"({models.in_short(reason)}).") from None
-    return model
-
-
-def weights_of(file: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or PyTorch file, by name; no code in it is executed. Raises BadInput."""
-    from safetensors.torch import load_file
-
-    try:
-        found = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-        for wrapper in ("state_dict", "model_state_dict", "model", "net"):
-            found = found[wrapper] if isinstance(found[wrapper] if wrapper in found else None, dict) else found
-        found = {key: value for key, value in found.items() if isinstance(value, Tensor)}
-        if not found:
-            raise ValueError("it holds no tensors by name")
-    except Exception as reason:  # what files that hold something else lead to has no base class
-        raise BadInput(f"{file} cannot be read as weights ({models.in_short(reason)}); save model.state_dict().") from None
-    return found
-
-
-def _unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in ("module.", "_orig_mod.", "model.", "net."):
-        if all(key.startswith(prefix) for key in weights):
-            weights = {key.removeprefix(prefix): value for key, value in weights.items()}
-    return weights
-
-
-def _renamed(key: str, blocks: list[int]) -> str:
-    """The name that a tensor of the usual CIFAR ResNet has in ours."""
-    for pattern, ours in {r"^(linear|fc)\.": "head.", r"^conv1\.": "encoder.stem.0.", r"^bn1\.": "encoder.stem.1.",
-                          r"\.downsample\.": ".shortcut."}.items():
-        key = re.sub(pattern, ours, key)
-    return re.sub(r"^layer(\d+)\.(\d+)\.", lambda m: f"encoder.stages.{sum(blocks[:int(m[1]) - 1]) + int(m[2])}.", key)
-
-
-def _network(architecture: str, classes: int) -> nn.Module:
-    import timm
-    import torchvision.models as of_torchvision
-
-    source, _, name = architecture.partition("/")
-    if source == "timm" and timm.is_model(name):
-        return timm.create_model(name, num_classes=classes)
-    if source == "torchvision" and name in of_torchvision.list_models(of_torchvision):
-        return of_torchvision.get_model(name, weights=None, num_classes=classes)
-    if ".py:" in architecture:
-        file, _, function = architecture.rpartition(":")
-        spec = importlib.util.spec_from_file_location("given", file)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return getattr(module, function)()
-    raise BadInput(f"there is no architecture '{architecture}'; take timm/<name>, torchvision/<name>, "
-                   f"{', '.join(CIFAR_RESNETS)}, or --model file.py:function.")
-
-
-def image_folder(root: Path, size: int, normalise: str | None) -> tuple[dict[str, DataLoader], str]:
-    """Batches of train/<class>/ and test/<class>/ (or val/<class>/), and a sentence on how the images are seen."""
-    from torchvision.datasets import ImageFolder
-    from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
-
-    try:
-        second = "test" if (root / "test").is_dir() else "val"
-        parts = {part: ImageFolder(str(root / name)) for part, name in (("train", "train"), ("test", second))}
-        size = size or min(224, *parts["train"][0][0].size)
-    except (OSError, RuntimeError) as reason:
-        reason = models.in_short(reason)
-        raise BadInput(f"{root} must hold images in train/<class>/ and test/<class>/ ({reason}).") from None
-    normalise = normalise or ("cifar10" if size <= 64 else "imagenet")
-    mean, std = CONSTANTS.get(normalise, ((0.0,) * 3, (1.0,) * 3))
-    for data in parts.values():
-        data.transform = Compose([Resize(size), CenterCrop(size), ToTensor(), Normalize(mean, std)])
-    batches = {part: DataLoader(data, 256, num_workers=min(4, os.cpu_count() or 1)) for part, data in parts.items()}
-    return batches, (f"Images: {size} pixels, normalised as '{normalise}'; --size and --normalise say otherwise where the "
-                     "models were trained otherwise.")
+    data = {part: {"images": found.bincount().tolist(), "mean": whole[part, "mean"].mean().item()}
+            for part, found in labels.items()}
+    return {name: (found, whole["test", "logits", name]) for name, found in features.items()}, labels, data

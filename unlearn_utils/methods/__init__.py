@@ -38,8 +38,8 @@ class Method:
 
 
 def method(
-    name: str, label: str, start: str = "original", sees_all: bool = False, role: str = "", variants: tuple = (),
-    why: str = "", head_only: bool = False, recipe_of: str = "", other_seed: int = 0,
+    name: str = "", label: str = "", start: str = "original", sees_all: bool = False, role: str = "",
+    variants: tuple = (), why: str = "", head_only: bool = False, recipe_of: str = "", other_seed: int = 0,
 ):
     """Register a method under ``name``; ``label`` is what tables show.
 
@@ -48,10 +48,17 @@ def method(
     "extension", or "reference", as which every network trained from the initialisation counts. ``variants`` are
     those it can be used with (empty: all), and ``why`` says why it can be no other. ``head_only`` marks a method
     that leaves the encoder as it is, so that its features are those of the model it starts from. ``recipe_of`` names the
-    method whose recipe it takes, and ``other_seed`` is added to the seed of its initialisation.
+    method whose recipe it takes, and ``other_seed`` is added to the seed of its initialisation. Raises BadInput.
     """
+    if not (isinstance(name, str) and name and isinstance(label, str) and label):
+        raise BadInput("@method needs a name and a label; write @method('name', 'Label') above the class.")
 
     def register(cls: type) -> type:
+        check_free("method", name, METHODS.get(name), cls)
+        for other, known in METHODS.items():
+            if known.label == label and other != name:
+                raise BadInput(f"the label '{label}' of method '{name}' is that of method '{other}' already; tables "
+                               "need another, or restart the kernel where the other is an older version.")
         cls.name, cls.label, cls.start, cls.sees_all, cls.variants, cls.why = name, label, start, sees_all, variants, why
         cls.head_only, cls.recipe_of, cls.other_seed = head_only, recipe_of or name, other_seed
         cls.role = role or ("reference" if start == "initialisation" else "method")
@@ -60,6 +67,13 @@ def method(
         return cls
 
     return register
+
+
+def check_free(kind: str, name: str, known: Any, new: Any) -> None:
+    """Raise BadInput where a name is another module's; a cell that is run again may define its own anew."""
+    if known is not None and known.__module__ != new.__module__:
+        raise BadInput(f"there is a {kind} '{name}' in {known.__module__} already; give that of {new.__module__} "
+                       "another name.")
 
 
 def check(name: str, variant: str, recipe: Recipe) -> None:

@@ -212,6 +212,11 @@ def _of_library(file: str) -> bool:
     return file.startswith(STANDARD) or bool({"site-packages", "dist-packages"} & set(Path(file).parts))
 
 
+def is_theirs(file: str) -> bool:
+    """Whether a file is neither this package's nor a library's."""
+    return not _of_library(file) and not Path(file).is_relative_to(Path(__file__).parent.parent)
+
+
 def _source_of(module: str, name: str, thing: Any) -> Source:
     """The source in which a thing is defined: its module's file, or the cell that defined it."""
     file = getattr(sys.modules.get(module), "__file__", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Callable
@@ -11,6 +12,7 @@ from ..attacks import FINE_TUNING
 from ..heads import GEOMETRIES
 from ..methods import METHODS
 from ..paths import Outputs
+from ..settings import BadInput
 from . import rows
 from .cells import Task, look_again
 from .rows import Asked
@@ -163,5 +165,9 @@ def scorecard(study: Study, shots: list = [1, 2, 5, 10, 50], draws: int = 5) -> 
 
 @plan("06_your_own_model")
 def own_model(study: Study, ascent_epochs: int = 10, ascent_lr: float = 0.003) -> dict[str, Asked]:
-    """Table 1 on few forget sets; the method of the notebook's own cell is beside it only there."""
+    """Table 1 on few forget sets; the method of the notebook's own cell is beside it only there. Raises BadInput."""
+    if type(ascent_epochs) is not int or ascent_epochs < 1:
+        raise BadInput(f"ascent_epochs is {ascent_epochs!r}, but it must be a whole number from 1 on.")
+    if type(ascent_lr) not in (int, float) or not 0 < ascent_lr < math.inf:
+        raise BadInput(f"ascent_lr is {ascent_lr!r}, but it must be a number above 0.")
     return {"measured": rows.measurements(study.few, misaligned_models(study))}

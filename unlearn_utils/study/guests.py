@@ -14,6 +14,8 @@ import importlib
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import torch
@@ -45,6 +47,16 @@ def load() -> None:
 def is_guest(thing: Any) -> bool:
     """Whether a method's class or a readout's function is defined outside of this package."""
     return not thing.__module__.startswith(f"{code.PACKAGE}.")
+
+
+def place(error: BaseException) -> str:
+    """Where in a guest's own code an error was raised, in brackets; empty where none of it ran."""
+    for frame in reversed(extract_tb(error.__traceback__)):
+        if "ipykernel" in frame.filename or frame.filename.startswith("<ipython"):
+            return f" (line {frame.lineno} of its cell)"
+        if not frame.filename.startswith("<") and code.is_theirs(frame.filename):
+            return f" ({Path(frame.filename).name}, line {frame.lineno})"
+    return ""
 
 
 @dataclass(frozen=True)

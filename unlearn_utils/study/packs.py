@@ -81,7 +81,8 @@ def _lines(path: Path) -> Iterator[Any]:
                     raise ValueError(f"a record does not answer its question {record['question']}")
                 yield record["question"], record
     except FileNotFoundError:
-        raise BadInput(f"there is no result pack {path}; run without --results committed to compute its results.") from None
+        raise BadInput(f"there is no result pack {path}; --export writes one, and without --results committed "
+                       "results are computed.") from None
     except OSError as problem:
         raise BadInput(f"{path} cannot be read as a result pack ({problem.strerror or problem}).") from None
     except (EOFError, KeyError, TypeError, AttributeError, ValueError, lzma.LZMAError) as problem:
@@ -169,12 +170,19 @@ def _apart(one: Any, other: Any) -> float:
 
 
 def carry(tasks: Iterable[Task], into: Path) -> int:
-    """Copy the models from scratch (Originals, Retrains) with their tensors into a folder, for another machine."""
+    """Copy the models from scratch (Originals, Retrains) with their tensors into a folder, for another machine.
+
+    Raises BadInput where that cannot be written.
+    """
     store, count = Store(), 0
     for task in {t.key: t for task in tasks for t in [trained(task.cell)]}.values():
         source = store.folder(task.spec)
         if METHODS[task.cell.method].start == "initialisation" and store.get(task.spec):
-            shutil.copytree(source, into / source.parent.name / source.name, dirs_exist_ok=True)
+            try:
+                shutil.copytree(source, into / source.parent.name / source.name, dirs_exist_ok=True)
+            except OSError as problem:
+                reason = problem.strerror or problem.args[0][0][-1]  # the first one of shutil's own, of several files
+                raise BadInput(f"no models can be written to {into} ({reason}); name another folder.") from None
             count += 1
     return count
 

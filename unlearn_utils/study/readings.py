@@ -15,7 +15,7 @@ from ..settings import BadInput
 from ..training import begin, generator, refit_head, train, worth_reading
 from . import code
 from .cells import Cell, Result, Task, dataset_of, load_model, prepare, stored, trained, views_of
-from .readouts import READOUTS, At, look
+from .readouts import READOUTS, At, look, read
 
 
 class OfModel(Task):
@@ -55,7 +55,7 @@ class Reading(OfModel):
 
     def compute(self, device: str) -> Result:
         at = look(self.cell, device)
-        return READOUTS[self.name].function(at) if at.finite() else {"diverged": True}, {}
+        return read(self.name, at) if at.finite() else {"diverged": True}, {}
 
 
 def readings_of(cell: Cell) -> list[Reading]:

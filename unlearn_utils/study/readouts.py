@@ -16,12 +16,13 @@ from torch.nn.functional import cross_entropy
 from ..bias import margin_parts
 from ..heads import ClassMeanHead
 from ..membership import FEWEST, membership_inference
-from ..methods import METHODS
+from ..methods import METHODS, check_free
 from ..metrics import (
     alignment, auroc, centre_distance, centred_means, confusion, nc1, nc2, nc3, nearest, probe_scores, probed,
     refitted_head, turned,
 )
 from ..representation import Features, output_predictions
+from ..settings import BadInput
 from .cells import Cell, dataset_of, load_features, load_model, trained
 
 
@@ -92,13 +93,44 @@ READOUTS: dict[str, Readout] = {}
 
 
 def readout(uses: tuple[str, ...] = (), of_features: bool = False, where: Callable[[Cell], bool] = lambda cell: True):
-    """Register a readout under the function's name."""
+    """Register a readout under the function's name. Raises BadInput."""
+    if callable(uses):
+        raise BadInput("@readout is written without its brackets; write @readout() above the function.")
 
     def register(function: Callable[[At], dict[str, Any]]) -> Callable[[At], dict[str, Any]]:
+        known = READOUTS.get(function.__name__)
+        check_free("readout", function.__name__, known and known.function, function)
         READOUTS[function.__name__] = Readout(function, uses, of_features, where)
         return function
 
     return register
+
+
+PER_CLASS = (  # lists of K numbers
+    "auroc", "alignment", "centre_distance", "margin_row", "margin_bias", "membership", "row_turn", "mean_turn")
+
+
+def read(name: str, at: At) -> dict[str, Any]:
+    """What a readout finds. Raises BadInput where rows cannot be made of it."""
+    result = READOUTS[name].function(at)
+    if not isinstance(result, dict):
+        raise BadInput(f"readout '{name}' returns {result!r:.80}, but it must return a dictionary, like "
+                       "{'counts': ...}.")
+    for key in result.keys() & {"counts", *PER_CLASS}:
+        shape = (at.classes, at.classes) if key == "counts" else (at.classes,)
+        if (found := _shape(result[key])) != shape:
+            given = f"a list of shape {found}" if found else " ".join(f"{result[key]!r:.60}".split())
+            raise BadInput(f"readout '{name}' returns as '{key}' {given}, but it must be a list of numbers of shape "
+                           f"{shape}.")
+    return result
+
+
+def _shape(listed: Any) -> tuple[int, ...] | None:
+    """The shape of nested lists of numbers; None where they are uneven, or tensors, which no record holds."""
+    if not isinstance(listed, list):
+        return () if isinstance(listed, (int, float, type(None))) else None
+    shapes = {_shape(part) for part in listed}
+    return (len(listed), *shapes.pop()) if len(shapes) == 1 and None not in shapes else None
 
 
 def beside_cmf(cell: Cell) -> bool:

@@ -16,6 +16,7 @@ from ..settings import READOUTS, BadInput
 from . import packs
 from .cells import Cell, Task, images_of, trained
 from .readings import Attacked, Collapse, Curve, Embedded, readings_of
+from .readouts import PER_CLASS
 from .studies import Models, Results, Study
 
 
@@ -104,8 +105,7 @@ def measured(classes: int, found: dict[str, dict], forget: tuple[int, ...]) -> d
             retain = tuple(np.flatnonzero(~of_forget).tolist())
             row |= {f"{name}_retain": pooled_accuracy(counts, retain), f"{name}_forget": pooled_accuracy(counts, forget),
                     f"{name}_any": any_forget(counts, forget), f"{name}_alarms": false_alarms(counts, forget)}
-        for key in ("auroc", "alignment", "centre_distance", "margin_row", "margin_bias", "membership",
-                    "row_turn", "mean_turn"):
+        for key in PER_CLASS:
             if key in result:
                 values, label = np.array(result[key], dtype=float), f"{name}_auroc" if key == "auroc" else key
                 row |= {f"{label}_retain": _mean(values[~of_forget]), f"{label}_forget": _mean(values[of_forget])}

@@ -34,6 +34,7 @@ from .studies import DIFFERS, Study
 from .sweep import GIVEN_UP, Failure, missing
 from .sweep import run as run_tasks
 
+NOTES = ("provenance.json", "report.html", "reproduction.txt")  # on how a run went, beside what it found
 Given = dict[Path, dict[str, Any]]
 STUDY_PARAMETERS = (
     "profile", "seeds", "forget_sets", "device", "data_dir", "jobs", "overrides", "hyperparameters", "results",
@@ -130,7 +131,7 @@ def run(
         os.environ[GIVEN_UP] = str(given_up)
     if options.refresh_reference and not failure:
         packs.write(packs.collect(whole.study.profile, whole.tasks), whole.outputs.file(packs.NAME))
-    computed = time.time()
+    computed, before = time.time(), _files(whole.outputs.path)
     again = options.force or options.refresh_reference
     stale = {path: stamp for path, plan in whole.plans.items()
              if (stamp := _stamp(path, plan, given[path])) != _made_of(path, plan) or again}
@@ -145,9 +146,23 @@ def run(
         _write_provenance(whole, given, {name: spent for name, spent, _ in executed}, (computed - started) / 60)
     page = report(whole.outputs, problems) if report else None
     _summarise(whole, executed, failure, started)
+    if whole.study.pack and not failure and not problems:
+        _keep_notes(whole.outputs.path, before)
     if page:
         print(f"Report: {page}")
     return 1 if failure or problems else 0
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.glob("*") if file.is_file()}
+
+
+def _keep_notes(folder: Path, before: dict[str, bytes]) -> None:
+    """Put back the notes on the run that computed the numbers, where drawing from its pack has changed nothing else."""
+    after, notes = _files(folder), {name: text for name, text in before.items() if name in NOTES}
+    if notes.keys() == set(NOTES) and after | notes == before:
+        for name, text in notes.items():
+            (folder / name).write_bytes(text)
 
 
 def exchange(whole: Whole, options) -> int:
@@ -163,10 +178,15 @@ def exchange(whole: Whole, options) -> int:
         packs.write(merged, Outputs(study.profile.name).file(packs.NAME))
     if options.export:
         pack = packs.collect(study.profile, whole.tasks)
+        if not pack.records:
+            raise BadInput("nothing of this study is stored here, so --export has nothing to write; run it first.")
         packs.write(pack, Path(options.export))
         print(f"{len(pack.records)} results in {options.export}")
     if options.carry:
-        print(f"{packs.carry(whole.tasks, Path(options.carry))} models in {options.carry}")
+        count = packs.carry(whole.tasks, Path(options.carry))
+        if not count:
+            raise BadInput("no model of this study is stored here, so --carry has nothing to copy; run it first.")
+        print(f"{count} models in {options.carry}")
     return 0
 
 
@@ -314,16 +334,16 @@ def _machine() -> str:
 
 
 def _summarise(whole: Whole, executed: list, failure: Failure | None, started: float) -> None:
-    folder = whole.outputs.path
-    count = len(whole.plans)
+    folder, count = whole.outputs.path, len(whole.plans)
+    told = folder / "reproduction.txt"
     print(f"\n{count} notebooks on profile '{whole.study.profile.name}' in {(time.time() - started) / 60:.1f} minutes")
     done = {name: (minutes, problem) for name, minutes, problem in executed}
     for path in whole.plans:
         minutes, problem = done.get(path.stem, (0.0, ""))
         ended = "FAILED: " + problem if problem else f"{minutes:5.2f} min" if path.stem in done else "unchanged"
         print(f"  {path.stem:28} {ended}")
-    told = folder / "reproduction.txt"
-    if told.exists() and any(path.stem.startswith("05") for path in whole.plans):
+    compared = done if whole.study.pack else [path.stem for path in whole.plans]  # else it is an older run's
+    if told.exists() and any(name.startswith("05") for name in compared):
         print("".join(f"  {line}\n" for line in told.read_text(encoding="utf-8").splitlines()), end="")
     print(f"Figures, tables and executed notebooks: {folder}")
     if failure:

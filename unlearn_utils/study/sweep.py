@@ -28,7 +28,7 @@ from ..paths import home
 from ..settings import BadInput
 from . import code
 from .cells import Task, look_again
-from .guests import Guests
+from .guests import Guests, place
 from .machine import Machine
 from .progress import Progress
 from .store import Damaged, Store
@@ -159,7 +159,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, PicklingError):
         return (f"it cannot be sent to a worker process ({error.__cause__ or error}); let the cells that define methods and "
                 "readouts use numbers, texts, functions and modules alone, or take jobs = 1")
-    return str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}{place(error)}"
 
 
 def run(tasks: list[Task], machine: Machine) -> int:

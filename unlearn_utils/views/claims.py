@@ -17,8 +17,8 @@ from .evidence import CLAIMS, HALF, REMOVED, SMALL, Draft, Run
 from .intervals import ALPHA, FEWEST, FEWEST_SIGNS, NAN, Interval, holm, p_value, ratio
 from .tables import published, setting
 
-CONTROLS = {"distilled_head": "hidden, turned away", "prune": "hidden, turned away",
-            "bias_shift": "hidden, not turned away", "retrain_again": "not hidden"}
+CONTROLS = {"distilled_head": "hidden, misaligned", "prune": "hidden, misaligned",
+            "bias_shift": "hidden, not misaligned", "retrain_again": "not hidden"}
 SYMBOLS = {"agrees": "●", "sign agrees": "◐", "sign differs": "◌", "does not agree": "○"}
 WORDS = ("hidden", "partly hidden", "removed", "holds", "does not hold", "cannot tell")
 FOR = ("hidden", "partly hidden", "holds", "agrees", "sign agrees")
@@ -104,7 +104,7 @@ def _text(draft: Draft, interval: Interval, recovery: Interval | None) -> str:
     if not interval.n:
         return "–"
     text = draft.prefix + (interval.text() if draft.readout == "alignment" else interval.percent())
-    if interval.n < FEWEST:
+    if interval.n < FEWEST and draft.threshold == draft.threshold:  # else nothing is there to be above or below
         above = sum(value > draft.threshold for value in interval.values)
         most, side = max((above, "above"), (interval.n - above, "below"))
         text += f", {most} of {interval.n} {side} {draft.threshold * (1 if draft.readout == 'alignment' else 100):.2g}"
@@ -128,7 +128,7 @@ def scorecard(
     drafts = [
         *evidence.output_forgets(run),
         *(evidence.readable(run, readout, key) for readout in ("probe", "ncc") for key in whole),
-        *(evidence.turned_away(run, key) for key in whole), *evidence.classifier_alone(run), evidence.retrain_reads(run),
+        *(evidence.misaligned(run, key) for key in whole), *evidence.classifier_alone(run), evidence.retrain_reads(run),
         *(d for raw in (False, True) for readout in ("probe", "ncc") for d in evidence.cmf_removes(run, readout, raw)),
         *evidence.honest_output(run), *(evidence.falls_first(curves) if len(curves) else ()),
         evidence.output_is_not_enough(run), *(evidence.one_image(run, readings) if len(readings) else ()),
@@ -218,12 +218,12 @@ def controls(rows: pd.DataFrame) -> pd.DataFrame:
             continue
         key = (method, found.variant.iloc[0])
         judged = {"probe": evidence.readable(run, "probe", key), "NCC": evidence.readable(run, "ncc", key),
-                  "classifier turned away": evidence.turned_away(run, key)}
+                  "head misaligned": evidence.misaligned(run, key)}
         said = {name: judge([draft], run).iloc[0] for name, draft in judged.items()}
         lines.append({"control": run.label(key), "expected": expected,
                       **{name: line.shows for name, line in said.items()},
                       "reason": "; ".join(f"{name}: {line.reason}" for name, line in said.items() if line.reason)})
-    return pd.DataFrame(lines, columns=["control", "expected", "probe", "NCC", "classifier turned away", "reason"])
+    return pd.DataFrame(lines, columns=["control", "expected", "probe", "NCC", "head misaligned", "reason"])
 
 
 def reproduction(card: pd.DataFrame, reference: pd.DataFrame, beside: pd.DataFrame) -> list[str]:

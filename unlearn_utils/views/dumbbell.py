@@ -86,7 +86,7 @@ def _row(axis, place: int, points: pd.DataFrame) -> None:
 def _lines(name: str) -> str:
     """A long name on several lines, broken after its commas first."""
     parts = name.split(", ") if len(name) > LONGEST else [name]
-    return ",\n".join(textwrap.fill(part, LONGEST) for part in parts)
+    return ",\n".join(textwrap.fill(part, LONGEST) for part in parts).replace("$", r"\$")  # no formula
 
 
 def _face(readout: str) -> str:

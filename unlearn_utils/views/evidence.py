@@ -45,7 +45,7 @@ CLAIMS = {claim.name: claim for claim in (
           "probe, gap to Retrain, points"),
     Claim("NCC still reads it", "So does the nearest class centre, which trains nothing.", "Table 1",
           "NCC, gap to Retrain, points"),
-    Claim("Classifier turned away", "The forget row of the classifier turns away from its class mean.",
+    Claim("Head misaligned", "The forget row of the classifier and the class mean turn apart.",
           "abstract", "cosine lost beyond the retain classes'"),
     Claim("Classifier alone is enough", "Changing only the classifier forgets at the output and costs little.",
           "theorem, Table 2", "retain accuracy lost against Retrain, points"),
@@ -160,13 +160,13 @@ def readable(run: Run, readout: str, key: Key) -> Draft:
                  blocked=blocked or run.unusable(key) or run.no_room(readout), counted=not frozen(key))
 
 
-def turned_away(run: Run, key: Key) -> Draft:
+def misaligned(run: Run, key: Key) -> Draft:
     """Cosine that the forget class lost beyond the retain classes', against half of what the distilled head's lost."""
     def turned(model: Key) -> pd.Series:
         return (run.gap(model, ORIGINAL, "alignment_retain") - run.gap(model, ORIGINAL, "alignment_forget")).dropna()
 
     blocked = run.missing(*((model, "alignment_forget") for model in (ORIGINAL, DISTILLED, key)))
-    return Draft("Classifier turned away", key, turned(key), "alignment", TURNED * turned(DISTILLED).mean(),
+    return Draft("Head misaligned", key, turned(key), "alignment", TURNED * turned(DISTILLED).mean(),
                  blocked=blocked)
 
 

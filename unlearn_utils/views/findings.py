@@ -8,6 +8,7 @@ from typing import Callable
 import pandas as pd
 
 from .evidence import EXAMPLE, ORIGINAL, RANDOM, RETRAIN, Key
+from .intervals import number
 from .sentences import run_of
 
 WORDS = {"holds": "yes", "hidden": "yes", "partly hidden": "yes", "does not hold": "no", "removed": "no",
@@ -122,4 +123,4 @@ def beside(rows: pd.DataFrame) -> str:
     named = {ORIGINAL: "the Original", RETRAIN: "Retrain", RANDOM: "an untrained network"}
     read = {name: [100 * run.values(key, f"{readout}_forget").mean() for readout in ("probe", "ncc")]
             for key, name in named.items()}
-    return ", ".join(f"{probe:.1f} and {ncc:.1f} % in {name}" for name, (probe, ncc) in read.items())
+    return ", ".join(f"{number(probe, 1)} and {number(ncc, 1)} % in {name}" for name, (probe, ncc) in read.items())

@@ -109,9 +109,11 @@ class Frames:
 def frames(shown: dict[str, Any], rows: pd.DataFrame) -> Frames:
     """The pictures of ``steps``; ``rows`` are measurements with Original, Retrain and untrained network of that pair."""
     own = rows[(rows.seed == shown["seed"]) & (rows.forget == " ".join(map(str, shown["forget_set"])))]
+    found = {name: own[(own.method == method) & (own.variant == "linear")] for method, name in BESIDE.items()}
+    columns = [f"{readout}_forget" for readout in READOUTS]
     beside = [  # lists, not tables: a saved notebook sorts the names of a table
-        [name, [round(100 * float(of[f"{readout}_forget"].iloc[0]), 1) for readout in READOUTS]]
-        for method, name in BESIDE.items() if len(of := own[(own.method == method) & (own.variant == "linear")])
+        [name, [round(100 * float(value), 1) for value in of[columns].iloc[0]]]
+        for name, of in found.items() if len(of) and of[columns].notna().all(axis=None)  # what diverged has none
     ]
     drawn = {"beside": beside, "readouts": list(map(list, READOUTS.items())), "colours": list(COLOURS)}
     return Frames({name: value for name, value in shown.items() if name not in ("pixels", "seconds")}

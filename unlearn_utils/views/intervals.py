@@ -6,7 +6,7 @@ Under five values there is no interval: the values stand for themselves, and all
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -38,6 +38,11 @@ class Interval:
             return Interval(mean, NAN, NAN, n, listed)
         half = stats.t.ppf((1 + level) / 2, n - 1) * np.std(listed, ddof=1) / math.sqrt(n)
         return Interval(mean, mean - half, mean + half, n, listed)
+
+    def share(self) -> Interval:
+        """Of an accuracy: no bound lies below 0 or above 1."""
+        low, high = np.clip((self.low, self.high), 0, 1).tolist()
+        return replace(self, low=low, high=high)
 
     def above(self, threshold: float = 0.0) -> bool:
         """Whether the interval, or every one of at least three values, lies above ``threshold``."""
@@ -71,7 +76,7 @@ class Interval:
 
 
 def number(value: float, digits: int) -> str:
-    return f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no minus sign before a zero
+    return f"{round(value, digits) + 0.0:.{digits}f}" if value == value else "–"  # + 0.0: no minus sign before a zero
 
 
 def ratio(above: pd.Series, below: pd.Series, level: float = 1 - ALPHA) -> Interval:

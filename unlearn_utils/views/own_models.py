@@ -7,8 +7,11 @@ import html
 import io
 import json
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+import math
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -45,6 +48,7 @@ class Report:
     notes: list[str]
     forget: tuple[int, ...]
     classes: list[str]
+    made: dict[str, Any] = field(default_factory=dict)  # of which images, with what probe; empty in older files
 
     @property
     def reference(self) -> str:
@@ -59,7 +63,7 @@ class Report:
             column = {label: f"{100 * row[key]:.1f}" if label.endswith("(%)") else f"{row[key]:.2f}"
                       for key, label in LABELS.items() if pd.notna(row.get(key))}
             if len(row["probe_seeds"]) > 1:
-                column[LABELS["probe_forget"]] = Interval.of(pd.Series(row["probe_seeds"])).percent()
+                column[LABELS["probe_forget"]] = Interval.of(pd.Series(row["probe_seeds"])).share().percent()
             for line in self.verdicts[self.verdicts.model == row["model"]].to_dict("records"):
                 label, (gap, _, recovery) = READOUTS[line["readout"]], line["this run"].partition("; recovery ")
                 if line["readout"] != "output" and gap != "–":
@@ -79,7 +83,7 @@ class Report:
 
     def save(self, folder: str | Path) -> None:
         """Write tables (CSV, LaTeX), figure (PNG, PDF) and all numbers (JSON) into a folder, made where there is none."""
-        outputs = Folder(str(folder))
+        outputs = Folder(_named(folder))
         try:
             with redirect_stdout(io.StringIO()):  # captions, which our own notebooks show
                 self._write(outputs)
@@ -94,7 +98,7 @@ class Report:
         figure = self.figure()
         plots.save(figure, "evaluation", outputs)
         plt.close(figure)  # a notebook would show it
-        named = {"classes": self.classes, "forget": list(self.forget), "notes": self.notes}
+        named = {"classes": self.classes, "forget": list(self.forget), "notes": self.notes, "made": self.made}
         for name in ("rows", "verdicts"):
             named[name] = json.loads(getattr(self, name).to_json(orient="records", double_precision=15))
         write(outputs.file("evaluation.json"), json.dumps(named, indent=1) + "\n")
@@ -102,11 +106,12 @@ class Report:
     @staticmethod
     def load(folder: str | Path) -> Report:
         """The report that ``save`` has written into a folder. Raises BadInput where there is none."""
-        file = Path(folder).expanduser() / "evaluation.json"
+        file = Path(_named(folder)).expanduser() / "evaluation.json"
         try:
             kept = json.loads(file.read_text(encoding="utf-8"))
             rows, verdicts = (pd.DataFrame(kept[name]) for name in ("rows", "verdicts"))
-            return Report(rows, verdicts.reindex(columns=JUDGED), kept["notes"], tuple(kept["forget"]), kept["classes"])
+            return Report(rows, verdicts.reindex(columns=JUDGED), kept["notes"], tuple(kept["forget"]), kept["classes"],
+                          kept.get("made", {}))
         except OSError as reason:
             raise BadInput(f"{folder} holds no report ({reason.strerror or reason}); name a folder that report.save has "
                            "written.") from None
@@ -123,6 +128,12 @@ class Report:
         drawn = f"<img alt='' src='data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}'>"
         notes = [*self.notes, f"report.table holds {len(self.table)} readings."]
         return self.short.to_html() + drawn + "".join(f"<p>{html.escape(note)}</p>" for note in notes)
+
+
+def _named(folder: Any) -> str:
+    if not isinstance(folder, (str, os.PathLike)) or not str(folder).strip():
+        raise BadInput(f"a report's folder is {folder!r}, but it must be a path, like 'found'.")
+    return str(folder)
 
 
 class Folder(Outputs):
@@ -149,6 +160,7 @@ def compare(before: str | Path | Report, after: str | Path | Report) -> pd.DataF
     if reports[0].classes != reports[1].classes or set(reports[0].forget) != set(reports[1].forget):
         raise BadInput(f"{names[0]} forgets {told[0]} and {names[1]} {told[1]}; compare reports on the same forgotten "
                        "classes.")
+    _check_alike(names, *(report.made for report in reports))
     shown = {name: report.table for name, report in zip(names, reports)}
     numbers = [report.rows.set_index("model") for report in reports]
     columns = {}
@@ -158,6 +170,25 @@ def compare(before: str | Path | Report, after: str | Path | Report) -> pd.DataF
             columns[model, "change"] = _change(*(of.loc[model] for of in numbers))
     lines = dict.fromkeys(label for table in shown.values() for label in table.index)
     return pd.DataFrame(columns).reindex(lines).fillna("–")
+
+
+def _check_alike(names: list[str], one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Raise BadInput for reports of other images or with another probe; print what else keeps them apart."""
+    both = " and ".join(names)
+    if not one or not other:
+        print(f"{both}: an older version saved one, so whether both are of the same images and probe is not known.")
+        return
+    for part, images in one["data"].items():
+        found = other["data"][part]
+        near = math.isclose(images["mean"], found["mean"], rel_tol=1e-4, abs_tol=1e-4)  # another machine rounds otherwise
+        if images["images"] != found["images"] or not near:
+            raise BadInput(f"{both} were read on other {part} images; evaluate both on the same.")
+    if differ := [f"{key} {value} and {other['probe'][key]}" for key, value in one["probe"].items()
+                  if value != other["probe"][key]]:
+        raise BadInput(f"{both} have probes of other settings ({', '.join(differ)}); evaluate both with the same.")
+    for key, what in {"seeds": "starts of the probe", "draws": "draws of few images"}.items():
+        if one[key] != other[key]:
+            print(f"{both} have {one[key]} and {other[key]} {what}: a part of what has changed may be chance.")
 
 
 def _change(before: pd.Series, after: pd.Series) -> pd.Series:

@@ -117,9 +117,8 @@ def alignment(rows: pd.DataFrame, source: str = "") -> Figure:
     means = forget.groupby("model").cosine.mean().reindex(points.model.unique()).sort_values(ascending=False)
     figure, axis = canvas(0.2 * len(means) + 0.4)
     handles = []
-    retrain = rows.model[rows.method == "retrain"]
-    if len(retrain):
-        of = forget.cosine[forget.model == retrain.iloc[0]]
+    of = forget.cosine[forget.model.isin(rows.model[rows.method == "retrain"])]
+    if len(of):
         handles.append(axis.axvspan(of.min(), of.max(), color="#e3e3e3", linewidth=0, label="Retrain's forget classes"))
     offsets = np.random.default_rng(0)
     for kind, colour, size in (("retain", RETAIN, 2.5), ("forget", FORGET, 3.5)):  # the forget classes on top
@@ -145,9 +144,11 @@ def _cosines(rows: pd.DataFrame) -> pd.DataFrame:
     found = [
         {"model": row.model, "seed": getattr(row, "seed", 0), "number": c, "cosine": value,
          "class": "forget" if str(c) in row.forget.split() else "retain"}
-        for row in rows.itertuples() for c, value in enumerate(row.alignment)
+        for row in rows.dropna(subset="alignment").itertuples()  # one that diverged has none
+        for c, value in enumerate(row.alignment)
     ]
-    return pd.DataFrame(found).drop_duplicates(["model", "seed", "number", "class", "cosine"])
+    columns = ["model", "seed", "number", "class", "cosine"]
+    return pd.DataFrame(found, columns=columns).drop_duplicates(columns)
 
 
 def embeddings(layouts: dict, forget: tuple[int, ...], rows: pd.DataFrame | None = None, classes: list[str] | None = None,

@@ -47,7 +47,8 @@ def explained(rows: pd.DataFrame, profile: str, architecture: str) -> pd.DataFra
 
     Both means are over forget sets, n here and m in the paper. They differ by chance by t * s * sqrt(1/n + 1/m), with s
     the standard deviation here over the sets (seeds averaged first) and t Student's 97.5 % quantile for n - 1. What lies
-    beyond is another thing: images, network, epochs. ``within`` is empty where n is under 3. Fractions.
+    beyond is another thing: images, network, epochs. ``within`` is empty where n is under 3, and ``by_chance`` also where
+    the sets do not differ here: that says nothing of how others would. Fractions.
     """
     arch, dataset, _ = setting(profile, architecture)
     lines, sets = [], PAPER_SETS[dataset]
@@ -63,6 +64,6 @@ def explained(rows: pd.DataFrame, profile: str, architecture: str) -> pd.DataFra
             if n > 2:
                 chance = stats.t.ppf(1 - ALPHA / 2, n - 1) * values.std(ddof=1) * math.sqrt(1 / n + 1 / sets)
             lines.append({"model": part.model.iloc[0], "measure": column, "here": values.mean(), "paper": paper,
-                          "difference": apart, "by_chance": chance, "n": n,
+                          "difference": apart, "by_chance": chance if chance > 1e-9 else NAN, "n": n,
                           "within": "" if n < 3 else "yes" if abs(apart) <= chance else "no"})
     return pd.DataFrame(lines, columns=["model", "measure", "here", "paper", "difference", "by_chance", "n", "within"])

@@ -59,9 +59,11 @@ def over(rows: pd.DataFrame) -> str:
 
 
 def summary(rows: pd.DataFrame, columns: list[str] = ACCURACIES) -> pd.DataFrame:
-    """Every column of every model, over its forget sets."""
+    """Every column of every model, over its forget sets; bounds of accuracies are accuracies."""
     values = {column: per_forget_set(rows, column).reindex(columns=rows.model.unique()) for column in columns}
+    accuracies = [column for column in columns if not PLAIN.match(column) and column not in COSTS]
     table = {column: {model: Interval.of(of[model]) for model in of} for column, of in values.items()}
+    table |= {column: {model: cell.share() for model, cell in table[column].items()} for column in accuracies}
     return pd.DataFrame(table).rename_axis("model")
 
 
@@ -84,7 +86,7 @@ def gaps(rows: pd.DataFrame) -> pd.DataFrame:
     """
     table = pd.DataFrame(index=pd.Index(rows.model.unique(), name="model"))
     for readout in ("probe", "ncc"):
-        values = per_forget_set(rows, f"{readout}_forget")
+        values = per_forget_set(rows, f"{readout}_forget").reindex(columns=table.index.union(["Original", "Retrain"]))
         room = values["Original"] - values["Retrain"]
         room = room if room.mean() >= evidence.ROOM else room * NAN
         table[f"{readout}_difference"] = [Interval.of(values[m] - values["Retrain"]) for m in table.index]
