@@ -20,7 +20,6 @@ from .readouts import PER_CLASS
 from .studies import Models, Results, Study
 
 
-
 @dataclass(frozen=True)
 class Asked:
     """Something that a notebook asks for: the tasks behind it, and what is made of their results."""
