@@ -34,7 +34,7 @@ def test_a_dumbbell_holds_the_means_the_classes_and_the_references():
                  model("Random Label + CMF", "random_label", "cmf"))
     figure = plots.dumbbell(rows)
     axis, points = figure.axes[0], figure.points
-    shown = ["Retrain", "Random Label", "Untrained network"]
+    shown = ["Random Label", "Retrain", "Untrained network"]
     assert [tick.get_text() for tick in axis.get_yticklabels()] == shown
     means = points[points["class"].isna()].set_index(["model", "readout"]).accuracy
     of_class = points[(points.model == "Random Label") & (points.readout == "probe") & points["class"].notna()]

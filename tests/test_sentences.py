@@ -64,7 +64,10 @@ def test_no_sentence_says_nan_of_what_diverged(diverged):
 
 def test_the_classifier_alone_is_enough_or_not():
     good, dear = (frame(model("M", "random_label", "classifier", retain=retain)) for retain in (0.9, 0.7))
-    assert sentences.classifier_only(card(good)) == "Changing only the classifier is enough for 1 of 1 methods."
+    assert sentences.classifier_only(card(good)) == (
+        "Changing only the classifier, from the trained head, is enough for 1 of 1 methods.")
+    zeroed = pd.DataFrame([*good.to_dict("records"), *model("M, zeroed", "random_label", "zeroed_classifier")])
+    assert sentences.classifier_only(card(zeroed)).endswith("nearly built in: 1 of 1.")
     assert "0 of 1" in sentences.classifier_only(card(dear)) and "for M (output" in sentences.classifier_only(card(dear))
 
 
@@ -154,14 +157,21 @@ def test_more_recall_than_the_original_stands_beside_its_false_alarms():
 
 
 def test_what_turned_further_is_said_of_every_method_by_its_interval():
-    rows = frame(model("A", "random_label", row_turn_forget=80.0, mean_turn_forget=10.0),
-                 model("B", "salun", row_turn_forget=30.0, mean_turn_forget=70.4))
-    apart = model("C", "scrub", row_turn_forget=50.0)
+    kept = {"row_turn_retain": 4.0, "mean_turn_retain": 5.0}
+    rows = frame(model("A", "random_label", row_turn_forget=80.0, mean_turn_forget=10.0, **kept),
+                 model("B", "salun", row_turn_forget=30.0, mean_turn_forget=70.4, **kept),
+                 model("D", "unsir", output=0.9, row_turn_forget=30.0, mean_turn_forget=70.4, **kept))
+    apart = model("C", "scrub", row_turn_forget=50.0, **kept)
     rows = pd.concat([rows, pd.DataFrame(apart).assign(mean_turn_forget=[45.0, 55.0] * 5)])
     said = head_sentences.turns(rows)
-    assert "the row: A (80° and 10°); the class mean: B (30° and 70°); not told apart: C (50° and 50°)" in said
-    assert "Original (" not in said and "Where it is the class mean" in said
+    assert "the row: A (80° and 10°, retain 4° and 5°); the class mean: B (30° and 70°, retain 4° and 5°); not told" in said
+    assert "Original (" not in said and "D (" not in said, "no model whose output still reads the class"
     assert "not measured" in head_sentences.turns(label())
+
+
+def test_a_cosine_stands_beside_that_of_retrain():
+    said = head_sentences.as_in_retrain(frame(model("A", "random_label", aligned=0.4), model("B", "salun", aligned=0.05)))
+    assert "Original 0.90, Retrain 0.10, A 0.40, B 0.05" in said and "further apart than A:" in said
 
 
 def test_row_or_bias_hides():
@@ -184,7 +194,7 @@ def test_several_classes_with_cmf():
     assert "SCRUB + CMF (own class 40.0 %, any 90.0 %)" in sentences.several(rows, "ncc", "cmf")
 
 
-@pytest.mark.parametrize("ncc, told", [((0.9, 0.9, 0.9), "does not fall for Random Label"), ((0.5, 0.9, 0.8), "falls for Random Label (NCC -10.0)")])
+@pytest.mark.parametrize("ncc, told", [((0.9, 0.9, 0.9), "does not fall for Random Label"), ((0.5, 0.9, 0.82), "does not fall"), ((0.5, 0.9, 0.75), "falls for Random Label (NCC -15.0)")])
 def test_whether_hiding_follows_the_rate_is_read_off_the_search(ncc, told, tmp_path, monkeypatch):
     folder = tmp_path / "figures" / "toy"
     folder.mkdir(parents=True)
@@ -209,8 +219,8 @@ def test_a_probe_by_hand_differs_by_its_recipe_or_by_more():
 def test_which_of_the_two_arrows_turned_more():
     angles = {"Original": 0.0, "Random Label": math.pi / 2}
     assert "Random Label 90°" in head_sentences.turned_by(angles, 70, 20)
-    assert "70° and the class mean by 20°: the row turned more" in head_sentences.turned_by(angles, 70, 20)
-    assert "the mean turned no less than the row" in head_sentences.turned_by(angles, 20, 70)
+    assert "70° and the class mean by 20°: the row turned further" in head_sentences.turned_by(angles, 70, 20)
+    assert "the class mean turned further" in head_sentences.turned_by(angles, 20, 70)
 
 
 def test_what_is_no_cheaper_than_retrain_is_named():
@@ -231,7 +241,7 @@ def test_what_other_profiles_show_is_named():
     said = sentences.by_profile({"a": here, "b": there})
     assert "a: hidden, b: removed" in said and "on another profile: NCC still reads it." in said
     assert "on another profile: none." in sentences.by_profile({"a": here, "b": here})
-    assert "on another profile: none." in sentences.by_profile({"a": here})
+    assert "nothing to compare yet" in sentences.by_profile({"a": here})
 
 
 def test_controls_get_their_known_answer_or_not():
@@ -241,8 +251,9 @@ def test_controls_get_their_known_answer_or_not():
          "head misaligned": "does not hold"},
         {"control": "R", "expected": "not hidden", "probe": "removed", "NCC": "cannot tell", "head misaligned": "holds"}])
     said = sentences.known_answers(table)
-    assert said == ("7 of 8 readings of controls are the known answer; not so B by NCC (cannot tell): there distrust the rule.")
-    assert sentences.known_answers(table[table.control != "B"]) == "5 of 5 readings of controls are the known answer."
+    assert said == "6 of 8 readings of controls are the known answer; 2 cannot tell (B by NCC, R by NCC); none is wrong."
+    wrong = sentences.known_answers(table.assign(probe="hidden"))
+    assert wrong.endswith("wrong: R by probe; there distrust the rule.")
 
 
 def test_a_picture_stands_beside_its_numbers():

@@ -85,7 +85,7 @@ def test_a_method_that_diverged_leaves_a_gap():
     assert set(shown.loc["Random Label"]) == {"–"} and shown.loc["Original", ("NCC", "recovery")].startswith("1.00")
 
 
-def test_attack_gaps_are_at_the_fewest_images_or_over_the_steps():
+def test_attack_gaps_are_at_the_fewest_images_or_after_the_last_step():
     readings = pd.DataFrame([
         {"model": name, "attack": attack, "forget": forget, "x": x, "forget_accuracy": value * x}
         for name, value in (("m", 0.2), ("Retrain", 0.1)) for attack, xs in (("few_shot", (2, 4)), ("own_head", (0, 1, 3)))
@@ -95,7 +95,7 @@ def test_attack_gaps_are_at_the_fewest_images_or_over_the_steps():
     gaps = table.loc["m"]
     assert tables.formatted(table).loc["part", ("own head", "gap to Retrain")] == "–"
     assert np.isnan(tables.numbers(table).loc["part", "own_head_difference mean"])
-    assert gaps.few_shot_difference.mean == pytest.approx(0.2) and gaps.own_head_difference.mean == pytest.approx(0.2)
+    assert gaps.few_shot_difference.mean == pytest.approx(0.2) and gaps.own_head_difference.mean == pytest.approx(0.3)
 
 
 def test_the_papers_numbers_stand_after_each_readout_in_its_geometry():

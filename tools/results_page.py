@@ -63,6 +63,9 @@ def older(names: list[str]) -> list[str]:
 
 def beside_the_paper(profile: str, rows: pd.DataFrame) -> list[str]:
     """The published numbers on the forget class beside this run's, and what classes and seeds explain of the rest."""
+    if not tables.comparable(profile):
+        return [f"- {sentences.spread(rows)}", "- Its images are not the paper's, so only signs compare; the published values "
+                f"stand beside its own in `figures/{profile}/beside_the_paper.csv`.", ""]
     table = spread.explained(rows, profile, profiles.load(profile).network.architecture)
     forget = table[table.measure.str.endswith("_forget")]
     said = [f"- {sentences.explained(table)}", f"- {sentences.spread(rows)}"]
@@ -93,7 +96,7 @@ def of_profile(profile: str) -> str:
     note = "" if today else ("\nMade by earlier code, without the curve, the attacks and the newer readings, and judged by "
                              "the rules of today; it will be measured again.\n")
     readings = [sentences.room(rows), sentences.hiding(card), sentences.misaligned(card), head_sentences.turns(rows),
-                sentences.classifier_only(card), sentences.honest(card), sentences.centre(rows), *(one_image(profile) if today else []),
+                head_sentences.as_in_retrain(rows), sentences.classifier_only(card), sentences.honest(card), sentences.centre(rows), *(one_image(profile) if today else []),
                 sentences.inconclusive(card)]
     screen = claims.one_screen(card).reset_index()
     return "\n".join([f"## {profile}", "", origin(profile), note, markdown(screen), "",
@@ -138,7 +141,8 @@ def claims_table(names: list[str]) -> str:
     lines = [{"claim": claim.name, "says": claim.sentence, **{name: tallies[name].get(claim.name, "–") for name in names}}
              for claim in evidence.CLAIMS.values()]
     before = f" By earlier code, to be measured again: {', '.join(older(names))}." if older(names) else ""
-    return f"{markdown(pd.DataFrame(lines))}\n\nModels that show it / show the contrary / cannot tell.{before}"
+    return ("How many comparisons of a model with its reference show the claim / show the contrary / cannot tell. A "
+            f"*class-mean-features* (CMF) head has the class means as its rows.{before}\n\n{markdown(pd.DataFrame(lines))}")
 
 
 def notebooks(names: list[str]) -> str:

@@ -12,6 +12,7 @@ from typing import Callable
 
 import pandas as pd
 
+from ..settings import READOUTS
 from . import evidence
 from .evidence import CLAIMS, HALF, REMOVED, SMALL, Draft, Run
 from .intervals import ALPHA, FEWEST, FEWEST_SIGNS, NAN, Interval, holm, p_value, ratio
@@ -28,7 +29,7 @@ CAPTION = (
     "wide an interval; – no number is known to us, or the paper's own difference is under 3 points. The side is the sign of "
     "the difference; for the output's 5-point bounds, the side of the bound. The paper: ResNet-18 on CIFAR-10, one class (a "
     "ViT for a ViT), second hand; its probe and NCC were fitted to augmented views of the training images. One symbol per "
-    "model. Intervals run over forget sets (Student's t; Fieller's for the recovery), at the level of Holm's correction "
+    "model; of CMF removes more it judges the whole change, as published. Intervals run over forget sets (Student's t; Fieller's for the recovery), at the level of Holm's correction "
     "within a claim and readout; under five sets the values stand there, and all must agree."
 )
 
@@ -59,7 +60,7 @@ def shown(draft: Draft, interval: Interval, recovery: Interval | None) -> tuple[
     holds, fails = (interval.above(draft.threshold), interval.below(draft.threshold))[:: draft.direction]
     if holds or fails:
         return ("holds" if holds else "does not hold"), ""
-    return "cannot tell", f"{draft.threshold:.2g} lies within"
+    return "cannot tell", "the interval holds the threshold"
 
 
 def judge(drafts: list[Draft], run: Run, comparison: str = "") -> pd.DataFrame:
@@ -73,7 +74,7 @@ def judge(drafts: list[Draft], run: Run, comparison: str = "") -> pd.DataFrame:
         held = interval if draft.as_published is None else Interval.of(draft.as_published, corrected["level"])
         agrees, note = agreement(held, draft.published, draft.threshold)
         if agrees != "not known" and (draft.blocked or draft.refuted):
-            agrees, note = "not known", "not such a model"
+            agrees, note = "not known", "no evidence for or against the paper's number"
         shows, reason = shown(draft, interval, recovery)
         known, back = draft.published == draft.published, recovery or Interval(NAN, NAN, NAN, 0)
         judged.append({
@@ -158,16 +159,18 @@ def _backbone(card: pd.DataFrame) -> pd.DataFrame:
 def one_screen(card: pd.DataFrame, flips: pd.DataFrame | None = None) -> pd.DataFrame:
     """One line per claim: at most 13.
 
-    ``this run`` is Random Label's, the paper's example; ``agrees`` has a symbol and ``shows`` counts for every line
-    whose measurement is its own. Claims of ``flips`` (from ``unstable``) that turn into their opposite are marked.
+    ``this run`` is Random Label's, by a readout that can tell where one can; ``agrees`` has a symbol and ``shows`` counts
+    for every line whose measurement is its own. Claims of ``flips`` (from ``unstable``) that turn into their opposite are marked.
     """
     turned = set(flips.claim[flips.opposite]) if flips is not None else set()
     lines = []
     for name, part in _counted(card):
-        first = pd.concat([part[part.method == "random_label"], part]).iloc[0]
+        example = part[part.method == "random_label"]
+        first = pd.concat([example[example.shows != "cannot tell"], example, part]).iloc[0]
+        of = first.model + (f", {READOUTS[first.readout]}" if {"probe", "ncc"} <= set(part.readout) else "")
         lines.append({
             "claim": name, "measure": CLAIMS[name].measure, "paper": first.paper,
-            "this run": first["this run"] if len(part) == 1 else f"{first.model}: {first['this run']}",
+            "this run": first["this run"] if len(part) == 1 else f"{of}: {first['this run']}",
             "agrees": _symbols(part), "shows": _counts(part) + " (unstable)" * (name in turned)})
     return pd.DataFrame(lines).set_index("claim")
 

@@ -27,7 +27,7 @@ def dumbbell(rows: pd.DataFrame, forget: tuple[int, ...] | None = None, models: 
     ``forget`` those of ``evaluate`` (a row per model; dots are the forgotten classes, where there are several).
     Two bands, each in the colour of its readout, are Retrain's NCC and probe: the mean over forget sets and its 95 %
     interval, a line where there is one set. The dashed line is the Original's output. ``models`` names the rows; without
-    it they are Retrain, the paper's methods and the untrained network, or all that ``evaluate`` read.
+    it they are the paper's methods by their NCC, then Retrain and the untrained network, or all that ``evaluate`` read.
     """
     shown = [name for name in models or _default(rows, forget) if name in set(rows.model)]
     points = pd.concat([_points(rows[rows.model == name], forget) for name in shown], ignore_index=True)
@@ -53,7 +53,9 @@ def _default(rows: pd.DataFrame, forget: tuple[int, ...] | None) -> list[str]:
         return list(rows.model)
     first = rows[rows.variant == "linear"].drop_duplicates("model")
     paper = [name for name in first.method.unique() if getattr(METHODS.get(name), "role", "") == "method"]
-    return [model for method in ("retrain", *paper, "random") for model in first.model[first.method == method]]
+    by_ncc = rows[rows.variant == "linear"].groupby("method").ncc_forget.mean()
+    paper = sorted(paper, key=lambda method: -by_ncc[method] if by_ncc[method] == by_ncc[method] else 1)
+    return [model for method in (*paper, "retrain", "random") for model in first.model[first.method == method]]
 
 
 def _points(rows: pd.DataFrame, forget: tuple[int, ...] | None) -> pd.DataFrame:

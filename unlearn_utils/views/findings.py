@@ -70,7 +70,7 @@ def _features(rows: pd.DataFrame, card: pd.DataFrame) -> str:
 def _classifier(rows: pd.DataFrame, card: pd.DataFrame) -> str:
     holds, of = _counted(card, "Classifier alone is enough")
     word = "is mostly enough" if 2 * holds > of else "is seldom seen to be enough"
-    return f"Training nothing but the classifier {word} to look unlearned: {holds} of {of} methods."
+    return f"Training nothing but the classifier {word} to look unlearned: {holds} of {of} methods, from the trained head."
 
 
 def _retrain(rows: pd.DataFrame, card: pd.DataFrame) -> str:
@@ -82,9 +82,9 @@ def _retrain(rows: pd.DataFrame, card: pd.DataFrame) -> str:
 
 
 def _tied(rows: pd.DataFrame, card: pd.DataFrame) -> str:
-    holds, of = _counted(card, "CMF removes more, raw features")
-    word = "removes more" if 2 * holds > of else "is seldom seen to remove more"
-    return f"A classifier tied to the class means {word} from the features at an equal budget: {holds} of {of} comparisons."
+    holds, of = _counted(card[card.readout == "ncc"], "CMF removes more, raw features")
+    return ("At an equal budget a classifier tied to the class means lowers what the nearest class centre reads for "
+            f"{holds} of {of} methods.")
 
 
 def _one_image(rows: pd.DataFrame, card: pd.DataFrame) -> str:

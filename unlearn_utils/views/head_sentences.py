@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from .evidence import DISTILLED
+from .evidence import DISTILLED, ORIGINAL, RETRAIN
 from .intervals import Interval, number
 from .sentences import run_of
 
@@ -14,7 +14,7 @@ from .sentences import run_of
 def turned_by(angles: dict[str, float], row: float, mean: float) -> str:
     """Angles between row and class mean (radians); by how much each of them turned from the Original on (degrees)."""
     listed = ", ".join(f"{name} {math.degrees(angle):.0f}°" for name, angle in angles.items())
-    verdict = "the row turned more than the mean" if row > mean else "the mean turned no less than the row"
+    verdict = "the row turned further" if row > mean else "the class mean turned further"
     return (f"Between row and class mean: {listed}. From the Original to Random Label the row turned by {row:.0f}° and the "
             f"class mean by {mean:.0f}°: {verdict}.")
 
@@ -28,12 +28,23 @@ def turns(rows: pd.DataFrame) -> str:
             continue
         further = Interval.of(row - mean)
         word = "the row" if further.above() else "the class mean" if further.below() else "not told apart"
-        said[word].append(f"{run.label(key)} ({row.mean():.0f}° and {mean.mean():.0f}°)")
+        kept = [run.values(key, f"{part}_turn_retain").mean() for part in ("row", "mean")]
+        said[word].append(f"{run.label(key)} ({row.mean():.0f}° and {mean.mean():.0f}°, retain {kept[0]:.0f}° and {kept[1]:.0f}°)")
     listed = "; ".join(f"{word}: {', '.join(names)}" for word, names in said.items() if names)
     return "By how far row and class mean turned was not measured." if not listed else (
-        f"From the Original on, row and class mean of the forget class both turn (degrees in brackets). What turned further: "
-        f"{listed}. Where it is the class mean, the features moved and the classifier hardly did: misaligned, but not because "
-        "the classifier turned away.")
+        "By how far row and class mean of the forget class turned from the Original's, and those of the retain classes. What "
+        f"turned further: {listed}. Where it is the class mean, the features moved more than the classifier did.")
+
+
+def as_in_retrain(rows: pd.DataFrame) -> str:
+    """Whether misalignment alone tells a model that hides from one that never saw the class."""
+    run, column = run_of(rows), "alignment_forget"
+    keys = [key for key in run.keys("linear") if not run.unusable(key) and len(run.values(key, column))]
+    means = ", ".join(f"{run.label(key)} {run.values(key, column).mean():.2f}" for key in (ORIGINAL, RETRAIN, *keys))
+    less = [run.label(key) for key in keys if Interval.of(run.gap(key, RETRAIN, column)).above()]
+    return (f"Cosine of row and class mean, forget class: {means}. Retrain, which never saw the class, is surely further apart "
+            f"than {', '.join(less) or 'none of them'}: a low cosine tells of hiding only beside features that read the class "
+            "better than Retrain's.")
 
 
 def hidden_by(rows: pd.DataFrame) -> str:

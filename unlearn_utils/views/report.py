@@ -47,6 +47,7 @@ def write_report(outputs: Outputs, failed: dict[str, str]) -> Path:
     parts = [part(path) for path in notebooks if ".partial" not in path.name]
     content = {
         "title": _title(outputs.profile), "caption": outputs.caption, "failed": failed, "parts": parts,
+        "picture": _picture(outputs),
         "scorecard": _scorecard(outputs), "scorecard_caption": CAPTION, "provenance": _provenance(outputs),
     }
     path = outputs.file("report.html")
@@ -83,6 +84,12 @@ def _title(profile: str) -> str:
 def _colours_of_code() -> str:
     light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark"))
     return f"{light}\n@media screen and (prefers-color-scheme: dark) {{ {dark} }}"
+
+
+def _picture(outputs: Outputs) -> str:
+    """The dumbbell figure as base64; empty where it was not drawn yet."""
+    path = outputs.path / "dumbbell.png"
+    return smaller(base64.b64encode(path.read_bytes()).decode()) if path.exists() else ""
 
 
 def _scorecard(outputs: Outputs, columns: list[str] | None = None) -> str:

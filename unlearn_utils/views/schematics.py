@@ -16,7 +16,7 @@ CLOUD = np.random.default_rng(3).normal(scale=0.13, size=(30, 2))
 
 
 def turning_apart() -> Figure:
-    """The classifier's row turns away from the class mean: the output forgets, the cluster stays."""
+    """The classifier's row turns away from the class mean, as in the theory: the output forgets, the cluster stays."""
     return _alone(_turning_apart)
 
 
@@ -49,7 +49,8 @@ def arrows(angles: dict[str, float], source: str = "") -> Figure:
         axis.set_axis_off()
     handles = [rule("mean of the forgotten class", FORGET), rule("its row in the classifier", ROW)]
     points = pd.DataFrame({"model": list(angles), "degrees": np.degrees(list(angles.values()))})
-    return finish(figure, source, handles, 2, points)
+    note = "Each panel is turned so that the row lies flat; at 90° the two have nothing in common."
+    return finish(figure, f"{source} {note}".strip(), handles, 2, points)
 
 
 def theory_gamma(gammas, accuracies, span: tuple[float, float], gamma: float = 0.5, source: str = "") -> Figure:
@@ -91,7 +92,7 @@ def _explained(figure: Figure, columns: int) -> Figure:
 
 
 def _turning_apart(axis) -> None:
-    _stage(axis, "Linear head:\nthe row turns away")
+    _stage(axis, "Linear head:\nrow and mean part")
     _cloud(axis, 90, FORGET)
     _arrow(axis, 90, 0.78, FORGET)
     _arrow(axis, 62, 0.95, BEFORE, dashed=True)

@@ -18,6 +18,8 @@ from .tables import LABELS, attack_gaps, per_forget_set, published
 GROUP = 0.2  # smallest distance of "some forget class" and "its own class" that says the group outlives its members
 COLLAPSED = 0.05  # largest NC1 that is near collapse
 CHANCE = 0.05  # largest distance from chance at which a shuffled control still is at chance
+MANY = 8  # models over which a list of those that are not apart says nothing
+FALLS = 0.10  # smallest fall between two rates that is named; the search reads few images
 SAME = 0.05  # points: under it two readings of a probe are printed alike
 ATTACKS = {"few_shot": "a new head on frozen features", "fresh_head": "fine-tuning with a fresh head",
            "own_head": "fine-tuning with the model's own head", "retain_only": "fine-tuning on retain images alone"}
@@ -65,7 +67,11 @@ def classifier_only(card: pd.DataFrame) -> str:
     lines = card[(card.claim == "Classifier alone is enough") & card.counted.astype(bool)]
     failed = [f"{line.model} ({line['this run']})" for _, line in lines[lines.shows != "holds"].iterrows()]
     but = f" Not, or not surely, for {'; '.join(failed)}." if failed else ""
-    return f"Changing only the classifier is enough for {(lines.shows == 'holds').sum()} of {len(lines)} methods.{but}"
+    zeroed = card[(card.claim == "Classifier alone is enough") & (card.variant == "zeroed_classifier")]
+    also = (f" From a head set to zero, where it is nearly built in: {(zeroed.shows == 'holds').sum()} of {len(zeroed)}."
+            if len(zeroed) else "")
+    return (f"Changing only the classifier, from the trained head, is enough for {(lines.shows == 'holds').sum()} of "
+            f"{len(lines)} methods.{but}{also}")
 
 
 def several(rows: pd.DataFrame, readout: str = "probe", variant: str = "linear") -> str:
@@ -106,7 +112,7 @@ def centre(rows: pd.DataFrame) -> str:
 
 
 def relearning(readings: pd.DataFrame, key: Key = EXAMPLE) -> str:
-    """Each attack's gap to Retrain for one model; the few-shot head at the fewest images, fine-tuning over its steps."""
+    """Each attack's gap to Retrain for one model; the few-shot head at the fewest images, fine-tuning after its last step."""
     gaps, said = attack_gaps(readings), []
     model = run_of(readings).label(key)
     for attack, name in ATTACKS.items():
@@ -130,8 +136,8 @@ def shuffled(readings: pd.DataFrame, classes: int) -> str:
     above = ("Above chance by more than that it is nowhere." if off.max() <= CHANCE
              else "It is above chance: the attack leaks labels.")
     return (f"The shuffled control is {verdict} {100 * CHANCE:.0f} points of chance ({100 / classes:.1f} %): farthest off "
-            f"{100 * control[model, x]:.1f} %, {model} at {x} images per class. {above} (With one image of each class a shuffled "
-            "label is rarely the right one, and where features separate the classes the head then reads less than chance.)")
+            f"{100 * control[model, x]:.1f} %, {model} at {x} images per class. {above} (All models and "
+            f"forget sets share their draws, {readings.draw.nunique()} of them: with few images the control is as coarse.)")
 
 
 def inconclusive(card: pd.DataFrame) -> str:
@@ -161,8 +167,9 @@ def apart(rows: pd.DataFrame, column: str, name: str, models: list[str] = (), re
         return f"{name} could not be read in {reference}."
     gaps = {m: Interval.of(values[m] - values[reference]) for m in models or values if m in values and m != reference}
     words = {m: "above" if gap.above() else "below" if gap.below() else "not apart" for m, gap in gaps.items()}
-    listed = "; ".join(f"{word}: " + ", ".join(f"{m} {gaps[m].percent()}" for m in gaps if words[m] == word)
-                       for word in dict.fromkeys(words.values()))
+    of = {word: [m for m in gaps if words[m] == word] for word in dict.fromkeys(words.values())}
+    listed = "; ".join(f"{word}: " + (", ".join(f"{m} {gaps[m].percent()}" for m in names) if len(names) <= MANY or word != "not apart"
+                                      else f"{len(names)} models") for word, names in of.items())
     return f"{name} reads {100 * values[reference].mean():.1f} % in {reference}; {listed or 'no other model was read'}."
 
 
@@ -211,7 +218,7 @@ def by_rate(profile: str, example: str = "random_label") -> str:
         change = {name: rates[name].iloc[-1] - rates[name].iloc[0] for name in ("probe", "ncc")}
         if len(rates) > 1:
             least = min(change, key=change.get)
-            falls = "falls" if change[least] < -SMALL else "does not fall"
+            falls = "falls" if change[least] < -FALLS else "does not fall"
             found[falls].append(f"{METHODS[method].label} ({READOUTS[least]} {100 * change[least]:+.1f})")
     said = "; ".join(f"{word} for {', '.join(names)}" for word, names in found.items() if names)
     return (f"{METHODS[example].label} on the held-out images of the search, per cent of two forget classes, one network: {lines}. "
@@ -224,6 +231,8 @@ def by_profile(cards: dict[str, pd.DataFrame], claim: str = "NCC still reads it"
     example = {name: card[(card.claim == claim) & (card.method == EXAMPLE[0]) & (card.variant == EXAMPLE[1])]
                for name, card in cards.items()}
     said = ", ".join(f"{name}: {lines.shows.iloc[0]}" for name, lines in example.items() if len(lines))
+    if len(cards) < 2:
+        return f"{METHODS[EXAMPLE[0]].label} by NCC – {said}. No other profile was run with this code: nothing to compare yet."
     flips = unstable({name: card[card.counted.astype(bool)] for name, card in cards.items()}) if len(cards) > 1 else None
     turned = sorted(set(flips.claim[flips.opposite & (flips.question == "shows")])) if flips is not None else []
     return (f"{METHODS[EXAMPLE[0]].label} by NCC – {said or 'on no profile'}. Claims that show the opposite for some model "
@@ -232,17 +241,18 @@ def by_profile(cards: dict[str, pd.DataFrame], claim: str = "NCC still reads it"
 
 def known_answers(controls: pd.DataFrame) -> str:
     """How often the rules give models of known answer that answer; ``controls`` of ``claims.controls``."""
-    right, wrong = 0, []
+    told = {"right": [], "cannot tell": [], "wrong": []}
     for _, line in controls.iterrows():
-        hidden = not line.expected.startswith("not hidden")
-        answers = {name: (line[name] == "hidden") == hidden for name in ("probe", "NCC")}
+        hidden = ("removed",) if line.expected.startswith("not hidden") else ("hidden", "partly hidden")
+        expected = dict.fromkeys(("probe", "NCC"), hidden)
         if "misaligned" in line.expected:
-            answers["head misaligned"] = line["head misaligned"] == (
-                "does not hold" if "not misaligned" in line.expected else "holds")
-        right += sum(answers.values())
-        wrong += [f"{line.control} by {name} ({line[name]})" for name, good in answers.items() if not good]
-    return (f"{right} of {right + len(wrong)} readings of controls are the known answer"
-            + (f"; not so {', '.join(wrong)}: there distrust the rule." if wrong else "."))
+            expected["head misaligned"] = ("does not hold",) if "not misaligned" in line.expected else ("holds",)
+        for name, answers in expected.items():
+            word = "right" if line[name] in answers else "cannot tell" if line[name] == "cannot tell" else "wrong"
+            told[word].append(f"{line.control} by {name}")
+    open_ = f"; {len(told['cannot tell'])} cannot tell ({', '.join(told['cannot tell'])})" if told["cannot tell"] else ""
+    wrong = f"wrong: {', '.join(told['wrong'])}; there distrust the rule" if told["wrong"] else "none is wrong"
+    return f"{len(told['right'])} of {sum(map(len, told.values()))} readings of controls are the known answer{open_}; {wrong}."
 
 
 def pictured(rows: pd.DataFrame, models: list[str]) -> str:

@@ -96,10 +96,10 @@ def gaps(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def attack_gaps(readings: pd.DataFrame) -> pd.DataFrame:
-    """Forget accuracy less Retrain's: at the fewest images, or over the steps after the first where one fine-tunes."""
+    """Forget accuracy less Retrain's: at the fewest images, or after the last step where one fine-tunes."""
     after, table = readings[readings.x > 0], {}
     for attack, part in after.groupby("attack", sort=False):
-        values = per_forget_set(part[part.x == part.x.min()] if attack in ON_FEATURES else part, "forget_accuracy")
+        values = per_forget_set(part[part.x == (part.x.min() if attack in ON_FEATURES else part.x.max())], "forget_accuracy")
         table[f"{attack}_difference"] = {model: Interval.of(values[model] - values["Retrain"]) for model in values}
     return pd.DataFrame(table).rename_axis("model")
 
@@ -132,6 +132,11 @@ def setting(profile: str, architecture: str = "resnet") -> tuple[str, str, bool]
     if profile in PAPER_SETTINGS:
         return *PAPER_SETTINGS[profile], True
     return ("vit_s_16" if architecture.startswith("vit") else "resnet18"), "cifar10", False
+
+
+def comparable(profile: str) -> bool:
+    """Whether a profile's values, and not only its signs, are held against the paper's: its data at its size."""
+    return profile in PAPER_SETTINGS or profile == "cifar10_half"
 
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
