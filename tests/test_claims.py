@@ -160,6 +160,22 @@ def test_an_honest_output_is_within_five_points_of_ncc(output, word, agrees):
     assert (found.shows, found.agrees) == (word, agrees)
 
 
+def test_without_an_interval_every_set_is_honest_or_not_by_itself():
+    rows = cmf_rows(output=0.44)
+    few = rows[rows.forget.isin(["0", "1", "2"])].copy()
+    assert cmf(few, "With CMF the output is honest", "").shows == "holds"
+    few.loc[(few.variant == "cmf") & (few.forget == "2"), "output_forget"] = 0.33  # 7 points, on the other side
+    found = cmf(few, "With CMF the output is honest", "")
+    assert found.shows == "cannot tell" and "apart from NCC by 5.0 (4.0, 4.0, 7.0), 2 of 3 below 5" in found["this run"]
+
+
+def test_sets_on_which_a_training_diverged_are_counted():
+    rows = label(ncc=0.88)
+    of = (rows.model == "Random Label") & rows.forget.isin(["0", "1"])
+    rows.loc[of, ["output_retain", "output_forget", "probe_forget", "ncc_forget"]] = np.nan
+    assert line(rows, "NCC still reads it", "Random Label")["this run"].endswith("(diverged on 2 of 10 sets)")
+
+
 def curves(output_after, ncc_after):
     after = {"Output": output_after, "Linear probe": 0.8, "NCC": ncc_after}
     return pd.DataFrame([

@@ -357,12 +357,25 @@ def test_reports_that_do_not_compare_are_refused(tmp_path, three, capsys):
         compare(report, read(three, test=images(80, seed=2)))
     with pytest.raises(BadInput, match=r"have probes of other settings \(epochs 2 and 1\)"):
         compare(report, read(three, probe=Probe(epochs=1)))
+    turned = tuple(reversed(TEST[0].flatten(1).unbind(1)))  # the same mean, every pixel elsewhere
+    with pytest.raises(BadInput, match="before and after were read on other test images"):
+        compare(report, read(three, test=(torch.stack(turned, 1).reshape(TEST[0].shape), TEST[1])))
     compare(report, read(three, draws=2)), compare(report, replace(report, made={}))
     chance, unknown = capsys.readouterr().out.splitlines()
     assert "have 5 and 2 draws" in chance and "is not known" in unknown
     report.save(tmp_path / "same")
     with pytest.raises(BadInput, match="both reports are .*same; name two folders"):
         compare(tmp_path / "same", tmp_path / "same")
+
+
+@pytest.mark.parametrize("changed", [
+    {"rows": []}, {"forget": [99]}, {"forget": "3"}, {"notes": None}, {"classes": None}, {"made": [1]}, {"made": {"seeds": 1}}])
+def test_a_report_that_cannot_be_shown_is_no_intact_one(tmp_path, three, changed):
+    read(three).save(tmp_path)
+    file = tmp_path / "evaluation.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    with pytest.raises(BadInput, match="is no intact report"):
+        own_models.Report.load(tmp_path)
 
 
 def test_the_untrained_network_is_read_and_not_judged(three):
@@ -408,6 +421,8 @@ REFUSED = {
     "a number of classes": (dict(train=named(range(4), TRAIN, classes=4)), "the classes of train are 4, but they must be a list"),
     "one name twice": (dict(train=named("abca", TRAIN), test=named("abca", TEST)), "train has more than one class 'a'"),
     "other classes": (dict(train=Folder(*TRAIN), test=named("dcba", TEST)), "test has other classes than train"),
+    "no name of a module": (dict(features=""), "has no module ''"),
+    "train once more": (dict(train=TRAIN, test=TRAIN), "train and test are the same images"),
     "names of five": (dict(train=named("abcde", TRAIN)), "train has 5 classes"),
 }
 

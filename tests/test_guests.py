@@ -146,6 +146,10 @@ def registries(monkeypatch):
     (lambda: method("mine", "Mine")(mine("a")) and method("mine", "Mine")(mine("b")), "a method 'mine' in a already"),
     (lambda: method(mine()), "@method needs a name and a label"), (lambda: method("mine"), "@method needs a name and a label"),
     (lambda: readout(named("mine")), "@readout is written without its brackets"),
+    (lambda: readout()(lambda at: {}), "a lambda has no name"),
+    (lambda: method("mine", "Mine", start="initialization"), "start of method 'mine' is 'initialization', but"),
+    (lambda: method("mine", "Mine", role="paper"), "role of method 'mine' is 'paper', but"),
+    (lambda: method("a.b", "Mine"), "a method's name is 'a.b', but it must be one word"),
 ])
 def test_what_cannot_be_registered_is_refused(registries, register, told):
     with pytest.raises(BadInput, match=told):

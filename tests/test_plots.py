@@ -56,6 +56,8 @@ def test_the_bands_of_a_dumbbell_are_retrains_intervals_each_of_its_readout():
     assert ends[to_rgb(style.READOUT_STYLE["ncc"][0])] == pytest.approx((22.46, 37.54), abs=0.01)
     few = plots.dumbbell(rows[rows.forget.isin(["0", "1", "2"])]).axes[0].patches[0]  # no interval: from least to most
     assert (few.get_x(), few.get_x() + few.get_width()) == pytest.approx((20, 40))
+    notes = [" ".join(plots.dumbbell(of).texts[0].get_text().split()) for of in (rows, rows[rows.forget.isin(["0", "1"])])]
+    assert "95 %" in notes[0] and "95 %" not in notes[1] and "range" in notes[1]
 
 
 def test_a_dumbbell_averages_seeds_before_classes_and_shows_the_models_asked_for():

@@ -263,6 +263,8 @@ def test_the_cosine_rate_warms_up_and_ends_at_the_minimum():
 @pytest.mark.parametrize("parameters, named", [
     ({"seeds": ["a"]}, "seeds"), ({"seeds": [1.5]}, "seeds"), ({"forget_sets": [3]}, "forget_sets"),
     ({"forget_sets": [[10]]}, "10"), ({"forget_sets": [[3, 3]]}, "3"), ({"forget_sets": [list(range(9))]}, "retain"),
+    ({"seeds": 0}, r"seeds is 0, but it must be a list"), ({"forget_sets": 3}, "forget_sets is 3"),
+    ({"jobs": "2"}, "jobs is '2'"), ({"jobs": 1.5}, "jobs is 1.5"), ({"cluster": 3}, "cluster is 3"),
     ({"device": "abacus"}, "abacus"), ({"forget_sets": [[[3]]]}, "forget_sets"),
     ({"overrides": {"recipes.scrub.cmff": {"epochs": 1, "lr": 0.1}}}, "cmff"),
     ({"overrides": {"recipes.scrubb.cmf": {"epochs": 1, "lr": 0.1}}}, "scrubb"),

@@ -64,6 +64,8 @@ def evaluate(
     if probe is not None and not isinstance(probe, Probe):
         raise BadInput(f"probe is {probe!r}, but it must be a Probe of unlearn_utils.settings, like Probe(epochs=20).")
     forget = forget.tolist() if isinstance(forget, torch.Tensor) else forget
+    if train is test:
+        raise BadInput("train and test are the same images, on which a probe reads whatever it was fitted to; hold some out.")
     given, parts = _given(models, features), {"train": train, "test": test}
     batches = {part: foreign.loader(part, data, batch_size) for part, data in parts.items()}
     classes = foreign.introduced(given, batches["train"][1])

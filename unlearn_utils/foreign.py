@@ -35,7 +35,7 @@ class Foreign:
             raise BadInput(f"features of model '{name}' is {where!r}, which is neither a name nor a function; "
                            f"{NAME_IT}.")
         named = dict(module.named_modules())
-        if isinstance(where, str) and where not in named:
+        if isinstance(where, str) and (not where or where not in named):
             raise BadInput(f"model '{name}' has no module '{where}'; {NAME_IT}.")
         self.name, self.module, self.where = name, module, where
         self.device = str(next((t.device for t in (*module.parameters(), *module.buffers())), "cpu"))
@@ -229,7 +229,9 @@ def passed(
         for part, batches in loaders.items():
             for images, labels in tracked(batches_of(part, batches), f"features, {part}", length_hint(batches)):
                 kept.setdefault((part, "labels"), []).append(labels.cpu())
-                kept.setdefault((part, "mean"), []).append(images.float().reshape(len(images), -1).mean(1).cpu())
+                flat = images.float().reshape(len(images), -1)
+                ramp = torch.linspace(-1, 1, flat.shape[1], device=flat.device)  # so that pixels in another order differ
+                kept.setdefault((part, "mean"), []).append(torch.stack([flat.mean(1), (flat * ramp).mean(1)], 1).cpu())
                 for model in given:
                     for what, seen in zip(("features", "logits"), model.look(images)):
                         kept.setdefault((part, what, model.name), []).append(seen)
@@ -244,6 +246,6 @@ def passed(
             raise BadInput(f"{part} holds no image of class {absent[0]}, but the models have {classes} outputs; every "
                            "class needs images, a forgotten one too.")
     features = {m.name: Features(*(whole[part, "features", m.name] for part in ("train", "test"))) for m in given}
-    data = {part: {"images": found.bincount().tolist(), "mean": whole[part, "mean"].mean().item()}
+    data = {part: {"images": found.bincount().tolist(), "mean": whole[part, "mean"].mean(0).tolist()}
             for part, found in labels.items()}
     return {name: (found, whole["test", "logits", name]) for name, found in features.items()}, labels, data

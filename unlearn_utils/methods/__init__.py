@@ -37,6 +37,9 @@ class Method:
         return iter(())
 
 
+ROLES = ("method", "extension", "reference")
+
+
 def method(
     name: str = "", label: str = "", start: str = "original", sees_all: bool = False, role: str = "",
     variants: tuple = (), why: str = "", head_only: bool = False, recipe_of: str = "", other_seed: int = 0,
@@ -52,6 +55,12 @@ def method(
     """
     if not (isinstance(name, str) and name and isinstance(label, str) and label):
         raise BadInput("@method needs a name and a label; write @method('name', 'Label') above the class.")
+
+    if not name.isidentifier():
+        raise BadInput(f"a method's name is '{name}', but it must be one word of letters, digits and _, as in a profile.")
+    for what, given, allowed in (("start", start, ("original", "initialisation")), ("role", role, ("", *ROLES))):
+        if given not in allowed:
+            raise BadInput(f"{what} of method '{name}' is {given!r}, but it must be one of {', '.join(map(repr, allowed))}.")
 
     def register(cls: type) -> type:
         check_free("method", name, METHODS.get(name), cls)

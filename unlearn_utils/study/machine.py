@@ -42,14 +42,16 @@ class Machine:
                 cluster, allowed = address, {kind: (kind,) for kind in ("auto", "cpu", "cuda")}
         if device not in allowed:
             raise BadInput(f"device '{device}' is not available here; choose one of {', '.join(allowed)}.")
-        if jobs < 0:
-            raise BadInput(f"jobs is {jobs}, but it must be 0 (one per core or GPU) or a positive number.")
+        if type(jobs) is not int or jobs < 0:
+            raise BadInput(f"jobs is {jobs!r}, but it must be 0 (one per core or GPU) or a positive number.")
         devices = allowed[device]
         return Machine(devices, jobs or (len(devices) if devices[0] in gpus else loky.cpu_count()), cluster)
 
 
 def checked(cluster: str) -> str:
     """A scheduler's address without the word that allows it to be public. Raises BadInput where it cannot be used."""
+    if not isinstance(cluster, str):
+        raise BadInput(f"cluster is {cluster!r}, but it must be 'local', or a scheduler's address like tcp://host:8786.")
     if importlib.util.find_spec("distributed") is None:
         raise BadInput("cluster needs Dask, which is not installed here; run pip install 'unlearn-utils[cluster]'.")
     if cluster == "local":

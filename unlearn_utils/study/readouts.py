@@ -98,6 +98,8 @@ def readout(uses: tuple[str, ...] = (), of_features: bool = False, where: Callab
         raise BadInput("@readout is written without its brackets; write @readout() above the function.")
 
     def register(function: Callable[[At], dict[str, Any]]) -> Callable[[At], dict[str, Any]]:
+        if not function.__name__.isidentifier():
+            raise BadInput("@readout names a readout after its function, and a lambda has no name; write def name(at): ...")
         known = READOUTS.get(function.__name__)
         check_free("readout", function.__name__, known and known.function, function)
         READOUTS[function.__name__] = Readout(function, uses, of_features, where)

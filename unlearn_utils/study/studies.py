@@ -59,6 +59,9 @@ class Study:
         profile's sets of one class and of several. ``results`` is "" (compute what is not stored) or "committed".
         ``cluster`` is "" (processes here), "local" or the address of a Dask scheduler.
         """
+        for name, listed in {"seeds": seeds, "forget_sets": forget_sets}.items():
+            if not isinstance(listed, (list, tuple)):
+                raise BadInput(f"{name} is {listed!r}, but it must be a list, like [{listed!r}].")
         if not all(type(seed) is int for seed in seeds):
             raise BadInput(f"seeds is {list(seeds)!r}, but it must be a list of whole numbers, e.g. [0, 1].")
         if results not in ("", "committed"):

@@ -70,7 +70,7 @@ def judge(drafts: list[Draft], run: Run, comparison: str = "") -> pd.DataFrame:
         family = [d for d in drafts if (d.claim, d.readout, d.counted) == (draft.claim, draft.readout, True)
                   and not d.blocked and not d.refuted and len(d.values.dropna()) >= FEWEST]
         interval, corrected = _interval(draft, family)
-        recovery, _ = _interval(draft, family, ratio) if draft.room is not None else (None, {})
+        recovery, of_recovery = _interval(draft, family, ratio) if draft.room is not None else (None, {})
         held = interval if draft.as_published is None else Interval.of(draft.as_published, corrected["level"])
         agrees, note = agreement(held, draft.published, draft.threshold)
         if agrees != "not known" and (draft.blocked or draft.refuted):
@@ -82,9 +82,9 @@ def judge(drafts: list[Draft], run: Run, comparison: str = "") -> pd.DataFrame:
             "readout": draft.readout, "extension": CLAIMS[draft.claim].extension, "counted": draft.counted,
             "paper": draft.paper + ", second hand" * bool(second_hand) if known else "not known",
             "published": draft.published, "comparison": comparison if known else "",
-            "this run": _text(draft, interval, recovery),
+            "this run": _text(draft, interval, recovery) + _diverged(run, draft),
             "mean": interval.mean, "low": interval.low, "high": interval.high, "threshold": draft.threshold,
-            "n": interval.n, **corrected, "recovery": back.mean, "recovery_low": back.low, "recovery_high": back.high,
+            "n": interval.n, **corrected, "recovery": back.mean, "recovery_low": back.low, "recovery_high": back.high, "recovery_level": of_recovery.get("level", NAN),
             "agrees": agrees, "shows": shows, "reason": "; ".join(filter(None, (reason, note)))})
     return pd.DataFrame(judged)
 
@@ -99,6 +99,12 @@ def _interval(draft: Draft, family: list[Draft], of: Callable | None = None) -> 
         adjusted, level = holm([p(d) for d in family])[next(i for i, d in enumerate(family) if d is draft)]
     interval = of(draft.values, draft.room, level) if of else Interval.of(draft.values, level)
     return interval, {"p": p(draft), "p_holm": adjusted, "level": level}
+
+
+def _diverged(run: Run, draft: Draft) -> str:
+    """Forget sets of a model without numbers."""
+    sets = run.of(draft.key).groupby("forget").output_forget.mean()
+    return f" (diverged on {sets.isna().sum()} of {len(sets)} sets)" if sets.isna().any() else ""
 
 
 def _text(draft: Draft, interval: Interval, recovery: Interval | None) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from ..methods import METHODS
-from .intervals import NAN, Interval
+from .intervals import FEWEST, NAN, Interval
 
 FORGOTTEN = 0.05  # largest output accuracy on the forget class that "looks unlearned"
 PRESERVED = 0.05  # largest loss of retain accuracy, against Retrain, that "preserves" it (also the rate search's)
@@ -224,11 +224,12 @@ def honest_output(run: Run) -> list[Draft]:
     for key in run.keys("cmf"):
         apart = run.gap(key, key, "output_forget", "ncc_in_head_forget")
         number, sign = run.number(key, "output") - run.number(key, "ncc_in_head"), -1 if apart.mean() < 0 else 1
+        far = apart.abs() if len(apart) < FEWEST else sign * apart  # without an interval every set is judged by itself
         lines.append(Draft(
-            "With CMF the output is honest", key, sign * apart, "output", HONEST, -1, published=abs(number),
+            "With CMF the output is honest", key, far, "output", HONEST, -1, published=abs(number),
             paper=f"{100 * number:+.2f}",
             blocked=run.missing((RETRAIN, "output_retain"), (key, "ncc_in_head_forget")) or run.destroyed(key),
-            prefix=f"output {'below' if sign < 0 else 'above'} NCC by "))
+            prefix=f"output {'apart from' if len(apart) < FEWEST else 'below' if sign < 0 else 'above'} NCC by "))
     return lines
 
 

@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from .evidence import DISTILLED, ORIGINAL, RETRAIN
+from .evidence import DISTILLED, ORIGINAL, RETRAIN, frozen
 from .intervals import Interval, number
 from .sentences import run_of
 
@@ -24,7 +24,7 @@ def turns(rows: pd.DataFrame) -> str:
     run, said = run_of(rows), {"the row": [], "the class mean": [], "not told apart": []}
     for key in run.keys("linear"):
         row, mean = run.values(key, "row_turn_forget"), run.values(key, "mean_turn_forget")
-        if not len(row) or run.unusable(key):
+        if not len(row) or frozen(key) or run.unusable(key):  # a frozen encoder's mean cannot turn
             continue
         further = Interval.of(row - mean)
         word = "the row" if further.above() else "the class mean" if further.below() else "not told apart"
@@ -33,7 +33,8 @@ def turns(rows: pd.DataFrame) -> str:
     listed = "; ".join(f"{word}: {', '.join(names)}" for word, names in said.items() if names)
     return "By how far row and class mean turned was not measured." if not listed else (
         "By how far row and class mean of the forget class turned from the Original's, and those of the retain classes. What "
-        f"turned further: {listed}. Where it is the class mean, the features moved more than the classifier did.")
+        f"turned further: {listed}. Where it is the class mean, the features moved more than the classifier did. "
+        "(Each by its own 95 % interval.)")
 
 
 def as_in_retrain(rows: pd.DataFrame) -> str:

@@ -6,14 +6,14 @@ import base64
 import html
 import io
 import json
-from contextlib import redirect_stdout
-import math
 import os
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -110,12 +110,16 @@ class Report:
         try:
             kept = json.loads(file.read_text(encoding="utf-8"))
             rows, verdicts = (pd.DataFrame(kept[name]) for name in ("rows", "verdicts"))
-            return Report(rows, verdicts.reindex(columns=JUDGED), kept["notes"], tuple(kept["forget"]), kept["classes"],
-                          kept.get("made", {}))
+            made = kept.get("made", {})
+            report = Report(rows, verdicts.reindex(columns=JUDGED), kept["notes"], tuple(kept["forget"]), kept["classes"], made)
+            if made:
+                _check_alike([str(folder)] * 2, made, made)
+            report._repr_html_(), [report.classes[c] for c in report.forget]  # one that cannot be shown is none
+            return report
         except OSError as reason:
             raise BadInput(f"{folder} holds no report ({reason.strerror or reason}); name a folder that report.save has "
                            "written.") from None
-        except (ValueError, KeyError, TypeError) as reason:
+        except (ValueError, LookupError, TypeError, AttributeError) as reason:
             raise BadInput(f"{file} is no intact report ({type(reason).__name__}); save it again.") from None
 
     def __repr__(self) -> str:
@@ -180,7 +184,7 @@ def _check_alike(names: list[str], one: dict[str, Any], other: dict[str, Any]) -
         return
     for part, images in one["data"].items():
         found = other["data"][part]
-        near = math.isclose(images["mean"], found["mean"], rel_tol=1e-4, abs_tol=1e-4)  # another machine rounds otherwise
+        near = np.allclose(images["mean"], found["mean"], rtol=1e-4, atol=1e-4)  # another machine rounds otherwise
         if images["images"] != found["images"] or not near:
             raise BadInput(f"{both} were read on other {part} images; evaluate both on the same.")
     if differ := [f"{key} {value} and {other['probe'][key]}" for key, value in one["probe"].items()
