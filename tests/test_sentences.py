@@ -118,7 +118,7 @@ def test_the_shuffled_control_is_at_chance_or_not():
     for value, word in ((0.12, "is within"), (0.36, "is not within"), (0.01, "is not within")):
         table = readings(few_shot_shuffled=value)
         table.loc[table.method == "retrain", "forget_accuracy"] = 0.1
-        assert word in sentences.shuffled(table, 10) and "%, Random Label at " in sentences.shuffled(table, 10)
+        assert word in sentences.shuffled(table, 10) and "%, Random Label. " in sentences.shuffled(table, 10)
 
 
 def test_what_cannot_tell_and_why():

@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--carry", default="", metavar="DIR", help="copy the Originals and Retrains, for another machine")
     made.add_argument("--bring", default="", metavar="DIR", help="take over Originals and Retrains that --carry wrote")
     made.add_argument("--refresh-reference", action="store_true",
-                      help="for maintainers: write the result pack and the outputs in notebooks/ (own parameters only)")
+                      help="for maintainers: write the result pack and, of the notebooks' own profile, the outputs in notebooks/")
     made.add_argument("--test", action="store_true", help="run the tests instead")
     return made
 

@@ -241,7 +241,7 @@ def execute(path: Path, parameters: dict[str, Any], outputs: Outputs, stamp: str
             )
             tidy = tidied(nbformat.read(partial, as_version=4), _folders_of(parameters), stamp)
             write(target, nbformat.writes(tidy) + "\n")
-            if refresh:
+            if refresh and "profile" not in parameters:  # notebooks/ shows their own profile
                 write(path, nbformat.writes(tidy) + "\n")
         finally:
             partial.unlink(missing_ok=True)

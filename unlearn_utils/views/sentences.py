@@ -127,17 +127,16 @@ def relearning(readings: pd.DataFrame, key: Key = EXAMPLE) -> str:
 
 
 def shuffled(readings: pd.DataFrame, classes: int) -> str:
-    """Whether the control with shuffled labels is at chance: every model, every number of images."""
-    control = readings[readings.attack == "few_shot_shuffled"].groupby(["model", "x", "forget"]).forget_accuracy.mean()
-    control = control.groupby(["model", "x"]).mean()
-    off = control - 1 / classes
-    (model, x), worst = off.abs().idxmax(), off.abs().max()
-    verdict = "within" if worst <= CHANCE else "not within"
-    above = ("Above chance by more than that it is nowhere." if off.max() <= CHANCE
-             else "It is above chance: the attack leaks labels.")
-    return (f"The shuffled control is {verdict} {100 * CHANCE:.0f} points of chance ({100 / classes:.1f} %): farthest off "
-            f"{100 * control[model, x]:.1f} %, {model} at {x} images per class. {above} (All models and "
-            f"forget sets share their draws, {readings.draw.nunique()} of them: with few images the control is as coarse.)")
+    """Whether the control with shuffled labels is at chance where it has the most images: every model."""
+    control = readings[readings.attack == "few_shot_shuffled"]
+    most = control[control.x == control.x.max()]
+    off = most.groupby(["model", "forget"]).forget_accuracy.mean().groupby("model").mean() - 1 / classes
+    worst = off.abs().idxmax()
+    verdict = "within" if off.abs().max() <= CHANCE else "not within"
+    above = "The attack leaks no labels." if off.max() <= CHANCE else "It is above chance: the attack leaks labels."
+    return (f"At {most.x.max()} images per class the shuffled control is {verdict} {100 * CHANCE:.0f} points of chance "
+            f"({100 / classes:.1f} %): farthest off {100 * (off[worst] + 1 / classes):.1f} %, {worst}. {above} (All models and forget "
+            f"sets share their draws, {readings.draw.nunique()} of them, so with few images the control is coarse.)")
 
 
 def inconclusive(card: pd.DataFrame) -> str:
