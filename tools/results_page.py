@@ -115,7 +115,7 @@ def results(names: list[str]) -> str:
             "", markdown(claims.claims_by_profile(cards, "shows").reset_index(names="claim")), "",
             f"Not run, so nothing is known of them here: {', '.join(apart) or 'no profile'}.", ""]
     sentences_of = [f"- **{claim.name}** ({claim.place}): {claim.sentence}" for claim in claims.CLAIMS.values()]
-    sources = [f"- **{method.label}**: {inspect.getmodule(method).__doc__.strip()}" for method in METHODS.values()
+    sources = [f"- {inspect.getmodule(method).__doc__.strip()}" for method in METHODS.values()
                if method.role in ("method", "extension")]
     return "\n".join([*head, "## The claims", "", *sentences_of, "", "## The methods", "", *sources, "",
                       *(of_profile(name) for name in names)])
