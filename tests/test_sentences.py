@@ -171,7 +171,8 @@ def test_what_turned_further_is_said_of_every_method_by_its_interval():
 
 def test_a_cosine_stands_beside_that_of_retrain():
     said = head_sentences.as_in_retrain(frame(model("A", "random_label", aligned=0.4), model("B", "salun", aligned=0.05)))
-    assert "Original 0.90, Retrain 0.10, A 0.40, B 0.05" in said and "further apart than A:" in said
+    assert "Original 0.90, Retrain 0.10, Untrained network 0.00, A 0.40, B 0.05" in said and "further apart than in A:" in said
+    assert head_sentences.as_in_retrain(label(aligned=0.05)).endswith("further apart than in none of the methods.")
 
 
 def test_row_or_bias_hides():

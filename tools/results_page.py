@@ -96,8 +96,8 @@ def of_profile(profile: str) -> str:
     note = "" if today else ("\nMade by earlier code, without the curve, the attacks and the newer readings, and judged by "
                              "the rules of today; it will be measured again.\n")
     readings = [sentences.room(rows), sentences.hiding(card), sentences.misaligned(card), head_sentences.turns(rows),
-                head_sentences.as_in_retrain(rows), sentences.classifier_only(card), sentences.honest(card), sentences.centre(rows), *(one_image(profile) if today else []),
-                sentences.inconclusive(card)]
+                head_sentences.as_in_retrain(rows), sentences.classifier_only(card), sentences.honest(card),
+                sentences.centre(rows), *(one_image(profile) if today else []), sentences.inconclusive(card)]
     screen = claims.one_screen(card).reset_index()
     return "\n".join([f"## {profile}", "", origin(profile), note, markdown(screen), "",
                       *(f"- {reading}" for reading in readings), *beside_the_paper(profile, rows)])

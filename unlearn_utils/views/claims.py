@@ -84,7 +84,8 @@ def judge(drafts: list[Draft], run: Run, comparison: str = "") -> pd.DataFrame:
             "published": draft.published, "comparison": comparison if known else "",
             "this run": _text(draft, interval, recovery) + _diverged(run, draft),
             "mean": interval.mean, "low": interval.low, "high": interval.high, "threshold": draft.threshold,
-            "n": interval.n, **corrected, "recovery": back.mean, "recovery_low": back.low, "recovery_high": back.high, "recovery_level": of_recovery.get("level", NAN),
+            "n": interval.n, **corrected, "recovery": back.mean, "recovery_low": back.low, "recovery_high": back.high,
+            "recovery_level": of_recovery.get("level", NAN),
             "agrees": agrees, "shows": shows, "reason": "; ".join(filter(None, (reason, note)))})
     return pd.DataFrame(judged)
 

@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from .evidence import DISTILLED, ORIGINAL, RETRAIN, frozen
+from .evidence import DISTILLED, ORIGINAL, RANDOM, RETRAIN, frozen
 from .intervals import Interval, number
 from .sentences import run_of
 
@@ -41,11 +41,12 @@ def as_in_retrain(rows: pd.DataFrame) -> str:
     """Whether misalignment alone tells a model that hides from one that never saw the class."""
     run, column = run_of(rows), "alignment_forget"
     keys = [key for key in run.keys("linear") if not run.unusable(key) and len(run.values(key, column))]
-    means = ", ".join(f"{run.label(key)} {run.values(key, column).mean():.2f}" for key in (ORIGINAL, RETRAIN, *keys))
+    means = ", ".join(f"{run.label(key)} {run.values(key, column).mean():.2f}" for key in (ORIGINAL, RETRAIN, RANDOM, *keys))
     less = [run.label(key) for key in keys if Interval.of(run.gap(key, RETRAIN, column)).above()]
-    return (f"Cosine of row and class mean, forget class: {means}. Retrain, which never saw the class, is surely further apart "
-            f"than {', '.join(less) or 'none of them'}: a low cosine tells of hiding only beside features that read the class "
-            "better than Retrain's.")
+    but = (": a low cosine alone tells of no hiding, only beside features that read the class better than Retrain's"
+           if less else "")
+    return (f"Cosine of row and class mean, forget class: {means}. In Retrain, which never saw the class, the two are surely "
+            f"further apart than in {', '.join(less) or 'none of the methods'}{but}.")
 
 
 def hidden_by(rows: pd.DataFrame) -> str:
