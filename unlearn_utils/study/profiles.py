@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Collection, Iterable, Mapping, get_args, get_origin, get_type_hints
 
@@ -29,7 +30,7 @@ CHOICES = {
 
 MOST = 10**18  # below it: no number of a profile is infinite, none of them nan, and a seed fits in 64 bits
 RANGES = {  # of the numbers under a name: at least, and below; all others are at least 0
-    **dict.fromkeys(("epochs", "batch_size", "width", "blocks", "image_size", "channels", "shots", "steps"), (1, MOST)),
+    **dict.fromkeys(("epochs", "batch_size", "width", "blocks", "image_size", "channels", "shots", "steps", "few_sets"), (1, MOST)),
     **dict.fromkeys(("momentum", "validation"), (0, 1)),
 }
 WORDS = {
@@ -71,6 +72,8 @@ class Profile:
     cmf_geometry: str = "centred"
     multi_runs: tuple[Runs, ...] = ()  # several classes forgotten at once
     multi_recipes: dict[str, dict[str, Recipe]] = field(default_factory=dict)  # for several forget classes, where other
+    left_out: list[str] = field(default_factory=list)  # method.variant that no notebook asks for, * for any: too dear here
+    few_sets: int = 3  # forget sets for what is too dear to do with all
     images: Images | None = None  # set where results come from a pack, which needs no images
 
     def recipe(self, method: str, variant: str, several: bool = False) -> Recipe:
@@ -87,6 +90,10 @@ class Profile:
                 f"profile '{self.name}' has no recipe for method '{method}', variant '{variant}'; "
                 f"it has {', '.join(f'{m}.{v}' for m in self.recipes for v in self.recipes[m])}."
             ) from None
+
+    def asks_for(self, method: str, variant: str) -> bool:
+        """Whether the notebooks show this model."""
+        return not any(fnmatchcase(f"{method}.{variant}", pattern) for pattern in self.left_out)
 
     def pairs(self, seeds: Iterable[int] = (), forget_sets: Iterable = ()) -> list[tuple[int, tuple[int, ...]]]:
         """All (seed, forget set) pairs: those of the profile, or the product of what is given.
@@ -149,8 +156,10 @@ def load(
     return profile
 
 
-def check_names(profile: Profile, methods: Mapping[str, type], variants: Collection[str]) -> None:
-    """Raise BadInput where a recipe or the search has a key that is no name, or that nobody would read.
+def check_names(
+    profile: Profile, methods: Mapping[str, type], variants: Collection[str], without_recipe: Collection[str] = (),
+) -> None:
+    """Raise BadInput where a recipe, the search or what is left out has a key that is no name, or that nobody would read.
 
     ``methods`` are the classes by name, ``variants`` the names of those that have a recipe of their own.
     """
@@ -165,6 +174,10 @@ def check_names(profile: Profile, methods: Mapping[str, type], variants: Collect
                 f"{where}recipes.{method}.{min(changed)} would start from an Original that saw the forget class; "
                 f"'{method}' is trained from scratch, which 'linear' does."
             )
+    known = [f"{method}.{variant}" for method in methods for variant in (*variants, *without_recipe)]
+    for pattern in profile.left_out:
+        if not any(fnmatchcase(name, pattern) for name in known):
+            raise BadInput(f"{where}left_out has {pattern!r}, but it must be a method and a variant, like unsir.cmf or *.cmf_raw.")
     rates = dict.fromkeys(variants, list[float])
     search = {"rule": str, "tolerance": float, "ties": str, "seeds": list[int], "forget_sets": list[list[int]], **rates}
     search |= dict.fromkeys(trained, {"setting": str, **rates})

@@ -42,7 +42,7 @@ class Asked:
 
 def histories(study: Study, models: Models) -> Asked:
     """One row per reading during training: epoch, loss, accuracies, neural collapse."""
-    listed = [(s, f, trained(cell), Collapse(cell)) for model in models for s, f in study.pairs
+    listed = [(s, f, trained(cell), Collapse(cell)) for model in study.chosen(models) for s, f in study.pairs
               for cell in [study.cell(s, f, *model)]]
 
     def made(results: Results) -> pd.DataFrame:
@@ -61,7 +61,7 @@ def histories(study: Study, models: Models) -> Asked:
 
 def costs(study: Study, models: Models) -> Asked:
     """One row per model and pair: epochs, passes over the training images with a gradient, seconds on the machine."""
-    listed = [(s, f, trained(study.cell(s, f, *model))) for model in models for s, f in study.pairs]
+    listed = [(s, f, trained(study.cell(s, f, *model))) for model in study.chosen(models) for s, f in study.pairs]
     images = sum(images_of(study.profile).train)
 
     def made(results: Results) -> pd.DataFrame:
@@ -78,7 +78,7 @@ def costs(study: Study, models: Models) -> Asked:
 
 def measurements(study: Study, models: Models) -> Asked:
     """One row per model and pair: every readout on retain and forget classes (fractions)."""
-    listed = [(s, f, cell, readings_of(cell)) for model in models for s, f in study.pairs
+    listed = [(s, f, cell, readings_of(cell)) for model in study.chosen(models) for s, f in study.pairs
               for cell in [study.cell(s, f, *model)]]
 
     def made(results: Results) -> pd.DataFrame:
@@ -153,7 +153,7 @@ def attacked(study: Study, models: dict[str, Models], shots: list[int], draws: i
                        f"the smallest class has {smallest} training images.")
     listed = [
         (s, f, cell, Attacked.of(cell, attack, f, tuple(shots), draws))
-        for attack, listed in models.items() for model in listed for s, f in study.pairs
+        for attack, listed in models.items() for model in study.chosen(listed) for s, f in study.pairs
         for cell in [study.cell(s, f, *model)]
     ]
 
@@ -175,7 +175,7 @@ def embeddings(study: Study, models: Models, points: int) -> Asked:
     """t-SNE of the first pair's test features, by label: ``points`` (n, 2) and ``labels`` (n,)."""
     if points < 3 * len(study.classes):
         raise BadInput(f"tsne_points is {points}, but at least 3 for each of the {len(study.classes)} classes are needed.")
-    tasks = [Embedded(study.cell(*study.pairs[0], *model), points) for model in models]
+    tasks = [Embedded(study.cell(*study.pairs[0], *model), points) for model in study.chosen(models)]
 
     def made(results: Results) -> dict[str, dict[str, np.ndarray]]:
         return {

@@ -17,7 +17,7 @@ from .cells import Cell, Task, dataset_of, images_of, trained
 from .packs import Pack
 from .profiles import Profile
 from .store import Store
-from .variants import WITH_RECIPE, needs
+from .variants import VARIANTS, WITH_RECIPE, needs
 
 Models = list[tuple[str, str]]  # (method, variant)
 Results = dict[str, dict[str, Any]]  # by key of the task
@@ -69,7 +69,7 @@ class Study:
         guests.load()
         own = profiles.load(profile, data_dir=data_dir)
         loaded = profiles.load(profile, overrides, data_dir, hyperparameters)
-        profiles.check_names(loaded, METHODS, WITH_RECIPE)
+        profiles.check_names(loaded, METHODS, WITH_RECIPE, set(VARIANTS) - set(WITH_RECIPE))
         machine = sweep.Machine.choose(device, jobs, cluster)
         committed = packs.reference(profile)
         pack = packs.read(committed) if results else None
@@ -114,11 +114,15 @@ class Study:
             raise BadInput(f"there is no method '{method}'; choose one of {', '.join(METHODS)}.")
         return Cell(self.profile, seed, () if METHODS[method].sees_all else forget, method, variant)
 
+    def chosen(self, models: Models) -> Models:
+        """Those of the models that the profile does not leave out."""
+        return [model for model in models if self.profile.asks_for(*model)]
+
     @property
     def few(self) -> Study:
-        """One pair for each of the first three forget sets: for what is too dear to do with all."""
+        """One pair for each of the first forget sets, three or what the profile says: for what is too dear to do with all."""
         first = {forget: (seed, forget) for seed, forget in reversed(self.pairs)}
-        return replace(self, pairs=tuple(first[forget] for forget in dict.fromkeys(f for _, f in self.pairs))[:3])
+        return replace(self, pairs=tuple(first[forget] for forget in dict.fromkeys(f for _, f in self.pairs))[: self.profile.few_sets])
 
     def run(self, tasks: list[Task]) -> Results:
         """The results of tasks: packed, stored, or computed now. What fails is printed and left out."""
