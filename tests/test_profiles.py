@@ -15,7 +15,7 @@ from unlearn_utils.study.cells import Cell, Trained, features_spec, images_of
 from unlearn_utils.settings import BadInput, Recipe
 from unlearn_utils.study.store import Store
 from unlearn_utils.study.studies import Study, numbered
-from unlearn_utils.study.variants import WITH_RECIPE, recipe_of
+from unlearn_utils.study.variants import VARIANTS, recipe_of
 from unlearn_utils.training import learning_rate
 
 
@@ -168,12 +168,12 @@ def test_a_share_may_be_nothing_but_not_everything(validation):
 def test_a_key_that_nobody_would_read_is_refused_by_name(overrides, named):
     profile = profiles.load("digits", overrides)
     with pytest.raises(BadInput, match=named):
-        profiles.check_names(profile, methods.METHODS, WITH_RECIPE)
+        profiles.check_names(profile, methods.METHODS, VARIANTS)
 
 
 @pytest.mark.parametrize("name", profiles.names())
 def test_the_names_of_every_profile_are_known(name):
-    profiles.check_names(profiles.load(name), methods.METHODS, WITH_RECIPE)
+    profiles.check_names(profiles.load(name), methods.METHODS, VARIANTS)
 
 
 @pytest.fixture

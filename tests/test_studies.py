@@ -42,8 +42,26 @@ def test_every_seed_comes_with_every_forget_set():
     assert digits(seeds=[1, 2], forget_sets=[[3], [5, 4]]).pairs == ((1, (3,)), (2, (3,)), (1, (4, 5)), (2, (4, 5)))
 
 
-def test_few_are_the_first_three_forget_sets_with_their_first_seed():
-    assert digits(seeds=[7, 8], forget_sets=[[4], [3], [2], [1]]).few.pairs == ((7, (4,)), (7, (3,)), (7, (2,)))
+def test_few_are_the_first_three_forget_sets_with_their_first_seed_or_as_many_as_the_profile_says():
+    asked = {"seeds": [7, 8], "forget_sets": [[4], [3], [2], [1]]}
+    assert digits(**asked).few.pairs == ((7, (4,)), (7, (3,)), (7, (2,)))
+    assert digits(**asked, overrides={"few_sets": 1}).few.pairs == ((7, (4,)),)
+
+
+@pytest.mark.parametrize("notebook", sorted(PLANS))
+def test_what_a_profile_leaves_out_no_notebook_asks_for_and_nothing_else_is_missing(notebook):
+    gone = {("retrain_again", "linear"), ("salun", "cmf_budget"), ("scrub", "cmf_budget")}
+    sets = [[0], [3]]
+    whole = {task.question: task for task in PLANS[notebook](digits(forget_sets=sets)).tasks}
+    slim = digits(forget_sets=sets, overrides={"left_out": ["retrain_again.*", "s*.cmf_budget"]})
+    kept = {task.question for task in PLANS[notebook](slim).tasks}
+    assert kept == {q for q, task in whole.items() if (task.cell.method, task.cell.variant) not in gone}
+
+
+@pytest.mark.parametrize("pattern", ["retrain_agian.*", "salun", "*.cmf_rwa"])
+def test_a_pattern_that_leaves_nothing_out_is_refused(pattern):
+    with pytest.raises(BadInput, match=r"left_out has '.*', but it must be a method and a variant, like unsir.cmf"):
+        digits(overrides={"left_out": [pattern]})
 
 
 def test_a_model_that_saw_all_is_the_same_for_every_forget_set_and_the_others_are_not():

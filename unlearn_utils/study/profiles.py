@@ -156,29 +156,27 @@ def load(
     return profile
 
 
-def check_names(
-    profile: Profile, methods: Mapping[str, type], variants: Collection[str], without_recipe: Collection[str] = (),
-) -> None:
+def check_names(profile: Profile, methods: Mapping[str, type], variants: Mapping[str, Any]) -> None:
     """Raise BadInput where a recipe, the search or what is left out has a key that is no name, or that nobody would read.
 
-    ``methods`` are the classes by name, ``variants`` the names of those that have a recipe of their own.
+    ``methods`` are the classes by name, ``variants`` all variants; one with a ``recipe`` takes that of another variant.
     """
     where, trained = f"profile '{profile.name}': ", set(methods) - {"random"}  # which is not trained
+    named = [name for name, variant in variants.items() if not variant.recipe]
     _refuse_unknown(profile.recipes, trained, f"{where}recipes.")
     _refuse_unknown(profile.multi_recipes, {m for m in trained if not methods[m].sees_all}, f"{where}multi_recipes.")
     for method, recipes in profile.recipes.items():
-        _refuse_unknown(recipes, variants, f"{where}recipes.{method}.")
+        _refuse_unknown(recipes, named, f"{where}recipes.{method}.")
         changed = set(recipes) - {"linear"}
         if changed and methods[method].start == "initialisation" and not methods[method].sees_all:
             raise BadInput(
                 f"{where}recipes.{method}.{min(changed)} would start from an Original that saw the forget class; "
                 f"'{method}' is trained from scratch, which 'linear' does."
             )
-    known = [f"{method}.{variant}" for method in methods for variant in (*variants, *without_recipe)]
     for pattern in profile.left_out:
-        if not any(fnmatchcase(name, pattern) for name in known):
+        if not any(fnmatchcase(f"{method}.{variant}", pattern) for method in methods for variant in variants):
             raise BadInput(f"{where}left_out has {pattern!r}, but it must be a method and a variant, like unsir.cmf or *.cmf_raw.")
-    rates = dict.fromkeys(variants, list[float])
+    rates = dict.fromkeys(named, list[float])
     search = {"rule": str, "tolerance": float, "ties": str, "seeds": list[int], "forget_sets": list[list[int]], **rates}
     search |= dict.fromkeys(trained, {"setting": str, **rates})
     _read(search, profile.tuning, f"{where}tuning", "tuning")

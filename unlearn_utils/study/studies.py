@@ -17,7 +17,7 @@ from .cells import Cell, Task, dataset_of, images_of, trained
 from .packs import Pack
 from .profiles import Profile
 from .store import Store
-from .variants import VARIANTS, WITH_RECIPE, needs
+from .variants import VARIANTS, needs
 
 Models = list[tuple[str, str]]  # (method, variant)
 Results = dict[str, dict[str, Any]]  # by key of the task
@@ -69,7 +69,7 @@ class Study:
         guests.load()
         own = profiles.load(profile, data_dir=data_dir)
         loaded = profiles.load(profile, overrides, data_dir, hyperparameters)
-        profiles.check_names(loaded, METHODS, WITH_RECIPE, set(VARIANTS) - set(WITH_RECIPE))
+        profiles.check_names(loaded, METHODS, VARIANTS)
         machine = sweep.Machine.choose(device, jobs, cluster)
         committed = packs.reference(profile)
         pack = packs.read(committed) if results else None

@@ -32,7 +32,6 @@ VARIANTS = {
     "classifier": Variant(", classifier only", encoder_frozen=True),
     "zeroed_classifier": Variant(", zeroed classifier only", encoder_frozen=True, zeroed=True),
 }
-WITH_RECIPE = tuple(name for name, variant in VARIANTS.items() if not variant.recipe)  # what a profile may name
 
 
 def needs(variant: str) -> tuple[str, ...]:
