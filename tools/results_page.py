@@ -19,7 +19,7 @@ import nbformat
 import pandas as pd
 
 from unlearn_utils.methods import METHODS
-from unlearn_utils.study import profiles
+from unlearn_utils.study import packs, profiles
 from unlearn_utils.views import claims, evidence, findings, head_sentences, sentences, spread, tables
 
 ROOT = Path(__file__).parent.parent
@@ -55,6 +55,16 @@ def origin(profile: str) -> str:
     note, (rows, _, _) = notes["05_scorecard"], measured(profile)
     return (f"{profiles.load(profile).title}; {tables.over(rows)}; commit {note['commit'][:10]}, "
             f"{'; '.join(note['results computed with'])}.")
+
+
+def cost(profile: str) -> str:
+    """How much was computed, in hours of one process each on its core or GPU, and which models were not."""
+    pack, left = ROOT / "figures" / profile / packs.NAME, profiles.load(profile).left_out
+    if not pack.exists():
+        return ""
+    seconds = [record["seconds"] for record in packs.read(pack).records.values()]
+    out = f" Left out as too dear: {', '.join(f'`{pattern}`' for pattern in left)}." if left else ""
+    return f" {len(seconds)} results in {sum(seconds) / 3600:.1f} hours of one process.{out}"
 
 
 def older(names: list[str]) -> list[str]:
@@ -95,11 +105,11 @@ def of_profile(profile: str) -> str:
     rows, card, today = measured(profile)
     note = "" if today else ("\nMade by earlier code, without the curve, the attacks and the newer readings, and judged by "
                              "the rules of today; it will be measured again.\n")
-    readings = [sentences.room(rows), sentences.hiding(card), sentences.misaligned(card), head_sentences.turns(rows),
+    readings = [sentences.room(rows), *sentences.untouched(profiles.load(profile).network), sentences.hiding(card), sentences.misaligned(card), head_sentences.turns(rows),
                 head_sentences.as_in_retrain(rows), sentences.classifier_only(card), sentences.honest(card),
                 sentences.centre(rows), *(one_image(profile) if today else []), sentences.inconclusive(card)]
     screen = claims.one_screen(card).reset_index()
-    return "\n".join([f"## {profile}", "", origin(profile), note, markdown(screen), "",
+    return "\n".join([f"## {profile}", "", origin(profile) + cost(profile), note, markdown(screen), "",
                       *(f"- {reading}" for reading in readings), *beside_the_paper(profile, rows)])
 
 

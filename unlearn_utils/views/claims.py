@@ -79,7 +79,7 @@ def judge(drafts: list[Draft], run: Run, comparison: str = "") -> pd.DataFrame:
         known, back = draft.published == draft.published, recovery or Interval(NAN, NAN, NAN, 0)
         judged.append({
             "claim": draft.claim, "model": run.label(draft.key), "method": draft.key[0], "variant": draft.key[1],
-            "readout": draft.readout, "extension": CLAIMS[draft.claim].extension, "counted": draft.counted,
+            "readout": draft.readout, "counted": draft.counted,
             "paper": draft.paper + ", second hand" * bool(second_hand) if known else "not known",
             "published": draft.published, "comparison": comparison if known else "",
             "this run": _text(draft, interval, recovery) + _diverged(run, draft),
@@ -155,7 +155,7 @@ def _backbone(card: pd.DataFrame) -> pd.DataFrame:
     seen = {"hidden": "holds", "partly hidden": "holds", "removed": "does not hold"}
     return pd.DataFrame([{
         "claim": "Pretrained backbone", "model": "all methods", "method": "", "variant": "linear",
-        "readout": "probe, ncc", "extension": False, "counted": False, "paper": "ViT table",
+        "readout": "probe, ncc", "counted": False, "paper": "ViT table",
         "comparison": read.comparison.max() if len(read) else "", "n": card.n.max(),
         "this run": f"{read.agrees.isin(('agrees', 'sign agrees')).sum()} of {len(read)} signs",
         "agrees": words[0] if words else "not known", "shows": seen.get(example, "cannot tell"),

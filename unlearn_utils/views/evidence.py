@@ -35,7 +35,6 @@ class Claim:
     sentence: str
     place: str  # in the paper
     measure: str
-    extension: bool = False
 
 
 CLAIMS = {claim.name: claim for claim in (
@@ -65,7 +64,7 @@ CLAIMS = {claim.name: claim for claim in (
           "NCC, gap to Retrain at an equal output, points"),
     Claim("Pretrained backbone", "A pretrained backbone gives the same picture.", "ViT table", "signs of probe and NCC"),
     Claim("One image brings it back", "One image per class teaches it better than on Retrain's features.",
-          "ours", "few-shot head, gap to Retrain, points", extension=True),
+          "ours", "few-shot head, gap to Retrain, points"),
 )}
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..methods import METHODS
 from ..paths import ROOT
-from ..settings import READOUTS
+from ..settings import READOUTS, Network
 from .claims import WORDS, unstable
 from .evidence import DISTILLED, EXAMPLE, FORGOTTEN, HALF, ORIGINAL, RANDOM, RETRAIN, ROOM, SMALL, TURNED, Key, Run
 from .intervals import Interval, number
@@ -42,6 +42,14 @@ def room(rows: pd.DataFrame) -> str:
     listed = ", ".join(f"{name} {number(100 * value, 1)}" for name, value in points.items())
     can = f"{' and '.join(able) or 'no readout'} can tell"
     return f"Points between the Original and Retrain: {listed}. From {100 * ROOM:.0f} on, {can} hidden from removed."
+
+
+def untouched(network: Network) -> list[str]:
+    """What the untrained network is where all others start from pretrained weights; nothing where it is untrained."""
+    if network.weights == "none":
+        return []
+    return ["The untrained network is here the pretrained encoder as it came, with a new classifier; the Original and Retrain "
+            "start from it, too."]
 
 
 def verdicts(card: pd.DataFrame, claim: str, readout: str = "") -> str:
