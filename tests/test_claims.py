@@ -283,6 +283,7 @@ def test_published_numbers_go_by_network_data_and_classes():
     vit = Run(label(), tables.published("vit_s_16", "cifar100", 10))
     assert vit.number(evidence.EXAMPLE, "ncc") == pytest.approx(0.8270)
     assert tables.setting("digits") == ("resnet18", "cifar10", False)
+    assert tables.setting("cifar10_pretrained", True) == ("vit_s_16", "cifar10", False)
     assert tables.setting("tiny_imagenet_vit") == ("vit_s_16", "tiny_imagenet", True)
 
 
@@ -302,7 +303,7 @@ def test_another_profile_gets_its_own_numbers_or_none():
 def test_a_pretrained_backbone_has_a_line_only_where_one_was_run():
     rows = label(ncc=0.88, probe=0.88)
     assert "Pretrained backbone" not in set(claims.scorecard(rows, profile="cifar10").claim)
-    for options in ({"profile": "cifar10_vit"}, {"architecture": "vit_small_patch16_224"}, {"pretrained": True}):
+    for options in ({"profile": "cifar10_vit"}, {"pretrained": True}):
         assert line(rows, "Pretrained backbone", "all methods", **options).shows == "holds"
 
 

@@ -43,12 +43,12 @@ def test_one_seed_cannot_be_split_and_a_set_without_all_seeds_does_not_count():
 
 def test_a_difference_to_the_paper_is_held_against_the_spread_over_sets():
     near = rows_of({(c, 0): 0.9249 + shift for c, shift in enumerate((-0.02, -0.01, 0.0, 0.01, 0.02))})  # paper: 92.49
-    line = spread.explained(near, "cifar10", "resnet").set_index("measure").loc["probe_forget"]
+    line = spread.explained(near, "cifar10").set_index("measure").loc["probe_forget"]
     assert line.paper == pytest.approx(0.9249) and line.difference == pytest.approx(0) and line.within == "yes"
     # t(4) = 2.776; s = 0.01581; sqrt(1/5 + 1/10) = 0.5477
     assert ALPHA == 0.05 and line.by_chance == pytest.approx(2.776 * 0.015811 * 0.54772, rel=1e-3)
     far = near.assign(probe_forget=near.probe_forget - 0.03)
-    assert spread.explained(far, "cifar10", "resnet").within.tolist() == ["no"]
-    assert spread.explained(far[:2], "cifar10", "resnet").within.tolist() == [""]
-    same = spread.explained(near.assign(probe_forget=1.0), "cifar10", "resnet")  # no spread: nothing is known of chance
+    assert spread.explained(far, "cifar10").within.tolist() == ["no"]
+    assert spread.explained(far[:2], "cifar10").within.tolist() == [""]
+    same = spread.explained(near.assign(probe_forget=1.0), "cifar10")  # no spread: nothing is known of chance
     assert same.by_chance.isna().all() and same.within.tolist() == ["no"]

@@ -178,6 +178,14 @@ def test_a_worker_keeps_the_memory_that_it_frees():
     assert given_back > 50 * 977 and kept < 10 * 977
 
 
+def test_memory_that_a_worker_keeps_is_not_taken_for_a_leak_for_which_it_is_restarted(study):
+    schedule = sweep._Schedule([trained(study.cell(0, (), name)) for name in ("original", "random")], Machine(("cpu",), 2))
+    pool = schedule._pool("cpu")
+    limit = pool.submit(lambda: __import__("loky.process_executor").process_executor._MAX_MEMORY_LEAK_SIZE).result()
+    pool.shutdown()
+    assert limit > psutil.virtual_memory().total
+
+
 def test_one_process_leaves_threads_and_determinism_as_they_were(study):
     torch.set_num_threads(3)
     seen = []

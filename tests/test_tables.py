@@ -101,13 +101,13 @@ def test_attack_gaps_are_at_the_fewest_images_or_after_the_last_step():
 def test_the_papers_numbers_stand_after_each_readout_in_its_geometry():
     rows = cmf_rows().assign(probe_in_head_retain=0.9)
     columns = ["output_forget", "probe_forget", "probe_in_head_forget"]
-    table = tables.beside_paper(tables.summary(rows, columns), rows, "digits", "resnet")
+    table = tables.beside_paper(tables.summary(rows, columns), rows, "digits")
     assert list(table) == ["output_forget", "output_paper", "probe_forget", "probe_paper", "probe_in_head_forget", "probe_in_head_paper"]
     assert table.output_paper["Random Label + CMF"] == pytest.approx(0.807)
     assert table.probe_paper["Random Label"] == pytest.approx(0.9249)
     assert np.isnan(table.probe_paper["Random Label + CMF"]) and table.probe_in_head_paper["Random Label + CMF"] == pytest.approx(0.8571)
     assert np.isnan(table.output_paper["Distilled head"])
-    other = tables.beside_paper(tables.summary(rows, columns), rows, "tiny_imagenet", "bottleneck_resnet")
+    other = tables.beside_paper(tables.summary(rows, columns), rows, "tiny_imagenet")
     assert not any(column.endswith("paper") for column in other)
 
 

@@ -46,7 +46,7 @@ def measured(profile: str) -> tuple[pd.DataFrame, pd.DataFrame, bool]:
     if tables.CARD <= set(saved):
         return rows, saved, True
     network = profiles.load(profile).network
-    return rows, claims.scorecard(rows, None, None, profile, network.architecture, network.weights != "none"), False
+    return rows, claims.scorecard(rows, None, None, profile, network.weights != "none"), False
 
 
 def origin(profile: str) -> str:
@@ -76,7 +76,7 @@ def beside_the_paper(profile: str, rows: pd.DataFrame) -> list[str]:
     if not tables.comparable(profile):
         return [f"- {sentences.spread(rows)}", "- Its images are not the paper's, so only signs compare; the published values "
                 f"stand beside its own in `figures/{profile}/beside_the_paper.csv`.", ""]
-    table = spread.explained(rows, profile, profiles.load(profile).network.architecture)
+    table = spread.explained(rows, profile, profiles.load(profile).network.weights != "none")
     forget = table[table.measure.str.endswith("_forget")]
     said = [f"- {sentences.explained(table)}", f"- {sentences.spread(rows)}"]
     if not len(forget):

@@ -262,6 +262,7 @@ class _Schedule:
 
     def _pool(self, device: str) -> Executor:
         if device not in self.pools:
+            os.environ.setdefault("LOKY_MAX_MEMORY_LEAK_SIZE", "1e12")  # what ``keep_memory`` keeps is no leak
             self.pools[device] = _Here() if self.here else loky.ProcessPoolExecutor(
                 self.processes[device], initializer=_end_with_parent, initargs=(os.getpid(),))
         return self.pools[device]

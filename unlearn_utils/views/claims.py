@@ -121,14 +121,14 @@ def _text(draft: Draft, interval: Interval, recovery: Interval | None) -> str:
 
 def scorecard(
     rows: pd.DataFrame, curves: pd.DataFrame | None = None, readings: pd.DataFrame | None = None, profile: str = "",
-    architecture: str = "resnet", pretrained: bool = False,
+    pretrained: bool = False,
 ) -> pd.DataFrame:
     """All lines, in the order of the claims; numbers are fractions, and ``this run`` is text for display.
 
     ``profile`` names the column of the paper; another data set or network is compared by signs only. A line about
     a pretrained backbone needs one (``pretrained``, or a ViT).
     """
-    arch, dataset, same = setting(profile, architecture)
+    arch, dataset, same = setting(profile, pretrained)
     sizes = {len(forget.split()) for forget in rows.forget}
     run = Run(rows, published(arch, dataset, sizes.pop() if len(sizes) == 1 else 0))
     whole, nothing = run.keys("linear"), pd.DataFrame()
@@ -142,7 +142,7 @@ def scorecard(
         evidence.output_is_not_enough(run), *(evidence.one_image(run, readings) if len(readings) else ()),
     ]
     card = judge(drafts, run, "same setting" if same else "other data: signs only")
-    if not (pretrained or "vit" in (architecture[:3], arch[:3])):
+    if not (pretrained or arch.startswith("vit")):
         return card
     return pd.concat([card, _backbone(card)], ignore_index=True)
 

@@ -42,7 +42,7 @@ def components(table: pd.DataFrame) -> dict[str, float]:
     return {name: math.sqrt(max(variance, 0.0)) for name, variance in zip(names, (*over, rest))}
 
 
-def explained(rows: pd.DataFrame, profile: str, architecture: str) -> pd.DataFrame:
+def explained(rows: pd.DataFrame, profile: str, pretrained: bool = False) -> pd.DataFrame:
     """Every published number that this run has too: the difference, and whether classes and seeds explain it.
 
     Both means are over forget sets, n here and m in the paper. They differ by chance by t * s * sqrt(1/n + 1/m), with s
@@ -50,7 +50,7 @@ def explained(rows: pd.DataFrame, profile: str, architecture: str) -> pd.DataFra
     beyond is another thing: images, network, epochs. ``within`` is empty where n is under 3, and ``by_chance`` also where
     the sets do not differ here: that says nothing of how others would. Fractions.
     """
-    arch, dataset, _ = setting(profile, architecture)
+    arch, dataset, _ = setting(profile, pretrained)
     lines, sets = [], PAPER_SETS[dataset]
     for known in published(arch, dataset, len(rows.forget.iloc[0].split())).itertuples():
         part = rows[(rows.method == known.method) & (rows.variant == known.variant)]

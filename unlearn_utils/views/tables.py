@@ -67,9 +67,9 @@ def summary(rows: pd.DataFrame, columns: list[str] = ACCURACIES) -> pd.DataFrame
     return pd.DataFrame(table).rename_axis("model")
 
 
-def beside_paper(table: pd.DataFrame, rows: pd.DataFrame, profile: str, architecture: str) -> pd.DataFrame:
+def beside_paper(table: pd.DataFrame, rows: pd.DataFrame, profile: str, pretrained: bool = False) -> pd.DataFrame:
     """A ``summary`` with the paper's forget accuracy after each readout; NaN where it is not known to us."""
-    arch, dataset, _ = setting(profile, architecture)
+    arch, dataset, _ = setting(profile, pretrained)
     known = published(arch, dataset, len(rows.forget.iloc[0].split())).set_index(["method", "variant", "readout"]).forget
     of = rows.drop_duplicates("model").set_index("model")
     for readout in known.index.unique("readout"):
@@ -124,14 +124,15 @@ def published(arch: str, dataset: str, n_forget: int) -> pd.DataFrame:
     })
 
 
-def setting(profile: str, architecture: str = "resnet") -> tuple[str, str, bool]:
+def setting(profile: str, pretrained: bool = False) -> tuple[str, str, bool]:
     """(network, data set) of the paper that a profile is held against, and whether they are the profile's own.
 
-    Another data set, or a smaller network, has no number of its own in the paper: only signs compare.
+    Another data set, or a smaller network, has no number of its own in the paper: only signs compare, a pretrained
+    backbone's with those of the paper's ViT.
     """
     if profile in PAPER_SETTINGS:
         return *PAPER_SETTINGS[profile], True
-    return ("vit_s_16" if architecture.startswith("vit") else "resnet18"), "cifar10", False
+    return ("vit_s_16" if pretrained else "resnet18"), "cifar10", False
 
 
 def comparable(profile: str) -> bool:
