@@ -144,17 +144,18 @@ def six(names: list[str]) -> str:
     rows, card, _ = measured(SHOWN)
     listed = [f"{i}. **{found.title}.** {found.sentence} [{found.notebook[:2]}](notebooks/{found.notebook}.ipynb)"
               for i, found in enumerate(findings.findings(rows, card), 1)]
+    backbones = [findings.backbone(measured(name)[0], f"{profiles.load(name).title}; {tables.over(measured(name)[0])}")
+                 for name in names if profiles.load(name).network.weights != "none"]
     return "\n".join([*listed, "", f"On the picture's images, of which there is a [report](figures/{SHOWN}/report.html); the linked "
-                      "notebooks show digits."])
+                      "notebooks show digits.", *(f"\n{sentence}" for sentence in backbones)])
 
 
 def claims_table(names: list[str]) -> str:
-    tallies = {name: findings.tallies(measured(name)[1]) for name in names}
-    lines = [{"claim": claim.name, "says": claim.sentence, **{name: tallies[name].get(claim.name, "–") for name in names}}
+    tallies = {name: findings.tallies(measured(name)[1]) for name in names if name not in older(names)}
+    lines = [{"claim": claim.name, "says": claim.sentence, **{name: found.get(claim.name, "–") for name, found in tallies.items()}}
              for claim in evidence.CLAIMS.values()]
-    before = f" By earlier code, to be measured again: {', '.join(older(names))}." if older(names) else ""
     return ("How many comparisons of a model with its reference show the claim / show the contrary / cannot tell. A "
-            f"*class-mean-features* (CMF) head has the class means as its rows.{before}\n\n{markdown(pd.DataFrame(lines))}")
+            f"*class-mean-features* (CMF) head has the class means as its rows.\n\n{markdown(pd.DataFrame(lines))}")
 
 
 def notebooks(names: list[str]) -> str:

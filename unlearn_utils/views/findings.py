@@ -117,10 +117,19 @@ def tallies(card: pd.DataFrame) -> dict[str, str]:
     return {claim: "/".join(str(int((part.side == side).sum())) for side in SIDES) for claim, part in own.items()}
 
 
-def beside(rows: pd.DataFrame) -> str:
+def beside(rows: pd.DataFrame, pretrained: bool = False) -> str:
     """The forget class in the models that no number stands without: probe and NCC, in per cent."""
-    run = run_of(rows)
-    named = {ORIGINAL: "the Original", RETRAIN: "Retrain", RANDOM: "an untrained network"}
-    read = {name: [100 * run.values(key, f"{readout}_forget").mean() for readout in ("probe", "ncc")]
-            for key, name in named.items()}
-    return ", ".join(f"{number(probe, 1)} and {number(ncc, 1)} % in {name}" for name, (probe, ncc) in read.items())
+    named = {ORIGINAL: "the Original", RETRAIN: "Retrain",
+             RANDOM: "the backbone as it came" if pretrained else "an untrained network"}
+    return ", ".join(_both(rows, key, name) for key, name in named.items())
+
+
+def backbone(rows: pd.DataFrame, setting: str) -> str:
+    """The same with a pretrained backbone, and what an unlearned one leaves; ``setting`` says on what and over how much."""
+    return (f"With a pretrained backbone ({setting}) probe and nearest class centre read {beside(rows, True)}, and "
+            f"{_both(rows, EXAMPLE, 'Random Label')}.")
+
+
+def _both(rows: pd.DataFrame, key: Key, name: str) -> str:
+    probe, ncc = (100 * run_of(rows).values(key, f"{readout}_forget").mean() for readout in ("probe", "ncc"))
+    return f"{number(probe, 1)} and {number(ncc, 1)} % in {name}"
