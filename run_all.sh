@@ -11,7 +11,7 @@ needed='import sys, tomllib
 from importlib.metadata import version
 from packaging.requirements import Requirement
 project = tomllib.load(open(sys.argv[1], "rb"))["project"]
-listed = sum((project["optional-dependencies"][extra] for extra in ("run", "test")), project["dependencies"])
+listed = sum((project["optional-dependencies"][extra] for extra in ("run", "test", "pretrained")), project["dependencies"])
 wanted = [r for r in map(Requirement, listed) if r.name != "jupyterlab"]
 sys.exit(not all(r.specifier.contains(version(r.name), prereleases=True) for r in wanted))'
 
@@ -27,7 +27,7 @@ find_python() {
 }
 
 install() {
-  (cd "$here" && "$python" -m pip install --quiet --disable-pip-version-check "$@" --editable ".[run,test]")
+  (cd "$here" && "$python" -m pip install --quiet --disable-pip-version-check "$@" --editable ".[run,test,pretrained]")
 }
 
 environment() {

@@ -263,4 +263,4 @@ def test_conda_and_pip_install_the_same_things():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     conda = (ROOT / "environment.yml").read_text()
     listed = [line.strip("- ").strip() for line in conda.split("dependencies:")[1].splitlines() if line.strip()]
-    assert listed == [f"python{project['requires-python']}", "pip", "pip:", "editable .[run,test]"]
+    assert listed == [f"python{project['requires-python']}", "pip", "pip:", "editable .[run,test,pretrained]"]
