@@ -48,7 +48,7 @@ def test_what_is_imported_is_listed():
 def test_the_constraints_pin_what_is_listed_within_its_bounds_and_name_no_address():
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = dict(line.split("==") for line in lines if not line.startswith("#"))
-    listed = PROJECT["dependencies"] + EXTRAS["run"] + EXTRAS["test"]
+    listed = PROJECT["dependencies"] + EXTRAS["run"] + EXTRAS["test"] + EXTRAS["pretrained"]
     assert set(pins) == named(listed)
     assert all(Requirement(text).specifier.contains(pins[Requirement(text).name]) for text in listed)
     assert "/" not in "".join(pins.values())
