@@ -101,11 +101,17 @@ def one_image(profile: str) -> list[str]:
             f"{', '.join(f'{name} {read[name]:.1f}' for name in shown)}."]
 
 
+def backbone(profile: str, rows: pd.DataFrame) -> list[str]:
+    """What the references of a pretrained backbone are, and what they read; nothing of one trained from scratch."""
+    said = sentences.untouched(profiles.load(profile).network)
+    return [*said, findings.backbone(rows, tables.over(rows))] if said else []
+
+
 def of_profile(profile: str) -> str:
     rows, card, today = measured(profile)
     note = "" if today else ("\nMade by earlier code, without the curve, the attacks and the newer readings, and judged by "
                              "the rules of today; it will be measured again.\n")
-    readings = [sentences.room(rows), *sentences.untouched(profiles.load(profile).network), sentences.hiding(card), sentences.misaligned(card), head_sentences.turns(rows),
+    readings = [sentences.room(rows), *backbone(profile, rows), sentences.hiding(card), sentences.misaligned(card), head_sentences.turns(rows),
                 head_sentences.as_in_retrain(rows), sentences.classifier_only(card), sentences.honest(card),
                 sentences.centre(rows), *(one_image(profile) if today else []), sentences.inconclusive(card)]
     screen = claims.one_screen(card).reset_index()
@@ -144,10 +150,8 @@ def six(names: list[str]) -> str:
     rows, card, _ = measured(SHOWN)
     listed = [f"{i}. **{found.title}.** {found.sentence} [{found.notebook[:2]}](notebooks/{found.notebook}.ipynb)"
               for i, found in enumerate(findings.findings(rows, card), 1)]
-    backbones = [findings.backbone(measured(name)[0], f"{profiles.load(name).title}; {tables.over(measured(name)[0])}")
-                 for name in names if profiles.load(name).network.weights != "none"]
     return "\n".join([*listed, "", f"On the picture's images, of which there is a [report](figures/{SHOWN}/report.html); the linked "
-                      "notebooks show digits.", *(f"\n{sentence}" for sentence in backbones)])
+                      "notebooks show digits."])
 
 
 def claims_table(names: list[str]) -> str:

@@ -91,7 +91,7 @@ class Profile:
                 f"it has {', '.join(f'{m}.{v}' for m in self.recipes for v in self.recipes[m])}."
             ) from None
 
-    def asks_for(self, method: str, variant: str) -> bool:
+    def asks_for(self, method: str, variant: str = "linear") -> bool:
         """Whether the notebooks show this model."""
         return not any(fnmatchcase(f"{method}.{variant}", pattern) for pattern in self.left_out)
 

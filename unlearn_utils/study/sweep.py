@@ -110,7 +110,6 @@ def one_thread() -> Iterator[None]:
 
 def keep_memory() -> None:
     """Let the C library keep freed memory: to give it back at every step and take it again costs up to half the time.
-
     Dask's workers even start with an environment variable that gives back more. Only glibc has this.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
