@@ -104,7 +104,7 @@ def one_image(profile: str) -> list[str]:
 def backbone(profile: str, rows: pd.DataFrame) -> list[str]:
     """What the references of a pretrained backbone are, and what they read; nothing of one trained from scratch."""
     said = sentences.untouched(profiles.load(profile).network)
-    return [*said, findings.backbone(rows, tables.over(rows))] if said else []
+    return [*said, findings.backbone(rows)] if said else []
 
 
 def of_profile(profile: str) -> str:
@@ -155,10 +155,11 @@ def six(names: list[str]) -> str:
 
 
 def claims_table(names: list[str]) -> str:
-    tallies = {name: findings.tallies(measured(name)[1]) for name in names if name not in older(names)}
+    tallies = {f"{name}, n = {measured(name)[0].forget.nunique()}": findings.tallies(measured(name)[1])
+               for name in names if name not in older(names)}
     lines = [{"claim": claim.name, "says": claim.sentence, **{name: found.get(claim.name, "–") for name, found in tallies.items()}}
              for claim in evidence.CLAIMS.values()]
-    return ("How many comparisons of a model with its reference show the claim / show the contrary / cannot tell. A "
+    return ("How many comparisons of a model with its reference show the claim / show the contrary / cannot tell; n forget sets. A "
             f"*class-mean-features* (CMF) head has the class means as its rows.\n\n{markdown(pd.DataFrame(lines))}")
 
 

@@ -110,6 +110,7 @@ def one_thread() -> Iterator[None]:
 
 def keep_memory() -> None:
     """Let the C library keep freed memory: to give it back at every step and take it again costs up to half the time.
+
     Dask's workers even start with an environment variable that gives back more. Only glibc has this.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
@@ -169,10 +170,8 @@ def run(tasks: list[Task], machine: Machine) -> int:
     look_again(tasks)
     Store().tidy()
     waiting = missing(tasks)
-    if waiting:
-        schedule = _Schedule(waiting, machine)
-        if failed := schedule.run():
-            raise Failure(failed)
+    if waiting and (failed := _Schedule(waiting, machine).run()):
+        raise Failure(failed)
     return len(waiting)
 
 

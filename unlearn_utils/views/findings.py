@@ -124,10 +124,9 @@ def beside(rows: pd.DataFrame, pretrained: bool = False) -> str:
     return ", ".join(_both(rows, key, name) for key, name in named.items())
 
 
-def backbone(rows: pd.DataFrame, setting: str) -> str:
-    """The same with a pretrained backbone, and what an unlearned one leaves; ``setting`` says on what and over how much."""
-    return (f"With a pretrained backbone ({setting}) probe and nearest class centre read {beside(rows, True)}, and "
-            f"{_both(rows, EXAMPLE, 'Random Label')}.")
+def backbone(rows: pd.DataFrame) -> str:
+    """The same with a pretrained backbone, and what an unlearned one leaves."""
+    return f"Probe and nearest class centre read {beside(rows, True)}, and {_both(rows, EXAMPLE, 'Random Label')}."
 
 
 def _both(rows: pd.DataFrame, key: Key, name: str) -> str:

@@ -49,7 +49,8 @@ def untouched(network: Network) -> list[str]:
     if network.weights == "none":
         return []
     return ["The untrained network is here the pretrained encoder as it came, with a new classifier; the Original and Retrain "
-            "start from it, too."]
+            "start from it, too. What these weights were trained on may hold the forget class: then Retrain never saw the "
+            "class here, but its start did, and only the gap to Retrain is the method's own."]
 
 
 def verdicts(card: pd.DataFrame, claim: str, readout: str = "") -> str:
