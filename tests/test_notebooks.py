@@ -10,9 +10,10 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+import tqdm
 
 from unlearn_utils.__main__ import chosen_notebooks
-from unlearn_utils.study.running import code_of, without
+from unlearn_utils.study.running import _folders_of, code_of, without
 from unlearn_utils.views.claims import CLAIMS
 
 ROOT = Path(__file__).parent.parent
@@ -211,6 +212,8 @@ def test_the_image_folder_is_left_out_of_what_is_kept():
     assert without('data_dir = "/disk/images"', ["/disk/images"]) == 'data_dir = "path/to/files"'
     assert without('data_dir = "/disk/images2"', ["/disk/images"]) == 'data_dir = "/disk/images2"'
     assert without('data_dir = ""', [""]) == 'data_dir = ""'
+    warned = f"{Path(tqdm.__file__)}:21: a warning"
+    assert without(warned, _folders_of({})) == "path/to/files/tqdm/__init__.py:21: a warning"
 
 
 def test_the_provenance_names_what_the_run_was_made_of(made):

@@ -155,11 +155,11 @@ def six(names: list[str]) -> str:
 
 
 def claims_table(names: list[str]) -> str:
-    tallies = {f"{name}, n = {measured(name)[0].forget.nunique()}": findings.tallies(measured(name)[1])
+    tallies = {f"{name} ({measured(name)[0].forget.nunique()})": findings.tallies(measured(name)[1])
                for name in names if name not in older(names)}
     lines = [{"claim": claim.name, "says": claim.sentence, **{name: found.get(claim.name, "–") for name, found in tallies.items()}}
              for claim in evidence.CLAIMS.values()]
-    return ("How many comparisons of a model with its reference show the claim / show the contrary / cannot tell; n forget sets. A "
+    return ("How many comparisons of a model with its reference show the claim / show the contrary / cannot tell (forget sets). A "
             f"*class-mean-features* (CMF) head has the class means as its rows.\n\n{markdown(pd.DataFrame(lines))}")
 
 

@@ -10,7 +10,6 @@ import logging
 import os
 import platform
 import re
-import sys
 import time
 from collections import defaultdict
 from functools import cache
@@ -260,9 +259,9 @@ def code_of(notebook: nbformat.NotebookNode) -> str:
 
 
 def _folders_of(parameters: dict[str, Any]) -> list[str]:
-    """The folders of this machine that parameters name, and that of its Python, which warnings name."""
+    """The folders of this machine that parameters name, and that of its packages, which warnings name."""
     weights = str(parameters.get("overrides", {}).get("network.weights", ""))
-    return [parameters.get("data_dir", ""), str(Path(weights).parent) if "/" in weights else "", sys.prefix]
+    return [parameters.get("data_dir", ""), str(Path(weights).parent) if "/" in weights else "", str(Path(torch.__file__).parents[1])]
 
 
 def tidied(notebook: nbformat.NotebookNode, folders: list[str], stamp: str) -> nbformat.NotebookNode:
