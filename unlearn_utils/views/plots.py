@@ -30,8 +30,9 @@ def slopes(rows: pd.DataFrame, source: str = "") -> Figure:
     """Forget accuracy of each method that has a CMF variant: as tuned, with a linear head at CMF's budget, with CMF.
 
     Lines mark Original, Retrain and the untrained network; a hollow marker is a model that lost more than 10 points
-    of retain accuracy against Retrain.
+    of retain accuracy against Retrain. What no method was run with has no place.
     """
+    steps = {variant: label for variant, label in STEPS.items() if variant in set(rows.variant)}
     methods = [name for name in rows.method[rows.variant == "cmf"].unique() if name != "original"]
     reference = rows[(rows.variant == "linear")].groupby("method").mean(numeric_only=True)
     figure, axes = canvas(2.3, 1, 2, sharey=True)
@@ -41,19 +42,19 @@ def slopes(rows: pd.DataFrame, source: str = "") -> Figure:
             axis.axhline(100 * reference[f"{readout}_forget"][name], color=COLOURS[name], linestyle=REFERENCE_DASHES[name],
                          linewidth=1.2, zorder=1)
         for method in methods:
-            means = rows[rows.method == method].groupby("variant").mean(numeric_only=True).reindex(STEPS)
+            means = rows[rows.method == method].groupby("variant").mean(numeric_only=True).reindex(steps)
             lost = reference.output_retain["retrain"] - means.output_retain > evidence.DESTROYED
             values, (colour, marker) = 100 * means[f"{readout}_forget"], look(method)
-            for at in (0, 1):
+            for at in range(len(steps) - 1):
                 pale = lost.iloc[at:at + 2].any()
                 axis.plot([at, at + 1], values.iloc[at:at + 2], color=colour, alpha=0.25 if pale else 1, zorder=2)
             for x, (value, broken) in enumerate(zip(values, lost)):
                 axis.plot(x, value, marker, color=colour, markerfacecolor="white" if broken else colour, markersize=6,
                           zorder=3, clip_on=False)
             points += [{"method": method, "variant": v, "readout": readout, "forget_accuracy": values[v], "broken": lost[v]}
-                       for v in STEPS]
-        axis.set_xticks(range(len(STEPS)), STEPS.values())
-        axis.set(title=label, xlim=(-0.25, 2.25), ylim=(-3, 103))
+                       for v in steps]
+        axis.set_xticks(range(len(steps)), steps.values())
+        axis.set(title=label, xlim=(-0.25, len(steps) - 0.75), ylim=(-3, 103))
     axes[0].set_ylabel("accuracy on the forgotten class (%)")
     handles = [mark(*look(name), _label(rows, name), markersize=6) for name in methods]
     handles += [rule(_label(rows, name), COLOURS[name], REFERENCE_DASHES[name], linewidth=1.2) for name in REFERENCES]
