@@ -32,7 +32,7 @@ def test_every_profile_loads_and_its_methods_take_its_constants(name):
 TUNED = [name for name in profiles.names() if profiles.load(name).tuning]
 FIGURES = Path(__file__).parent.parent / "figures"
 SEARCHED = [name for name in TUNED if (FIGURES / name / "tuning.csv").exists()]
-FROM_THE_PAPER = sorted(set(profiles.names()) - set(TUNED) - {"cifar10_half"})  # which takes cifar10's, see below
+FROM_THE_PAPER = sorted(set(profiles.names()) - set(TUNED) - {"cifar10_slim"})  # which takes cifar10's, see below
 
 
 @pytest.mark.parametrize("name", FROM_THE_PAPER)
@@ -48,11 +48,11 @@ def test_one_word_switches_to_the_papers_table_and_to_the_scripts_and_both_name_
         profiles.load(name, hyperparameters="tabel4")
 
 
-def test_what_unlearns_on_half_the_width_is_what_unlearns_on_the_whole():
-    half, whole = profiles.load("cifar10_half"), profiles.load("cifar10")
+def test_what_unlearns_on_a_quarter_of_the_width_is_what_unlearns_on_the_whole():
+    slim, whole = profiles.load("cifar10_slim"), profiles.load("cifar10")
     ours = {("original", "linear"), ("retrain", "linear")}
     shared = {(m, v) for m, recipes in whole.recipes.items() for v in recipes} - ours
-    assert shared and all(half.recipes[m][v] == whole.recipes[m][v] for m, v in shared)
+    assert shared and all(slim.recipes[m][v] == whole.recipes[m][v] for m, v in shared)
 
 
 @pytest.mark.parametrize("name", sorted(set(TUNED) - set(SEARCHED)))

@@ -137,7 +137,7 @@ def setting(profile: str, pretrained: bool = False) -> tuple[str, str, bool]:
 
 def comparable(profile: str) -> bool:
     """Whether a profile's values, and not only its signs, are held against the paper's: its data at its size."""
-    return profile in PAPER_SETTINGS or profile == "cifar10_half"
+    return profile in PAPER_SETTINGS or profile == "cifar10_slim"
 
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
