@@ -145,7 +145,7 @@ def test_every_notebook_has_the_parameters_of_a_study():
 
 @pytest.fixture
 def images(tmp_path) -> Path:
-    """A folder of four classes that the profile cifar10_small can read."""
+    """A folder of four classes that the profile cifar10_slim can read."""
     for part in ("train", "test"):
         for c, name in enumerate("abcd"):
             (tmp_path / part / name).mkdir(parents=True)
@@ -155,7 +155,7 @@ def images(tmp_path) -> Path:
 
 
 def run_on(folder: Path, home: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "unlearn_utils", "--profile", "cifar10_small", "--data-dir", str(folder),
+    command = [sys.executable, "-m", "unlearn_utils", "--profile", "cifar10_slim", "--data-dir", str(folder),
                "--set", "forget_sets=[[0]]", "--only", "00", "--list"]
     environment = {"PATH": "", "UNLEARN_HOME": str(home), "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, capture_output=True, text=True, env=environment)

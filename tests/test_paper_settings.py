@@ -88,7 +88,7 @@ def test_unsir_trained_on_the_classifier_alone_impairs_at_1e_4_on_cifar10():
     assert unsir_rates(profiles.load("cifar10").recipe("unsir", "zeroed_classifier")) == (2e-3, 1e-4)
 
 
-@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "cifar10_small", "image_folder"])
+@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "image_folder"])
 def test_the_other_profiles_and_their_search_impair_at_twice_the_rate_of_repair(name):
     candidates = tune.candidates(name, "" if name == "digits" else "images")
     searched = [cell.recipe for method, *_, cell in candidates if method == "unsir"]
@@ -111,7 +111,7 @@ def test_features_and_probe_are_read_as_by_the_official_code(name):
     )
 
 
-@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "cifar10_small", "image_folder"])
+@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "image_folder"])
 def test_elsewhere_training_images_are_read_in_the_test_view(name):
     assert profiles.load(name).data.readout_view == "test"
     assert not hasattr(profiles.load(name).data.views, "readout_view")  # it does not determine the training

@@ -66,7 +66,7 @@ def test_a_readme_without_a_place_for_a_block_is_refused():
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_has_six_findings_of_one_number_and_at_most_25_words(profile):
-    rows, card, _ = results_page.measured(profile)
+    rows, card = results_page.measured(profile)
     found = findings.findings(rows, card)
     assert len(found) == 6
     for finding in found:
@@ -122,11 +122,6 @@ def test_a_claim_is_counted_by_what_its_models_show():
     tally = findings.tallies(claims.scorecard(label(ncc=0.88, probe=0.5)))
     assert tally["NCC still reads it"] == "1/0/0" and tally["Probe still reads it"] == "0/1/0"
     assert set(findings.WORDS) == set(claims.WORDS) and set(tally) <= set(evidence.CLAIMS)
-
-
-def test_a_profile_made_by_earlier_code_says_so():
-    for name in PROFILES:
-        assert ("Made by earlier code" in results_page.of_profile(name)) == (name in results_page.older(PROFILES))
 
 
 def test_what_seeds_change_is_said_only_where_there_are_several():

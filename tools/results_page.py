@@ -38,21 +38,17 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def measured(profile: str) -> tuple[pd.DataFrame, pd.DataFrame, bool]:
-    """(rows, card, whether code of today made them) of a profile whose measurements lie in ``figures``."""
+def measured(profile: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(rows, card) of a profile whose measurements lie in ``figures``."""
     folder = ROOT / "figures" / profile
     rows = pd.read_csv(folder / "measurements.csv", dtype={"forget": str})
-    saved = pd.read_csv(folder / "scorecard.csv").fillna({"reason": ""})
-    if tables.CARD <= set(saved):
-        return rows, saved, True
-    network = profiles.load(profile).network
-    return rows, claims.scorecard(rows, None, None, profile, network.weights != "none"), False
+    return rows, pd.read_csv(folder / "scorecard.csv").fillna({"reason": ""})
 
 
 def origin(profile: str) -> str:
     """On what, over how much, and where the numbers were made."""
     notes = json.loads((ROOT / "figures" / profile / "provenance.json").read_text(encoding="utf-8"))["notebooks"]
-    note, (rows, _, _) = notes["05_scorecard"], measured(profile)
+    note, (rows, _) = notes["05_scorecard"], measured(profile)
     return (f"{profiles.load(profile).title}; {tables.over(rows)}; commit {note['commit'][:10]}, "
             f"{'; '.join(note['results computed with'])}.")
 
@@ -65,10 +61,6 @@ def cost(profile: str) -> str:
     seconds = [record["seconds"] for record in packs.read(pack).records.values()]
     out = f" Left out as too dear: {', '.join(f'`{pattern}`' for pattern in left)}." if left else ""
     return f" {len(seconds)} results in {sum(seconds) / 3600:.1f} hours of one process.{out}"
-
-
-def older(names: list[str]) -> list[str]:
-    return [name for name in names if not measured(name)[2]]
 
 
 def beside_the_paper(profile: str, rows: pd.DataFrame) -> list[str]:
@@ -108,14 +100,12 @@ def backbone(profile: str, rows: pd.DataFrame) -> list[str]:
 
 
 def of_profile(profile: str) -> str:
-    rows, card, today = measured(profile)
-    note = "" if today else ("\nMade by earlier code, without the curve, the attacks and the newer readings, and judged by "
-                             "the rules of today; it will be measured again.\n")
+    rows, card = measured(profile)
     readings = [sentences.room(rows), *backbone(profile, rows), sentences.hiding(card), sentences.misaligned(card), head_sentences.turns(rows),
                 head_sentences.as_in_retrain(rows), sentences.classifier_only(card), sentences.honest(card),
-                sentences.centre(rows), *(one_image(profile) if today else []), sentences.inconclusive(card)]
+                sentences.centre(rows), *one_image(profile), sentences.inconclusive(card)]
     screen = claims.one_screen(card).reset_index()
-    return "\n".join([f"## {profile}", "", origin(profile) + cost(profile), note, markdown(screen), "",
+    return "\n".join([f"## {profile}", "", origin(profile) + cost(profile), "", markdown(screen), "",
                       *(f"- {reading}" for reading in readings), *beside_the_paper(profile, rows)])
 
 
@@ -140,14 +130,14 @@ def results(names: list[str]) -> str:
 # ---- the blocks of the README ----
 
 def picture(names: list[str]) -> str:
-    rows, _, _ = measured(SHOWN)
+    rows, _ = measured(SHOWN)
     return (f"![One row per method: what output, nearest class centre and probe read of the forgotten class]"
             f"(figures/{SHOWN}/dumbbell.png)\n\n*{profiles.load(SHOWN).title}; {tables.over(rows)}. Probe and nearest class "
             f"centre read {findings.beside(rows)}.*")
 
 
 def six(names: list[str]) -> str:
-    rows, card, _ = measured(SHOWN)
+    rows, card = measured(SHOWN)
     listed = [f"{i}. **{found.title}.** {found.sentence} [{found.notebook[:2]}](notebooks/{found.notebook}.ipynb)"
               for i, found in enumerate(findings.findings(rows, card), 1)]
     return "\n".join([*listed, "", f"On the picture's images, of which there is a [report](figures/{SHOWN}/report.html); the linked "
@@ -156,7 +146,7 @@ def six(names: list[str]) -> str:
 
 def claims_table(names: list[str]) -> str:
     tallies = {f"{name} ({measured(name)[0].forget.nunique()})": findings.tallies(measured(name)[1])
-               for name in names if name not in older(names)}
+               for name in names}
     lines = [{"claim": claim.name, "says": claim.sentence, **{name: found.get(claim.name, "–") for name, found in tallies.items()}}
              for claim in evidence.CLAIMS.values()]
     return ("How many comparisons of a model with its reference show the claim / show the contrary / cannot tell (forget sets). A "
