@@ -34,6 +34,7 @@ def refusal(*arguments: str) -> str:
     (["--refresh-reference", "--set", "seeds=[1]"], ["own parameters"]),
     (["--results", "comitted"], ["comitted", "must be 'committed'"]),
     (["--list", "--test"], ["--test"]),
+    *(([option, ""], [f"{option} names nothing", "a file or folder"]) for option in ("--export", "--merge", "--carry", "--bring")),
     (["--sed", "3"], ["--sed", "--set"]),
     (["--jobs", "many"], ["many", "--jobs"]),
     (["--set", "seeds={[]}"], ["seeds", "list"]),

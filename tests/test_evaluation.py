@@ -316,9 +316,19 @@ def test_a_saved_report_is_read_again(tmp_path, three):
         lambda: report.save(tmp_path / "file" / "below"): "no report can be written to",
         lambda: own_models.Report.load(tmp_path / "nowhere"): "holds no report (No such file",
         lambda: own_models.Report.load(tmp_path / "found"): "is no intact report (KeyError)",
+        lambda: report.save("~nobody-of-this-name/found"): "which is no path",
+        lambda: report.save("a\0b"): "but it must be a path",
     }.items():
         with pytest.raises(BadInput, match=re.escape(sentence)):
             refused()
+
+
+def test_a_class_of_few_images_gives_no_head_from_ten(three):
+    rare = torch.cat([torch.where(TRAIN[1] != 3)[0], torch.where(TRAIN[1] == 3)[0][:9]])
+    report = read(three, train=tuple(part[rare] for part in TRAIN))
+    assert "ten_shot" not in report.rows and report.rows.one_shot.notna().all()
+    assert "Class 3 has 9 training images, so there is no head from 10 per class." in report.notes
+    assert read(three).rows.ten_shot.notna().all()
 
 
 def test_a_name_is_no_formula(three):
@@ -423,6 +433,9 @@ REFUSED = {
     "other classes": (dict(train=Folder(*TRAIN), test=named("dcba", TEST)), "test has other classes than train"),
     "no name of a module": (dict(features=""), "has no module ''"),
     "train once more": (dict(train=TRAIN, test=TRAIN), "train and test are the same images"),
+    "copies of training images": (dict(train=TRAIN, test=tuple(t[:60].clone() for t in TRAIN)), "60 of 60 test images are training"),
+    "a function that fails": (dict(features=lambda images: images), "the features function of model 'mine' fails"),
+    "features of no dimension": (dict(features=lambda model, images: images.flatten(1)[:, :0]), "its features are a tensor"),
     "names of five": (dict(train=named("abcde", TRAIN)), "train has 5 classes"),
 }
 
@@ -573,7 +586,8 @@ def test_three_files_and_a_folder_give_table_and_figure_by_one_command(folder, n
         ("mine.pth", *data, "--forget", "9"): "forget is [9]",
         ("mine.pth", "./mine.pth", *data, "--forget", "cat"): "mine.pth is given twice",
         ("mine.pth", *data[:-1], "foo", "--forget", "cat"): "device 'foo' is not available here; choose one of auto, cpu",
-        ("mine.pth", *data, "--forget", "0", "--save", ""): "a report's folder is ''",
+        ("mine.pth", *data, "--forget", "0", "--save", ""): "--save names nothing; give it a value, or leave it out",
+        ("mine.pth", "--architecture", "", *data[2:], "--forget", "0"): "--architecture names nothing",
     }.items():
         with pytest.raises(SystemExit) as ended:
             evaluation.command(list(arguments))

@@ -214,6 +214,13 @@ def test_packs_of_other_images_or_profiles_are_not_merged(pack):
             packs.merge(pack, other)
 
 
+def test_a_pack_of_another_profile_is_not_taken(pack, tmp_path):
+    packs.write(replace(pack, profile="cifar10"), tmp_path / NAME)
+    assert packs.read(tmp_path / NAME, "cifar10").records == pack.records
+    with pytest.raises(BadInput, match="is a result pack of profile 'cifar10', but 'digits' is asked for"):
+        packs.read(tmp_path / NAME, "digits")
+
+
 # Models that travel
 
 
@@ -221,6 +228,8 @@ def test_with_the_models_of_another_machine_only_what_was_changed_from_them_is_c
     expected = measured(ran)
     carried = packs.carry(rows.measurements(ran, MODELS).tasks, tmp_path / "carried")
     monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / "another"))
+    [model] = (tmp_path / "carried").glob("model/*")
+    (model / ".DS_Store").write_text("left by a file manager")
     assert packs.bring(tmp_path / "carried") == carried == 1
     pd.testing.assert_frame_equal(measured(learned_study(tiny)), expected)
     models = [label for label in count if label.startswith("model of ")]

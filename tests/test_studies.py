@@ -64,6 +64,16 @@ def test_a_pattern_that_leaves_nothing_out_is_refused(pattern):
         digits(overrides={"left_out": [pattern]})
 
 
+@pytest.mark.parametrize("pattern", ["*", "retrain.*", "random.linear", "*.cmf"])
+def test_what_every_notebook_shows_is_not_left_out(pattern):
+    with pytest.raises(BadInput, match="left_out has .* but every notebook shows"):
+        digits(overrides={"left_out": [pattern]})
+
+
+def test_nothing_may_be_left_out():
+    assert digits(overrides={"left_out": []}).profile.left_out == []
+
+
 def test_a_model_that_saw_all_is_the_same_for_every_forget_set_and_the_others_are_not():
     study = digits()
     for method in METHODS:

@@ -53,11 +53,11 @@ def parser() -> argparse.ArgumentParser:
                       help="'committed': take results from the profile's result pack; no training, no images needed")
     made.add_argument("--force", action="store_true", help="compute everything again")
     made.add_argument("--list", action="store_true", help="show what would run, and the time")
-    made.add_argument("--export", default="", metavar="FILE", help="write what is stored of this study into a result pack")
+    made.add_argument("--export", metavar="FILE", help="write what is stored of this study into a result pack")
     made.add_argument("--merge", action="append", default=[], metavar="FILE",
                       help="add another machine's result pack to this profile's (repeatable; the first result stays)")
-    made.add_argument("--carry", default="", metavar="DIR", help="copy the Originals and Retrains, for another machine")
-    made.add_argument("--bring", default="", metavar="DIR", help="take over Originals and Retrains that --carry wrote")
+    made.add_argument("--carry", metavar="DIR", help="copy the Originals and Retrains, for another machine")
+    made.add_argument("--bring", metavar="DIR", help="take over Originals and Retrains that --carry wrote")
     made.add_argument("--refresh-reference", action="store_true",
                       help="for maintainers: write the result pack and, of the notebooks' own profile, the outputs in notebooks/")
     made.add_argument("--test", action="store_true", help="run the tests instead")
@@ -149,6 +149,8 @@ def checked(argv: list[str]) -> tuple[argparse.Namespace, dict[Path, dict[str, A
     try:
         if options.test:
             raise BadInput("--test takes no other option.")
+        if empty := [name for name in ("export", "merge", "carry", "bring") if getattr(options, name) in ("", [""])]:
+            raise BadInput(f"--{empty[0]} names nothing; name a file or folder, or leave it out.")
         home()
         given = parameters(options, chosen_notebooks(options.only))
         if options.results not in ("", "committed"):

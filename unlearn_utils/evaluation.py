@@ -83,7 +83,11 @@ def evaluate(
     rows = pd.DataFrame(rows)
     verdicts, images = _verdicts(rows, right), len(right[given[0].name]["output"])
     made = {"data": data, "probe": asdict(probe), "seeds": seeds, "draws": draws}
-    return Report(rows, verdicts, _notes(given, verdicts, probe, seeds, images), forget, names, made)
+    notes, smallest = _notes(given, verdicts, probe, seeds, images), min(data["train"]["images"])
+    if few := [str(k) for k in SHOTS if k > smallest]:
+        rare = names[data["train"]["images"].index(smallest)]
+        notes.append(f"Class {rare} has {smallest} training images, so there is no head from {', '.join(few)} per class.")
+    return Report(rows, verdicts, notes, forget, names, made)
 
 
 def _given(models: Any, features: Any) -> list[Foreign]:
@@ -152,7 +156,8 @@ def _read(
     row["probe_seeds"] = [metrics.pooled_accuracy(c, forget) for c in counts["probe"]]
     row |= {f"{name}_by_class": metrics.class_accuracies(sum(listed)).tolist() for name, listed in counts.items()}
     random, y, y_test = generator("cpu", 0, "few_shot"), y.cpu(), y_test.cpu()  # the images that our own seed 0 draws
-    shot = pd.DataFrame(attacks.few_shot(seen[0], y, y_test, list(SHOTS), draws, random))
+    possible = [k for k in SHOTS if k <= y.bincount().min()]
+    shot = pd.DataFrame(attacks.few_shot(seen[0], y, y_test, possible, draws, random))
     sizes = torch.bincount(y_test)[list(forget)]
     for k, accuracies in shot.groupby("x").accuracy:
         row[SHOTS[k]] = float(np.mean([np.average(np.array(a)[list(forget)], weights=sizes) for a in accuracies]))
@@ -263,6 +268,8 @@ def command(argv: list[str]) -> int:
     """``python -m unlearn_utils evaluate``: ends with one sentence where something cannot be used."""
     options = parser().parse_args(argv)
     try:
+        if empty := [name for name, value in vars(options).items() if value == ""]:
+            raise BadInput(f"--{empty[0]} names nothing; give it a value, or leave it out.")
         device, named = _device(options.device), _by_name(options)
         parts, seen = files.image_folder(Path(options.data), options.size, options.normalise)
         classes, network = parts["train"].dataset.classes, options.architecture or options.model

@@ -68,15 +68,19 @@ class Foreign:
         self.last, images = (None, None, None), images.to(self.device, copy=True)  # a model may change them
         try:
             output = self.module(images)
-            features = self.where(self.module, images) if callable(self.where) else self.last[1]
         except Exception as reason:  # what a model makes of images that are not its own has no base class
             raise BadInput(f"model '{self.name}' cannot read {_shown(images)} of {images.dtype} "
                            f"({models.in_short(reason)}); give images as it was trained on them.") from None
+        try:
+            features = self.where(self.module, images) if callable(self.where) else self.last[1]
+        except Exception as reason:  # of somebody else's function
+            raise BadInput(f"the features function of model '{self.name}' fails on {_shown(images)} "
+                           f"({models.in_short(reason)}); it is given the model and the images.") from None
         logits = output.get("logits", output) if isinstance(output, dict) else getattr(output, "logits", output)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
             raise BadInput(f"model '{self.name}' gives {_shown(logits)}, but it must give logits (N, K), or have them as "
                            ".logits.")
-        flat = isinstance(features, Tensor) and features.ndim > 1 and features[0].numel() == features.shape[1]
+        flat = isinstance(features, Tensor) and features.ndim > 1 and features[0].numel() == features.shape[1] > 0
         if not flat or len(features) != len(images):
             what = "no nn.Linear was run" if features is None else f"its features are {_shown(features)}, not (N, d)"
             raise BadInput(f"model '{self.name}': {what}; {NAME_IT}.")
@@ -220,7 +224,7 @@ def passed(
 
     ``tracked`` shows how far it is.
 
-    Raises BadInput where labels are not those of all classes.
+    Raises BadInput where labels are not those of all classes, or most test images are training images.
     """
     kept: dict[tuple, list[Tensor]] = {}
     with ExitStack() as stack:
@@ -245,6 +249,10 @@ def passed(
         if absent := sorted(set(range(classes)) - set(present)):
             raise BadInput(f"{part} holds no image of class {absent[0]}, but the models have {classes} outputs; every "
                            "class needs images, a forgotten one too.")
+    known = set(map(tuple, whole["train", "mean"].tolist()))
+    if (again := sum(tuple(image) in known for image in whole["test", "mean"].tolist())) > len(labels["test"]) / 2:
+        raise BadInput(f"{again} of {len(labels['test'])} test images are training images, of which a probe reads whatever it "
+                       "was fitted to; hold some out.")
     features = {m.name: Features(*(whole[part, "features", m.name] for part in ("train", "test"))) for m in given}
     data = {part: {"images": found.bincount().tolist(), "mean": whole[part, "mean"].mean(0).tolist()}
             for part, found in labels.items()}

@@ -54,10 +54,12 @@ def reference(profile: str) -> Path:
     return own if own.exists() else ROOT / "figures" / profile / NAME
 
 
-def read(path: Path) -> Pack:
-    """Raises BadInput where the file is no pack."""
+def read(path: Path, of: str = "") -> Pack:
+    """Raises BadInput where the file is no pack, or one of another profile than ``of``."""
     lines = _lines(path)
     profile, images = next(lines)
+    if of and profile != of:
+        raise BadInput(f"{path} is a result pack of profile '{profile}', but '{of}' is asked for; name a pack of '{of}'.")
     return Pack(profile, images, dict(lines))
 
 
@@ -197,9 +199,10 @@ def bring(folder: Path) -> int:
         if (store.root / "model" / record.parent.name).exists():
             continue
         try:
-            spec = json.loads(record.read_bytes())["body"]["spec"]
-            store.unpack(spec, {file.name: file.read_bytes() for file in record.parent.iterdir()})
+            body = json.loads(record.read_bytes())["body"]
+            files = {name: (record.parent / name).read_bytes() for name in (*body["files"], "record.json")}
+            store.unpack(body["spec"], files)
             taken += 1
-        except (Damaged, ValueError, KeyError, TypeError):  # one that is no record any more
+        except (Damaged, ValueError, KeyError, TypeError, FileNotFoundError):  # one that is no record any more
             print(f"{record.parent} is damaged and left out; carry it again.")
     return taken

@@ -28,6 +28,7 @@ CHOICES = {
 }
 
 
+ALWAYS = ("original.linear", "retrain.linear", "random.linear", "random_label.linear", "random_label.cmf")  # never left out
 MOST = 10**18  # below it: no number of a profile is infinite, none of them nan, and a seed fits in 64 bits
 RANGES = {  # of the numbers under a name: at least, and below; all others are at least 0
     **dict.fromkeys(("epochs", "batch_size", "width", "blocks", "image_size", "channels", "shots", "steps", "few_sets"), (1, MOST)),
@@ -176,6 +177,8 @@ def check_names(profile: Profile, methods: Mapping[str, type], variants: Mapping
     for pattern in profile.left_out:
         if not any(fnmatchcase(f"{method}.{variant}", pattern) for method in methods for variant in variants):
             raise BadInput(f"{where}left_out has {pattern!r}, but it must be a method and a variant, like unsir.cmf or *.cmf_raw.")
+        if lost := [model for model in ALWAYS if fnmatchcase(model, pattern)]:
+            raise BadInput(f"{where}left_out has {pattern!r}, but every notebook shows {', '.join(lost)}; name other models.")
     rates = dict.fromkeys(named, list[float])
     search = {"rule": str, "tolerance": float, "ties": str, "seeds": list[int], "forget_sets": list[list[int]], **rates}
     search |= dict.fromkeys(trained, {"setting": str, **rates})
@@ -239,7 +242,7 @@ def _read(kind: Any, value: Any, where: str, name: str) -> Any:
     if name in CHOICES and known not in CHOICES[name]:
         raise BadInput(f"{where} is {value!r}, but it must be one of {', '.join(CHOICES[name])}.")
     if written is list:
-        if not value and name != "multi_runs":
+        if not value and name not in ("multi_runs", "left_out"):
             raise BadInput(f"{where} is an empty list; it needs at least one entry.")
         listed = enumerate(value)
         return shape(_read(inside[0] if inside else type(item), item, f"{where}[{i}]", name) for i, item in listed)

@@ -171,9 +171,10 @@ def exchange(whole: Whole, options) -> int:
     if options.bring:
         print(f"{packs.bring(Path(options.bring))} models taken into the store.")
     if options.merge:
-        merged = packs.read(reference) if reference.exists() else packs.read(Path(options.merge.pop(0)))
+        merged = packs.read(reference, study.profile.name) if reference.exists() else None
         for path in options.merge:
-            merged, said = packs.merge(merged, packs.read(Path(path)))
+            pack = packs.read(Path(path), study.profile.name)
+            merged, said = packs.merge(merged, pack) if merged else (pack, f"{len(pack.records)} results.")
             print(f"{path}: {said}")
         packs.write(merged, Outputs(study.profile.name).file(packs.NAME))
     if options.export:

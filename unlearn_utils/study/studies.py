@@ -72,7 +72,7 @@ class Study:
         profiles.check_names(loaded, METHODS, VARIANTS)
         machine = sweep.Machine.choose(device, jobs, cluster)
         committed = packs.reference(profile)
-        pack = packs.read(committed) if results else None
+        pack = packs.read(committed, profile) if results else None
         differs = _differences(loaded, own)
         if pack:
             loaded = replace(loaded, images=pack.images)

@@ -113,8 +113,10 @@ class Report:
             made = kept.get("made", {})
             report = Report(rows, verdicts.reindex(columns=JUDGED), kept["notes"], tuple(kept["forget"]), kept["classes"], made)
             if made:
+                if any(len(made["data"][part]["mean"]) != 2 for part in ("train", "test")):
+                    raise ValueError("what tells the images is not two numbers")
                 _check_alike([str(folder)] * 2, made, made)
-            report._repr_html_(), [report.classes[c] for c in report.forget]  # one that cannot be shown is none
+            report._repr_html_(), ", ".join(report.classes), [report.classes[c] for c in report.forget]  # else it is none
             return report
         except OSError as reason:
             raise BadInput(f"{folder} holds no report ({reason.strerror or reason}); name a folder that report.save has "
@@ -135,8 +137,12 @@ class Report:
 
 
 def _named(folder: Any) -> str:
-    if not isinstance(folder, (str, os.PathLike)) or not str(folder).strip():
+    if not isinstance(folder, (str, os.PathLike)) or not str(folder).strip() or "\0" in str(folder):
         raise BadInput(f"a report's folder is {folder!r}, but it must be a path, like 'found'.")
+    try:
+        Path(folder).expanduser()
+    except RuntimeError as reason:  # no such user
+        raise BadInput(f"a report's folder is {str(folder)!r}, which is no path ({reason}); name one like 'found'.") from None
     return str(folder)
 
 
