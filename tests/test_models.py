@@ -178,5 +178,23 @@ def test_imagenet_weights_that_cannot_be_downloaded_end_with_one_sentence(monkey
         raise ConnectionError("no route to the hub")
 
     monkeypatch.setattr(timm, "create_model", refuse)
-    with pytest.raises(BadInput, match="could not be downloaded .no route to the hub.; set network.weights to a file"):
+    with pytest.raises(BadInput, match="cannot make vit_small_patch16_224 .no route to the hub.; set network.weights to a file"):
         models.build(Network(architecture=VIT, weights="imagenet"), 3, 10, 0)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "tf_efficientnet_lite0", "resnet18"])
+def test_the_head_reads_as_many_features_as_a_network_of_timm_gives(name):
+    model = models.build(Network(architecture=f"timm/{name}"), 3, 4, 0).eval()
+    assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 4)
+
+
+@pytest.mark.parametrize("name, told", [
+    ("zz", "timm has no model 'zz'"), ("resnet18.zz", "timm has no model 'resnet18.zz'"),
+    ("levit_128s", "takes images of 224 pixels, not 64; set data.enlarge_to"), ("resnet18", ""),
+])
+def test_a_network_that_timm_lacks_or_of_another_size_is_refused_before_a_run(name, told):
+    asked = lambda: models.check_network(Network(architecture=f"timm/{name}"), 64)  # noqa: E731
+    if not told:
+        return asked()
+    with pytest.raises(BadInput, match=told):
+        asked()

@@ -71,7 +71,8 @@ def test_the_first_cell_of_every_profile_runs_on_miniature_data(name, home, tmp_
                 for i in range(2):
                     image = Image.new("RGB", (data.image_size,) * 2, (80 * value, 10 * i, 0))
                     image.save(tmp_path / part / kind / f"{i}.png")
-        small |= {"data.folder": str(tmp_path), "network.width": min(4, network.width), "network.weights": "none"}
+        small |= {"data.folder": str(tmp_path), "network.weights": "none"}
+        small |= {"network.width": 4} if "resnet" in network.architecture else {}
     task = Trained(Cell(profiles.load(name, small), 0, (), "original"))
     result, _ = task.compute("cpu")
     features = Store().get(features_spec(task.cell)).tensors("features")
@@ -297,3 +298,9 @@ def test_a_coarse_class_stands_for_its_classes():
 def test_a_forget_set_that_names_no_class_or_one_twice_is_refused(home, given, named):
     with pytest.raises(BadInput, match=named):
         Study.of("digits", forget_sets=given)
+
+
+@pytest.mark.parametrize("changed", [{"network.width": 8}, {"network.blocks": [1, 1]}])
+def test_what_only_a_resnet_has_is_refused_for_another_network(changed):
+    with pytest.raises(BadInput, match="are a ResNet's, and timm/tf_efficientnet_lite0 has its own"):
+        profiles.load("cifar10_pretrained", changed)

@@ -139,10 +139,11 @@ def _read(
     device, head = model.device if model.device.startswith("cuda") else "cpu", model.head  # others lack float64
     features, logits, y, y_test = (part.to(device) for part in (*seen, labels["train"], labels["test"]))
     common = (features.train, y, features.test, classes)
-    predicted = {
-        "output": [logits.argmax(1)], "ncc": [metrics.nearest(*common)[0]],
-        "probe": [metrics.probed(*common, probe, seed).argmax(1) for seed in range(seeds)],
-    }
+    probed = [metrics.probed(*common, probe, seed) for seed in range(seeds)]
+    if not all(found.isfinite().all() for found in probed):
+        raise BadInput(f"no probe can be fitted to the features of model '{model.name}', as large as "
+                       f"{features.train.abs().max().item():.0e}, at lr {probe.lr:g}; scale them, or take a smaller lr.")
+    predicted = {"output": [logits.argmax(1)], "ncc": [metrics.nearest(*common)[0]], "probe": [p.argmax(1) for p in probed]}
     counts = {name: [metrics.confusion(p, y_test, classes) for p in listed] for name, listed in predicted.items()}
     weight = features.train.new_full((classes, features.train.shape[1]), float("nan"))  # what needs it becomes NaN
     weight, bias = (weight, None) if head is None else (head.weight.detach().float(), head.bias)

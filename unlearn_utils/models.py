@@ -198,17 +198,31 @@ def _timm(network: Network, channels: int) -> tuple[nn.Module, int]:
     import timm
 
     name, pretrained = network.architecture.removeprefix("timm/"), network.weights == "imagenet"
-    if not timm.is_model(name):
-        raise BadInput(f"timm has no model '{name}'; timm.list_models() names those that it has.")
     try:
         encoder = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels)
     except Exception as reason:  # the model hub's errors have no base class of their own
-        raise BadInput(
-            f"the ImageNet weights of {network.architecture} could not be downloaded "
-            f"({in_short(reason)}); "
-            "set network.weights to a file that holds them, or to 'none' to train from scratch."
-        ) from None
-    return encoder, encoder.num_features
+        advice = ("set network.weights to a file that holds its ImageNet weights, or to 'none' to train from scratch"
+                  if pretrained else "timm.list_models() names those that it makes")
+        raise BadInput(f"timm cannot make {network.architecture} ({in_short(reason)}); {advice}.") from None
+    return encoder, getattr(encoder, "head_hidden_size", 0) or encoder.num_features  # some widen them before the head
+
+
+def check_network(network: Network, side: int) -> None:
+    """Raise BadInput where timm has no such network, or one for images of another size than ``side`` pixels."""
+    if not network.architecture.startswith("timm/"):
+        return
+    import timm
+
+    name = network.architecture.removeprefix("timm/")
+    try:
+        known = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    except RuntimeError:  # no such weights of it
+        known = None
+    if known is None:
+        raise BadInput(f"timm has no model '{name}'; timm.list_models() names those that it has.")
+    if known.fixed_input_size and known.input_size[1] != side:
+        raise BadInput(f"{network.architecture} takes images of {known.input_size[1]} pixels, not {side}; set data.enlarge_to and "
+                       "data.crop_to to it, or take another network.")
 
 
 def weights_file(named: str) -> Path:

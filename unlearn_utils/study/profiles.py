@@ -218,7 +218,10 @@ def _check_images(data: Data, network: Network, name: str) -> None:
     seen = data.crop_to or data.image_size
     if network.architecture.endswith("_224") and (seen, data.channels) != (224, 3):
         raise BadInput(f"{name}: {network.architecture} takes 224 pixels and 3 channels, not {seen} and {data.channels}.")
-    if network.weights == "imagenet" and network.architecture in ("resnet", "bottleneck_resnet"):
+    resnet, usual = network.architecture in ("resnet", "bottleneck_resnet"), Network()
+    if not resnet and (network.width, network.blocks) != (usual.width, usual.blocks):
+        raise BadInput(f"{name}: network.width and network.blocks are a ResNet's, and {network.architecture} has its own; leave them out.")
+    if network.weights == "imagenet" and resnet:
         raise BadInput(f"{name}: ImageNet weights are there for timm's encoders; set network.weights to 'none' or a file.")
     network.check_resolution(seen)
 

@@ -167,25 +167,24 @@ def _keep_notes(folder: Path, before: dict[str, bytes]) -> None:
 
 def exchange(whole: Whole, options) -> int:
     """Results to and from other machines, instead of a run."""
-    study, reference = whole.study, packs.reference(whole.study.profile.name)
+    name, reference = whole.study.profile.name, packs.reference(whole.study.profile.name)
     if options.bring:
         print(f"{packs.bring(Path(options.bring))} models taken into the store.")
     if options.merge:
-        merged = packs.read(reference, study.profile.name) if reference.exists() else None
+        merged = packs.read(reference, name) if reference.exists() else None
         for path in options.merge:
-            pack = packs.read(Path(path), study.profile.name)
+            pack = packs.read(Path(path), name)
             merged, said = packs.merge(merged, pack) if merged else (pack, f"{len(pack.records)} results.")
             print(f"{path}: {said}")
-        packs.write(merged, Outputs(study.profile.name).file(packs.NAME))
+        packs.write(merged, Outputs(name).file(packs.NAME))
     if options.export:
-        pack = packs.collect(study.profile, whole.tasks)
+        pack = packs.collect(whole.study.profile, whole.tasks)
         if not pack.records:
             raise BadInput("nothing of this study is stored here, so --export has nothing to write; run it first.")
         packs.write(pack, Path(options.export))
         print(f"{len(pack.records)} results in {options.export}")
     if options.carry:
-        count = packs.carry(whole.tasks, Path(options.carry))
-        if not count:
+        if not (count := packs.carry(whole.tasks, Path(options.carry))):
             raise BadInput("no model of this study is stored here, so --carry has nothing to copy; run it first.")
         print(f"{count} models in {options.carry}")
     return 0

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..data import check_forget_set
 from ..methods import METHODS
+from ..models import check_network
 from ..paths import Outputs
 from ..settings import BadInput
 from . import guests, packs, profiles, sweep
@@ -70,6 +71,7 @@ class Study:
         own = profiles.load(profile, data_dir=data_dir)
         loaded = profiles.load(profile, overrides, data_dir, hyperparameters)
         profiles.check_names(loaded, METHODS, VARIANTS)
+        check_network(loaded.network, loaded.data.crop_to or loaded.data.image_size)
         machine = sweep.Machine.choose(device, jobs, cluster)
         committed = packs.reference(profile)
         pack = packs.read(committed, profile) if results else None
