@@ -11,7 +11,7 @@ from unlearn_utils.views import claims, evidence, intervals, tables
 from unlearn_utils.views.evidence import Run
 
 SETS = tuple("0123456789")
-PROFILES = ("digits", "fashion_mnist", "cifar10_small")
+PROFILES = ("digits", "fashion_mnist", "cifar10_slim")
 FIGURES = Path(__file__).parents[1] / "figures"
 
 

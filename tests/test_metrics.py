@@ -137,7 +137,10 @@ def test_probes_rate_falls_along_a_cosine_to_0(clusters):
     assert (constant.weight - probe.weight).abs().max() > 0.01
 
 
-def test_another_schedule_of_the_probe_is_refused():
+def test_what_a_probe_cannot_be_is_refused():
+    for name, value in {"epochs": 2.5, "patience": -1, "momentum": float("nan"), "batch_size": "a", "validation": 1}.items():
+        with pytest.raises(BadInput, match=f"{name} of a probe is .*, but it must be a"):
+            Probe(**{"epochs": 1, name: value})
     with pytest.raises(BadInput, match="schedule of a probe is 'step', but it must be constant or cosine"):
         Probe(epochs=1, schedule="step")
 

@@ -58,3 +58,10 @@ def test_an_installed_package_gives_weights_of_other_names_in_the_same_order(tmp
 def test_a_package_that_is_not_installed_is_named():
     with pytest.raises(BadInput, match="pip install no-such-weights"):
         models.build(Network(architecture="timm/resnet18", weights="package:no_such_weights"), 3, 4, seed=0)
+
+
+@pytest.mark.parametrize("named", ["package:json", "package:.x", "package:__main__", "~nobody-of-this-name/x.pth"])
+def test_odd_names_of_weights_end_with_one_sentence_before_a_run(named):
+    with pytest.raises(BadInput, match="network.weights is .*; (it must be 'none'|pip install)") as refused:
+        models.check_network(Network(weights=named), 32)
+    assert "\n" not in str(refused.value)

@@ -208,7 +208,15 @@ def _timm(network: Network, channels: int) -> tuple[nn.Module, int]:
 
 
 def check_network(network: Network, side: int) -> None:
-    """Raise BadInput where timm has no such network, or one for images of another size than ``side`` pixels."""
+    """Raise BadInput where no network can be made: no such weights, none of timm's, or one for other than ``side`` pixels."""
+    try:
+        if network.weights not in ("none", "imagenet"):
+            weights_file(network.weights)
+    except (ImportError, ValueError, RuntimeError) as reason:  # of odd names
+        if isinstance(reason, BadInput):
+            raise
+        raise BadInput(f"network.weights is '{network.weights}', which names neither a file nor a package "
+                       f"({in_short(reason)}); it must be 'none', 'imagenet', 'package:<name>' or a file of weights.") from None
     if not network.architecture.startswith("timm/"):
         return
     import timm

@@ -105,10 +105,14 @@ class Probe:
     def __post_init__(self):
         if self.schedule not in ("constant", "cosine"):
             raise BadInput(f"the schedule of a probe is {self.schedule!r}, but it must be constant or cosine.")
-        for name, low, below in (("epochs", 1, 1e9), ("batch_size", 1, 1e9), ("lr", 0, 1e6), ("validation", 0, 1)):
-            value = getattr(self, name)
-            if type(value) not in (int, float) or not low <= value < below:
-                raise BadInput(f"{name} of a probe is {value!r}, but it must be a number, at least {low} and below {below:g}.")
+        whole, any_number = (int,), (int, float)
+        for name, kinds, low, below in (
+            ("epochs", whole, 1, 1e9), ("batch_size", whole, 1, 1e9), ("patience", whole, 0, 1e9), ("lr", any_number, 0, 1e6),
+            ("momentum", any_number, 0, 1), ("validation", any_number, 0, 1),
+        ):
+            value, what = getattr(self, name), "a whole number" if kinds is whole else "a number"
+            if type(value) not in kinds or not low <= value < below:
+                raise BadInput(f"{name} of a probe is {value!r}, but it must be {what}, at least {low} and below {below:g}.")
 
 
 @dataclass(frozen=True)

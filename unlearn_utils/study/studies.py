@@ -71,11 +71,12 @@ class Study:
         own = profiles.load(profile, data_dir=data_dir)
         loaded = profiles.load(profile, overrides, data_dir, hyperparameters)
         profiles.check_names(loaded, METHODS, VARIANTS)
-        check_network(loaded.network, loaded.data.crop_to or loaded.data.image_size)
         machine = sweep.Machine.choose(device, jobs, cluster)
         committed = packs.reference(profile)
         pack = packs.read(committed, profile) if results else None
         differs = _differences(loaded, own)
+        if not pack:  # which needs no network
+            check_network(loaded.network, loaded.data.crop_to or loaded.data.image_size)
         if pack:
             loaded = replace(loaded, images=pack.images)
         elif committed.exists() and images_of(loaded).fingerprint != (usual := packs.read_images(committed)).fingerprint:
