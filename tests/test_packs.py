@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from conftest import learned_study
 
-from unlearn_utils import sources
+from unlearn_utils import paths, sources
 from unlearn_utils.methods import METHODS
 from unlearn_utils.settings import BadInput
 from unlearn_utils.study import packs, rows, running, store, sweep
@@ -17,6 +17,7 @@ from unlearn_utils.study.cells import trained
 from unlearn_utils.study.packs import NAME, Pack
 from unlearn_utils.study.readings import Reading
 from unlearn_utils.study.store import Store
+from unlearn_utils.study.studies import Study
 
 MODELS = [("original", "linear"), ("random_label", "linear"), ("scrub", "cmf")]
 
@@ -276,6 +277,18 @@ def test_the_notes_of_the_run_that_computed_stay_where_a_pack_draws_the_same(tmp
         (tmp_path / "table.csv").write_text(table)
         running._keep_notes(tmp_path, before)
         assert {(tmp_path / name).read_text() for name in running.NOTES} == {note}
+
+
+@pytest.mark.parametrize("folder", sorted((paths.ROOT / "figures").glob("*/models")), ids=lambda folder: folder.parent.name)
+def test_a_committed_original_is_the_one_behind_its_pack_and_is_taken(folder, home):
+    (home / "figures").mkdir()
+    shutil.copytree(folder.parent, home / "figures" / folder.parent.name)
+    study = Study.of(folder.parent.name, results="committed")
+    original = trained(study.cell(0, (), "original"))
+    assert packs.bring(folder) == 1
+    found = Store().get(original.spec)
+    assert found, f"the training code has changed since: train it again, or leave {folder} out"
+    assert found.result["weights"] == study.pack.original_of(original)
 
 
 def test_a_folder_without_models_is_refused(home):
