@@ -83,10 +83,7 @@ def evaluate(
     rows = pd.DataFrame(rows)
     verdicts, images = _verdicts(rows, right), len(right[given[0].name]["output"])
     made = {"data": data, "probe": asdict(probe), "seeds": seeds, "draws": draws}
-    notes, smallest = _notes(given, verdicts, probe, seeds, images), min(data["train"]["images"])
-    if few := [str(k) for k in SHOTS if k > smallest]:
-        rare = names[data["train"]["images"].index(smallest)]
-        notes.append(f"Class {rare} has {smallest} training images, so there is no head from {', '.join(few)} per class.")
+    notes = _notes(given, verdicts, probe, seeds, images) + _rare(data["train"]["images"], names)
     return Report(rows, verdicts, notes, forget, names, made)
 
 
@@ -215,6 +212,12 @@ def _notes(given: list[Foreign], verdicts: pd.DataFrame, probe: Probe, seeds: in
         notes.append(f"The output of {', '.join(logs)} is a log-softmax; it is read as logits are.")
     return notes + [f"{line.model}, {READOUTS[line.readout]}: {line.shows}, as {line.reason}."
                     for line in verdicts.itertuples() if line.reason and not line.reason.startswith("missing")]
+
+
+def _rare(images: list[int], names: list[str]) -> list[str]:
+    """Why there is no head from few images per class, where the smallest class has fewer."""
+    few, smallest = [str(k) for k in SHOTS if k > min(images)], names[images.index(min(images))]
+    return [f"Class {smallest} has {min(images)} training images, so there is no head from {', '.join(few)} per class."] * bool(few)
 
 
 class Parser(argparse.ArgumentParser):

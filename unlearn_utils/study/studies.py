@@ -151,7 +151,7 @@ class Study:
         """The cells of some models for the first pair, once all their weights are stored; none, and one printed sentence,
         where that takes the images, which are not here, or, beside a result pack, longer than ``QUICK`` seconds.
         """
-        cells = [self.cell(*self.pairs[0], *model) for model in models]
+        cells = [self.cell(*self.pairs[0], *model) for model in self.chosen(models)]
         tasks = [trained(cell) for cell in cells]
         waiting = sweep.missing(tasks)
         packed = [self.pack.find(task) for task in waiting] if self.pack else []
