@@ -89,7 +89,7 @@ def test_a_finding_turns_with_its_numbers():
 
 
 @pytest.mark.parametrize("retain, said", [
-    (0.9, "is mostly enough to look unlearned: 1 of 1"), (0.7, "is seldom seen to be enough to look unlearned: 0 of 1")])
+    (0.9, "is enough to look unlearned: 1 of 1"), (0.7, "is seldom seen to be enough to look unlearned: 0 of 1")])
 def test_the_classifier_is_enough_or_not(retain, said):
     assert said in of(frame(model("M", "random_label", "classifier", retain=retain)))["The classifier is enough"]
 
