@@ -228,8 +228,7 @@ def execute(path: Path, parameters: dict[str, Any], outputs: Outputs, stamp: str
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of comments that it cannot parse
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))  # the kernel's
-    os.environ[QUIET] = "1"
-    begin = time.time()
+    os.environ[QUIET], begin = "1", time.time()
     try:
         target = outputs.file(f"notebooks/{path.name}")
         target.parent.mkdir(exist_ok=True)
@@ -241,7 +240,8 @@ def execute(path: Path, parameters: dict[str, Any], outputs: Outputs, stamp: str
             )
             tidy = tidied(nbformat.read(partial, as_version=4), _folders_of(parameters), stamp)
             write(target, nbformat.writes(tidy) + "\n")
-            if refresh and "profile" not in parameters:  # notebooks/ shows their own profile
+            if refresh and "profile" not in parameters:  # notebooks/ shows their own profile, and no --jobs
+                tidy.cells = [cell for cell in tidy.cells if "injected" not in str(cell.metadata)]
                 write(path, nbformat.writes(tidy) + "\n")
         finally:
             partial.unlink(missing_ok=True)
