@@ -67,6 +67,16 @@ def test_hidden_partly_hidden_and_removed_go_by_gap_and_recovery():
         "hidden", "hidden", "partly hidden", "partly hidden", "removed", "removed"]
 
 
+def test_a_method_at_a_searched_rate_is_one_more_model_beside_which_no_published_number_stands():
+    rows = frame(model("UNSIR", "unsir", output=0.4, probe=0.7), model("UNSIR at a searched rate", "unsir", "searched", probe=0.7))
+    card = claims.scorecard(rows, profile="cifar10")
+    first, second = (card[card.variant.eq(variant) & card.method.eq("unsir")] for variant in ("linear", "searched"))
+    assert list(first.claim) == list(second.claim) and len(first)
+    assert list(first.shows[first.claim == "Output forgets"]) == ["does not hold"]
+    assert list(second.shows[second.claim == "Output forgets"]) == ["holds"]
+    assert first.published.notna().any() and second.published.isna().all()
+
+
 @pytest.mark.parametrize("high, word", [(0.32, "removed"), (0.34, "cannot tell")])
 def test_removed_leaves_under_a_third(high, word):
     gap, recovery = intervals.Interval(0.0, -0.1, 0.1, 10), intervals.Interval(0.0, -0.5, high, 10)

@@ -591,7 +591,7 @@ def test_pour_p_on_a_simplex_leaves_the_retain_means_a_simplex_and_puts_the_forg
 
 
 def test_what_a_method_cannot_do_is_refused_with_the_reason():
-    with pytest.raises(BadInput, match="'svd' cannot be used with 'cmf', only with linear: it edits"):
+    with pytest.raises(BadInput, match="'svd' cannot be used with 'cmf', only with linear, searched: it edits"):
         methods.check("svd", "cmf", Recipe(epochs=0, lr=0.0))
     with pytest.raises(BadInput, match="'prune' is a closed form.*no epochs"):
         methods.check("prune", "linear", Recipe(epochs=3, lr=0.1))

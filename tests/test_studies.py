@@ -28,6 +28,21 @@ def digits(**given) -> Study:
     return Study.of(**{"profile": "digits", "device": "cpu", "jobs": 1} | given)
 
 
+def test_a_searched_rate_stands_below_the_papers_and_is_shown_where_that_is():
+    study = digits(overrides={"recipes.unsir.searched": {"epochs": 1, "lr": 0.003}})
+    shown = experiments.own_head(study)
+    at = shown.index(("unsir", "linear"))
+    assert shown[at + 1] == ("unsir", "searched") and [m for m in shown if m[1] != "searched"] == unlearned(study.profile, "linear")
+    for models in (experiments.misaligned_models, experiments.changed_models, experiments.attacked_models):
+        assert ("unsir", "searched") in models(study)
+
+
+def test_a_search_is_of_what_has_candidates():
+    profile = profiles.load("digits", {"tuning": {"rule": "", "tolerance": 0.05, "seeds": [100], "forget_sets": [[5]],
+                                                  "unsir": {"linear": [0.1]}, "prune": {"linear": [1.0]}}})
+    assert tune.unlearning_recipes(profile) == [("unsir", "linear"), ("prune", "linear")]
+
+
 @pytest.mark.parametrize("given, named", [
     ({"results": "commited"}, "results is 'commited'"), ({"seeds": [True]}, "seeds is"),
     ({"profile": "cifar10", "results": "committed"}, "there is no result pack"),

@@ -63,16 +63,23 @@ def plan(notebook: str):
     return register
 
 
+def own_head(study: Study) -> Models:
+    """The methods with their own head, whole network; below it, where there is one, the same at a searched rate."""
+    searched = unlearned(study.profile, "searched")
+    pairs = [[model, (model[0], "searched")] for model in unlearned(study.profile, "linear")]
+    return [model for (first, second) in pairs for model in (first, *([second] if second in searched else []))]
+
+
 def misaligned_models(study: Study) -> Models:
-    """The methods with their own head, whole network (paper, Table 1), and the distilled head."""
+    """These (paper, Table 1), and the distilled head."""
     distilled = [model for model in unlearned(study.profile, "classifier") if model[0] == "distilled_head"]
-    return REFERENCES + unlearned(study.profile, "linear") + distilled
+    return REFERENCES + own_head(study) + distilled
 
 
 def changed_models(study: Study) -> Models:
     """Those of them whose features are not the Original's, beside one Retrain."""
     references = [model for model in REFERENCES if model[0] != "retrain_again"]
-    return references + [model for model in unlearned(study.profile, "linear") if not METHODS[model[0]].head_only]
+    return references + [model for model in own_head(study) if not METHODS[model[0]].head_only]
 
 
 def classifier_only_models(study: Study) -> Models:

@@ -47,10 +47,13 @@ def candidates(name: str, data_dir: str) -> list[tuple[str, str, str, float, Cel
 
 
 def unlearning_recipes(profile: Profile) -> list[tuple[str, str]]:
-    """(method, variant) of the unlearning methods; one without any setting has nothing to search."""
+    """(method, variant) of the unlearning methods that have candidates; a closed form has only its own."""
+    def listed(method: str) -> dict:
+        return profile.tuning.get(method, {}) | ({} if METHODS[method].closed_form else profile.tuning)
+
     return [
         (method, variant) for method, variants in profile.recipes.items() for variant in variants
-        if METHODS[method].start == "original" and not (METHODS[method].closed_form and method not in profile.tuning)
+        if METHODS[method].start == "original" and variant in listed(method)
     ]
 
 

@@ -11,6 +11,7 @@ from matplotlib.patches import Patch
 
 from ..methods import METHODS
 from ..settings import READOUTS
+from .evidence import OWN_HEAD
 from .intervals import FEWEST, Interval
 from .style import READOUT_STYLE, REFERENCE_DASHES, canvas, finish, mark, said
 
@@ -52,7 +53,7 @@ def dumbbell(rows: pd.DataFrame, forget: tuple[int, ...] | None = None, models: 
 def _default(rows: pd.DataFrame, forget: tuple[int, ...] | None) -> list[str]:
     if forget is not None:
         return list(rows.model)
-    first = rows[rows.variant == "linear"].drop_duplicates("model")
+    first = rows[rows.variant.isin(OWN_HEAD)].drop_duplicates("model")
     paper = [name for name in first.method.unique() if getattr(METHODS.get(name), "role", "") == "method"]
     by_ncc = rows[rows.variant == "linear"].groupby("method").ncc_forget.mean()
     paper = sorted(paper, key=lambda method: -by_ncc[method] if by_ncc[method] == by_ncc[method] else 1)

@@ -26,6 +26,7 @@ HONEST = 0.05  # largest distance of output and NCC; in the paper's Table 3 it i
 Key = tuple[str, str]  # (method, variant)
 ORIGINAL, RETRAIN, RANDOM = ("original", "linear"), ("retrain", "linear"), ("random", "linear")
 DISTILLED, EXAMPLE = ("distilled_head", "classifier"), ("random_label", "linear")
+OWN_HEAD = ("linear", "searched")  # variants of the whole network with its own head: at the paper's rate, at a searched one
 FROZEN = ("svd", "prune", "distilled_head", "bias_shift")  # their features are the Original's
 
 
@@ -115,8 +116,10 @@ class Run:
         return float(self.paper.forget[at].iloc[0]) if at.any() else NAN
 
     def keys(self, variant: str, roles: tuple[str, ...] = ("method",)) -> list[Key]:
-        methods = self.rows.method[self.rows.variant == variant].unique()
-        return [(name, variant) for name in methods if getattr(METHODS.get(name), "role", "extension") in roles]
+        """The models of a variant; with their own head also those at a searched rate, each a model like any other."""
+        wanted = self.rows[self.rows.variant.isin(OWN_HEAD if variant == "linear" else (variant,))]
+        keys = dict.fromkeys(zip(wanted.method, wanted.variant))
+        return [key for key in keys if getattr(METHODS.get(key[0]), "role", "extension") in roles]
 
     def label(self, key: Key) -> str:
         known = self.of(key).model

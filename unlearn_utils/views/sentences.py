@@ -216,8 +216,8 @@ def by_rate(profile: str, example: str = "random_label") -> str:
     path = ROOT / "figures" / profile / "tuning.csv"
     table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["method", "variant"])
     table = table[(table.variant == "linear")]
-    if not len(table) or "ncc" not in table:
-        return "No search with probe and NCC at every rate is kept for this profile: how they follow the rate is not known."
+    if example not in set(table.method) or "ncc" not in table:
+        return f"No search of {METHODS[example].label}'s rate is kept for this profile: how probe and NCC follow it is not known."
     lines = "; ".join(f"rate {row.value:g}: output {100 * row.forget:.1f}, probe {100 * row.probe:.1f}, NCC {100 * row.ncc:.1f}"
                       for row in table[table.method == example].itertuples())
     found = {"falls": [], "does not fall": []}
