@@ -130,6 +130,16 @@ def test_what_seeds_change_is_said_only_where_there_are_several():
     assert "classes, over seeds and of the rest" in sentences.spread(rows)
 
 
+def test_a_verdict_that_hangs_on_the_seed_is_counted_and_named():
+    def said(**other):
+        return sentences.by_seed(pd.concat([label(probe=0.88, ncc=0.88).assign(seed=0), label(**other).assign(seed=1)]))
+
+    assert "0 turn into their opposite with the seed, and 0 more" in said(probe=0.88, ncc=0.88)
+    assert "0 turn into their opposite with the seed, and 0 more" in said(probe=0.65, ncc=0.88)  # hidden or partly hidden
+    assert "1 turn into their opposite with the seed (Probe still reads it, Random Label), and 0 more" in said(probe=0.5, ncc=0.88)
+    assert "0 turn into their opposite with the seed, and 3 more" in said(probe=0.88, ncc=0.88, retain=0.75)  # output, probe, NCC
+
+
 @pytest.mark.parametrize("within, said", [
     ("no", "0 lie where another choice of classes would put them and 1 beyond"),
     ("yes", "1 lie where another choice of classes would put them and 0 beyond")])

@@ -9,7 +9,7 @@ import pandas as pd
 from ..methods import METHODS
 from ..paths import ROOT
 from ..settings import READOUTS, Network
-from .claims import WORDS, unstable
+from .claims import WORDS, scorecard, unstable
 from .evidence import DISTILLED, EXAMPLE, FORGOTTEN, HALF, ORIGINAL, RANDOM, RETRAIN, ROOM, SMALL, TURNED, Key, Run
 from .intervals import Interval, number
 from .spread import split
@@ -320,7 +320,7 @@ def explained(table: pd.DataFrame) -> str:
 
 
 def spread(rows: pd.DataFrame, columns: tuple[str, ...] = ("probe_forget", "ncc_forget")) -> str:
-    """What a ± is made of: classes, seeds, and the rest, the median over models (in points)."""
+    """What a ± is made of (classes, seeds, the rest: the median over models, in points), and what another seed judges."""
     if rows.seed.nunique() < 2:
         return "One training seed: a ± is over forget sets alone, and what another seed changes is not known."
     table = split(rows, list(columns)).dropna()
@@ -329,7 +329,19 @@ def spread(rows: pd.DataFrame, columns: tuple[str, ...] = ("probe_forget", "ncc_
                      for name, row in parts.iterrows())
     word = "more than" if (parts.over_classes > parts.over_seeds).all() else "not always more than"
     return (f"On the forget class classes differ {word} seeds: median standard deviation over classes, over seeds and of "
-            f"the rest, in points: {said}.")
+            f"the rest, in points: {said}. {by_seed(rows)}")
+
+
+def by_seed(rows: pd.DataFrame) -> str:
+    """How many verdicts on measurements hang on the training seed, each seed being judged alone over its forget sets."""
+    cards = {str(seed): scorecard(part) for seed, part in rows.groupby("seed")}
+    counted = {name: card[card.counted.astype(bool)] for name, card in cards.items()}
+    differing = unstable(counted)[lambda lines: lines.question == "shows"]
+    opposite, open_ = differing[differing.opposite], (differing[list(cards)] == "cannot tell").any(axis=1) & ~differing.opposite
+    which = "; ".join(f"{line.claim}, {line.model}" for line in opposite.itertuples())
+    return (f"Each of the {len(cards)} seeds judged alone: of {max(map(len, counted.values()))} verdicts {len(opposite)} turn into "
+            f"their opposite with the seed{f' ({which})' * bool(which)}, and {open_.sum()} more are told by one seed and "
+            "not by another.")
 
 
 def run_of(rows: pd.DataFrame) -> Run:
