@@ -115,6 +115,7 @@ def test_every_cosine_is_a_point_and_a_class_at_the_centre_has_none():
     rows = frame()[:3]
     rows["alignment"] = [[0.1, 0.9, 0.8], [0.95, 0.2, 0.85], [0.7, 0.75, float("nan")]]  # forget classes 0, 1 and 2
     axis = plots.alignment(rows).axes[0]
+    assert "at the centre: Original." in axis.figure.texts[0].get_text().replace("\n", " ")
     points = {colour: sorted(x for dots in of_colour(axis.lines, colour) for x in dots.get_xdata())
               for colour in (plots.RETAIN, plots.FORGET)}
     assert points[plots.FORGET] == pytest.approx([0.1, 0.2])

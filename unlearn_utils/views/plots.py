@@ -113,7 +113,8 @@ def alignment(rows: pd.DataFrame, source: str = "") -> Figure:
     Rows are sorted by it, Retrain's range over forget classes is shaded, the output's forget accuracy stands at the right;
     a class mean at the centre has no direction and no point.
     """
-    points = _cosines(rows).dropna()
+    points = _cosines(rows)
+    centred, points = points.model[points.cosine.isna()].unique(), points.dropna()
     forget = points[points["class"] == "forget"]
     means = forget.groupby("model").cosine.mean().reindex(points.model.unique()).sort_values(ascending=False)
     figure, axis = canvas(0.2 * len(means) + 0.4)
@@ -137,6 +138,7 @@ def alignment(rows: pd.DataFrame, source: str = "") -> Figure:
     axis.set_yticks(range(len(means)), [name.replace(", classifier only", "\nclassifier only") for name in means.index])
     axis.set(xlabel="cos(classifier row, centred class mean)", xlim=(-1.05, 1.05), ylim=(len(means) - 0.5, -0.6))
     note = "Tick: mean of the forget classes. Output: its accuracy on them."
+    note += f" No dot where a class mean lies at the centre: {', '.join(centred)}." * bool(len(centred))
     return finish(figure, said(source, rows, note), handles, points=points)
 
 
