@@ -91,8 +91,8 @@ def test_slopes_go_from_tuned_over_the_same_budget_to_cmf():
     assert [to_hex(line.get_markerfacecolor()) == "#ffffff" for line in marks] == [False, True, False]
     assert levels(figure.axes[0])[:3] == pytest.approx([90, 50, 30])
     assert figure.points.broken.sum() == 2  # in both panels
-    without = plots.slopes(rows[rows.variant != "cmf_budget"]).axes[0]  # a line from tuned to CMF, and no empty place
-    assert [text.get_text() for text in without.get_xticklabels()] == ["tuned", "CMF"]
+    without = plots.slopes(rows[rows.variant != "cmf_budget"]).axes[0]  # a line from its own rate to CMF, and no empty place
+    assert [text.get_text() for text in without.get_xticklabels()] == ["own\nrate", "CMF"]
     (line,) = [line for line in of_colour(without.lines, colour) if line.get_marker() != marker]
     assert list(line.get_ydata()) == pytest.approx([60, 60])
 

@@ -65,23 +65,25 @@ def test_a_readme_without_a_place_for_a_block_is_refused():
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_every_profile_has_six_findings_of_one_number_and_at_most_25_words(profile):
+def test_every_profile_has_six_findings_of_one_or_two_numbers_and_at_most_25_words(profile):
     rows, card = results_page.measured(profile)
     found = findings.findings(rows, card)
     assert len(found) == 6
     for finding in found:
         assert words(finding.sentence) <= 25, finding.sentence
         numbers = re.findall(r"\d+ of \d+|\d+\.\d+", finding.sentence)
-        assert len(numbers) == (finding.sentence != findings.NOT_RUN), finding.sentence
+        assert len(numbers) in ((0,) if finding.sentence == findings.NOT_RUN else (1, 2)), finding.sentence
         assert (ROOT / "notebooks" / f"{finding.notebook}.ipynb").exists()
 
 
 def test_a_finding_turns_with_its_numbers():
     hidden, removed = of(label(ncc=0.88, probe=0.5)), of(label(ncc=0.4, probe=0.88))
-    assert "38.0 points better than in Retrain's: hidden. A linear probe: removed." in hidden["The features keep it"]
-    assert "10.0 points worse than in Retrain's: removed. A linear probe: hidden." in removed["The features keep it"]
-    assert "hardly names" in of(label(output=0.01))["The output forgets"]
-    assert "still names" in of(label(output=0.4))["The output forgets"]
+    assert "a probe reads the class 0.0 points better than in Retrain's (removed), the" in hidden["The features keep it"]
+    assert hidden["The features keep it"].endswith("centre 38.0 points better (hidden).")
+    assert "38.0 points better than in Retrain's (hidden)" in removed["The features keep it"]
+    assert removed["The features keep it"].endswith("centre 10.0 points worse (removed).")
+    assert "names 1.0 % of" in (kept := of(label(output=0.01))["The output forgets"]) and kept.endswith("1 of 1 methods.")
+    assert "names 40.0 % of" in (kept := of(label(output=0.4))["The output forgets"]) and kept.endswith("0 of 1 methods.")
     assert "more than an untrained" in of(frame())["Zero is the wrong reference"]
     seen = frame()
     seen.loc[seen.method == "random", "probe_forget"] += 0.3
@@ -94,12 +96,16 @@ def test_the_classifier_is_enough_or_not(retain, said):
     assert said in of(frame(model("M", "random_label", "classifier", retain=retain)))["The classifier is enough"]
 
 
-@pytest.mark.parametrize("after, said", [(0.3, "centre reads for 1 of 1 methods"), (0.6, "for 0 of 1 methods")])
-def test_a_tied_classifier_removes_more_or_not(after, said):
+@pytest.mark.parametrize("after, retain, said", [
+    (0.3, 0.9, "in 2 of 2 readings (the paper's comparison), at an equal budget in 2 of 2."),
+    (0.6, 0.9, "in 2 of 2 readings (the paper's comparison), at an equal budget in 0 of 2."), (0.3, 0.7, findings.NOT_RUN)])
+def test_a_tied_classifier_removes_more_or_not_and_one_that_costs_too_much_does_not_count(after, retain, said):
     tied = {"probe_in_head_forget": after, "ncc_in_head_forget": after}
-    rows = frame(model("A", "random_label", "cmf", probe=after, ncc=after, **tied),
+    rows = frame(model("Random Label", "random_label", probe=0.7, ncc=0.7),
+                 model("A", "random_label", "cmf", retain=retain, probe=after, ncc=after, **tied),
                  model("B", "random_label", "cmf_budget", probe=0.5, ncc=0.5))
-    assert said in of(rows)["A tied classifier"]
+    rows.loc[rows.method == "retrain", list(tied)] = 0.5
+    assert of(rows)["A tied classifier"].endswith(said)
 
 
 @pytest.mark.parametrize("value, said", [
@@ -141,8 +147,8 @@ def test_a_verdict_that_hangs_on_the_seed_is_counted_and_named():
 
 
 @pytest.mark.parametrize("within, said", [
-    ("no", "0 lie where another choice of classes would put them and 1 beyond"),
-    ("yes", "1 lie where another choice of classes would put them and 0 beyond")])
+    ("no", "of 1 published numbers that this run has, too, 0 (of 1 on the forget class 0)"),
+    ("yes", "of 1 published numbers that this run has, too, 1 (of 1 on the forget class 1)")])
 def test_a_difference_to_the_paper_is_within_or_beyond(within, said):
     table = pd.DataFrame([{"model": "M", "measure": "ncc_forget", "here": 0.5, "paper": 0.4, "difference": 0.1,
                            "within": within}])
@@ -155,8 +161,9 @@ def test_the_repository_has_one_address():
     address = results_page.repository()
     assert re.fullmatch(r"https://github\.com/[\w-]+/[\w-]+", address)
     badges = re.findall(r"colab\.research\.google\.com/github/([\w-]+/[\w-]+)/", README)
-    assert set(badges) == {address.removeprefix("https://github.com/")}
-    assert len(badges) == len(list((ROOT / "notebooks").glob("*.ipynb")))
+    places = set() if "/OWNER/" in address else {address.removeprefix("https://github.com/")}
+    assert set(badges) == places  # none where the address is not known yet: no dead links
+    assert len(badges) == len(list((ROOT / "notebooks").glob("*.ipynb"))) * len(places)
 
 
 def test_a_backbone_stands_beside_itself_as_it_came_and_not_beside_an_untrained_network():

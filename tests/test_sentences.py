@@ -44,7 +44,7 @@ def test_which_methods_hide():
 
 def test_the_head_is_misaligned_or_not():
     said = sentences.misaligned(card(label(aligned=0.5)))
-    assert "distilled head's 0.20: holds: Random Label" in said
+    assert "half of the 0.20 of the distilled head, whose features did not move: holds: Random Label" in said
     assert "does not hold: Random Label" in sentences.misaligned(card(label(aligned=0.9)))
 
 
@@ -124,7 +124,8 @@ def test_the_shuffled_control_is_at_chance_or_not():
 def test_what_cannot_tell_and_why():
     rows = label(probe=0.88, output=0.3)
     assert "the output still reads the class 2" in sentences.inconclusive(card(rows))
-    assert "a model is missing" in sentences.inconclusive(card(rows[rows.method != "random"]))
+    assert sentences.inconclusive(card(rows[rows.method != "random"])) == "2 of 4 lines cannot tell: the output still reads the class 2."
+    # what was not run counts for nothing
     sure = card(label(probe=0.88, ncc=0.88))
     assert sentences.inconclusive(sure[sure.shows != "cannot tell"]).startswith("0 of ")
 
@@ -172,7 +173,7 @@ def test_what_turned_further_is_said_of_every_method_by_its_interval():
 def test_a_cosine_stands_beside_that_of_retrain():
     said = head_sentences.as_in_retrain(frame(model("A", "random_label", aligned=0.4), model("B", "salun", aligned=0.05)))
     assert "Original 0.90, Retrain 0.10, Untrained network 0.00, A 0.40, B 0.05" in said and "further apart than in A:" in said
-    assert head_sentences.as_in_retrain(label(aligned=0.05)).endswith("further apart than in none of the methods.")
+    assert head_sentences.as_in_retrain(label(aligned=0.05)).endswith("further apart than in none of the methods. (Each by its own 95 % interval.)")
 
 
 def test_row_or_bias_hides():
@@ -259,3 +260,15 @@ def test_controls_get_their_known_answer_or_not():
 
 def test_a_picture_stands_beside_its_numbers():
     assert "Original 90.0, Random Label 88.0. The picture" in sentences.pictured(label(ncc=0.88), ["Original", "Random Label", "X"])
+
+
+def test_what_is_not_on_the_papers_side_is_named_with_both_numbers():
+    rows = frame(model("NegGrad+", "neggrad_plus", probe=0.7, ncc=0.45), model("Random Label", "random_label", probe=0.7, ncc=0.8))
+    said = sentences.differing(claims.scorecard(rows, profile="cifar10"))
+    assert "NCC still reads it, NegGrad+ by NCC: -5.0 (paper 4.9)" in said and "Random Label by NCC" not in said
+    assert sentences.differing(card(label(probe=0.88, ncc=0.88))) == "Every sign that is known is the paper's."
+
+
+def test_what_the_geometry_does_to_retrain_is_said():
+    said = sentences.geometry(label().assign(probe_in_head_forget=0.4, ncc_in_head_forget=0.3), "raw")
+    assert "`raw` (features of unit length)" in said and "probe 40.0 and 50.0 %, NCC 30.0 and 50.0 %" in said

@@ -45,10 +45,19 @@ def test_a_difference_to_the_paper_is_held_against_the_spread_over_sets():
     near = rows_of({(c, 0): 0.9249 + shift for c, shift in enumerate((-0.02, -0.01, 0.0, 0.01, 0.02))})  # paper: 92.49
     line = spread.explained(near, "cifar10").set_index("measure").loc["probe_forget"]
     assert line.paper == pytest.approx(0.9249) and line.difference == pytest.approx(0) and line.within == "yes"
-    # t(4) = 2.776; s = 0.01581; sqrt(1/5 + 1/10) = 0.5477
-    assert ALPHA == 0.05 and line.by_chance == pytest.approx(2.776 * 0.015811 * 0.54772, rel=1e-3)
+    # t(4) = 2.776; s = 0.01581; five of the paper's ten classes: sqrt((1 - 5/10) / 5) = 0.3162
+    assert ALPHA == 0.05 and line.high - line.paper == pytest.approx(2.776 * 0.015811 * 0.31623, rel=1e-3)
     far = near.assign(probe_forget=near.probe_forget - 0.03)
     assert spread.explained(far, "cifar10").within.tolist() == ["no"]
     assert spread.explained(far[:2], "cifar10").within.tolist() == [""]
     same = spread.explained(near.assign(probe_forget=1.0), "cifar10")  # no spread: nothing is known of chance
-    assert same.by_chance.isna().all() and same.within.tolist() == ["no"]
+    assert same.within.tolist() == [""]
+    other = spread.explained(near.assign(probe_forget=0.8 + 0.001 * near.forget.astype(float)), "cifar10")
+    assert other.within.tolist() == ["no"]
+
+
+@pytest.mark.parametrize("values, within", [((0.01, 0.02, 0.3), "no"), ((0.004, 0.001, 0.02), "yes"), ((0.0, 0.0, 0.0), "")])
+def test_no_choice_of_classes_makes_a_mean_that_the_papers_ten_cannot_have(values, within):
+    rows = rows_of({(c, 0): value for c, value in enumerate(values)}, "output_forget", "unsir", "UNSIR")  # paper: 0.48
+    line = spread.explained(rows, "cifar10").set_index("measure").loc["output_forget"]
+    assert line.paper == pytest.approx(0.0048) and line.high <= 10 * 0.0048 / 3 + 1e-9 and line.within == within

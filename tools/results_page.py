@@ -21,6 +21,7 @@ import pandas as pd
 from unlearn_utils.methods import METHODS
 from unlearn_utils.study import packs, profiles
 from unlearn_utils.views import claims, evidence, findings, head_sentences, sentences, spread, tables
+from unlearn_utils.views.intervals import FEWEST
 
 ROOT = Path(__file__).parent.parent
 SHOWN = "cifar10_slim"  # the profile that leads the README
@@ -66,7 +67,7 @@ def cost(profile: str) -> str:
 def beside_the_paper(profile: str, rows: pd.DataFrame) -> list[str]:
     """The published numbers on the forget class beside this run's, and what classes and seeds explain of the rest."""
     if not tables.comparable(profile):
-        return [f"- {sentences.spread(rows)}", "- Its images are not the paper's, so only signs compare; the published values "
+        return [f"- {sentences.spread(rows)}", "- Its images or its network are not the paper's, so only signs compare; the published values "
                 f"stand beside its own in `figures/{profile}/beside_the_paper.csv`.", ""]
     table = spread.explained(rows, profile, profiles.load(profile).network.weights != "none")
     forget = table[table.measure.str.endswith("_forget")]
@@ -77,11 +78,12 @@ def beside_the_paper(profile: str, rows: pd.DataFrame) -> list[str]:
         "model": forget.model, "readout": [tables.LABELS[name.removesuffix("_forget")] for name in forget.measure],
         **{name: [f"{100 * value:.{digits}f}" for value in forget[name]]
            for name, digits in {"here": 1, "paper": 2, "difference": 1}.items()},
-        "by chance": ["–" if value != value else f"{100 * value:.1f}" for value in forget.by_chance],
+        "paper, these classes": ["–" if not word else f"{100 * low:.1f} to {100 * high:.1f}"
+                                 for low, high, word in zip(forget.low, forget.high, forget.within)],
         "within": forget.within.replace("", "–")})
-    return [*said, "", "Forget accuracy in per cent, of every published number that this run has, too. *By chance*: how far "
-            "two such means lie apart where nothing differs but the choice of classes (Student's t, 95 %), if the paper's classes "
-            "spread as these do.", "",
+    return [*said, "", "Forget accuracy in per cent, of every published number that this run has, too. *Paper, these classes*: where "
+            "the paper's own mean over just these classes would lie, if its classes spread as these do (Student's t, 95 %) and none "
+            "is below 0 or above 100 %. The retain classes' numbers: `beside_the_paper.csv`.", "",
             markdown(shown), ""]
 
 
@@ -91,6 +93,16 @@ def one_image(profile: str) -> list[str]:
     shown = [name for name in ("Original", "Retrain", "Untrained network", "Random Label", "Random Label + CMF") if name in read]
     return [f"A new head, fitted to one image per class, reads of the forget class, in per cent: "
             f"{', '.join(f'{name} {read[name]:.1f}' for name in shown)}."]
+
+
+def fine_tuned(profile: str) -> list[str]:
+    """What fine-tuning brings back of Random Label's class beyond Retrain's, after its last step."""
+    table = 100 * pd.read_csv(ROOT / "figures" / profile / "attack_gaps.csv", index_col="model")
+    names = {attack: name.removeprefix("fine-tuning ") for attack, name in sentences.ATTACKS.items() if attack != "few_shot"}
+    gaps = {name: table[f"{attack}_difference mean"]["Random Label"] for attack, name in names.items()
+            if f"{attack}_difference mean" in table}
+    return [f"What fine-tuning reads of Random Label's class less of Retrain's after the last step, in points: "
+            f"{', '.join(f'{name} {value:.1f}' for name, value in gaps.items())}."] if gaps else []
 
 
 def backbone(profile: str, rows: pd.DataFrame) -> list[str]:
@@ -103,7 +115,8 @@ def of_profile(profile: str) -> str:
     rows, card = measured(profile)
     readings = [sentences.room(rows), *backbone(profile, rows), sentences.hiding(card), sentences.misaligned(card), head_sentences.turns(rows),
                 head_sentences.as_in_retrain(rows), sentences.classifier_only(card), sentences.honest(card),
-                sentences.centre(rows), *one_image(profile), sentences.inconclusive(card)]
+                sentences.geometry(rows, profiles.load(profile).cmf_geometry), sentences.centre(rows), *one_image(profile),
+                *fine_tuned(profile), sentences.differing(card), sentences.inconclusive(card)]
     screen = claims.one_screen(card).reset_index()
     return "\n".join([f"## {profile}", "", origin(profile) + cost(profile), "", markdown(screen), "",
                       *(f"- {reading}" for reading in readings), *beside_the_paper(profile, rows)])
@@ -114,8 +127,8 @@ def results(names: list[str]) -> str:
     apart = [name for name in profiles.names() if name not in names and name != "image_folder"]
     head = ["# What was and was not reproduced", "",
             "Written by `tools/results_page.py` from `figures/`. The paper's numbers are quoted second hand from public "
-            "reproductions; we have not seen its tables. They are for ResNet-18 on CIFAR-10. Where a profile's network or "
-            "images are other ones, only signs compare. A probe's number belongs to its recipe, which stands in each profile: "
+            "reproductions; we have not seen its tables. They are for ResNet-18 on CIFAR-10, beside a pretrained backbone for the "
+            "paper's ViT. Where a profile's network or images are other ones, only signs are judged. A probe's number belongs to its recipe, which stands in each profile: "
             "notebook 01 fits another one by hand, on the same features, and prints both.", "", claims.CAPTION, "",
             markdown(claims.claims_by_profile(cards).reset_index(names="claim")), "", "What the runs show:",
             "", markdown(claims.claims_by_profile(cards, "shows").reset_index(names="claim")), "",
@@ -132,16 +145,29 @@ def results(names: list[str]) -> str:
 def picture(names: list[str]) -> str:
     rows, _ = measured(SHOWN)
     return (f"![One row per method: what output, nearest class centre and probe read of the forgotten class]"
-            f"(figures/{SHOWN}/dumbbell.png)\n\n*{profiles.load(SHOWN).title}; {tables.over(rows)}. Probe and nearest class "
-            f"centre read {findings.beside(rows)}.*")
+            f"(figures/{SHOWN}/dumbbell.png)\n\n*{profiles.load(SHOWN).title}; {tables.over(rows)}: {forgotten(SHOWN, rows)}. The "
+            f"Original has {100 * accuracy(SHOWN, rows):.1f} % test accuracy. Of the forgotten class probe and nearest class centre "
+            f"read {findings.beside(rows)}.*")
+
+
+def forgotten(profile: str, rows: pd.DataFrame) -> str:
+    """The names of the forget classes."""
+    names = packs.read_images(ROOT / "figures" / profile / packs.NAME).classes
+    return ", ".join(" and ".join(names[int(c)] for c in forget.split()) for forget in rows.forget.unique())
+
+
+def accuracy(profile: str, rows: pd.DataFrame) -> float:
+    """Test accuracy of the Original, all classes."""
+    test, of = packs.read_images(ROOT / "figures" / profile / packs.NAME).test, rows[rows.method == "original"].iloc[0]
+    share = sum(test[int(c)] for c in of.forget.split()) / sum(test)
+    return (1 - share) * of.output_retain + share * of.output_forget
 
 
 def six(names: list[str]) -> str:
     rows, card = measured(SHOWN)
-    listed = [f"{i}. **{found.title}.** {found.sentence} [{found.notebook[:2]}](notebooks/{found.notebook}.ipynb)"
+    listed = [f"{i}. **{found.title}.** {found.sentence} [{found.notebook[:2]}](figures/{SHOWN}/notebooks/{found.notebook}.ipynb)"
               for i, found in enumerate(findings.findings(rows, card), 1)]
-    return "\n".join([*listed, "", f"On the picture's images, of which there is a [report](figures/{SHOWN}/report.html); the linked "
-                      "notebooks show digits."])
+    return "\n".join([*listed, "", "The linked notebooks were executed on the picture's images."])
 
 
 def claims_table(names: list[str]) -> str:
@@ -149,7 +175,8 @@ def claims_table(names: list[str]) -> str:
                for name in names}
     lines = [{"claim": claim.name, "says": claim.sentence, **{name: found.get(claim.name, "–") for name, found in tallies.items()}}
              for claim in evidence.CLAIMS.values()]
-    return ("How many comparisons of a model with its reference show the claim / show the contrary / cannot tell (forget sets). A "
+    return ("How many comparisons of a model with its reference show the claim / show the contrary / cannot tell (forget sets; "
+            f"under {FEWEST} of them all have to agree). A "
             f"*class-mean-features* (CMF) head has the class means as its rows.\n\n{markdown(pd.DataFrame(lines))}{of_seeds(names)}")
 
 
@@ -164,8 +191,8 @@ def notebooks(names: list[str]) -> str:
     listed = []
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         title = nbformat.read(path, as_version=4).cells[0].source.splitlines()[0].lstrip("# ")
-        badge = f"[![Colab]({COLAB}/assets/colab-badge.svg)]({COLAB}/github/{place}/blob/main/notebooks/{path.name})"
-        listed.append(f"[{path.stem[:2]} {title}](notebooks/{path.name}) {badge}")
+        badge = f" [![Colab]({COLAB}/assets/colab-badge.svg)]({COLAB}/github/{place}/blob/main/notebooks/{path.name})"
+        listed.append(f"[{path.stem[:2]} {title}](notebooks/{path.name}){badge * (not place.startswith('OWNER/'))}")
     return " ·\n".join(listed)
 
 

@@ -1,4 +1,4 @@
-"""Six findings of a profile, one number and at most 25 words each: written from its scorecard and rows, either way."""
+"""Six findings of a profile, one or two numbers and at most 25 words each: written from its scorecard and rows, either way."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Callable
 
 import pandas as pd
 
-from .evidence import EXAMPLE, ORIGINAL, RANDOM, RETRAIN, Key
+from .claims import were_run
+from .evidence import EXAMPLE, FORGOTTEN, ORIGINAL, RANDOM, RAW, RETRAIN, Key
 from .intervals import number
 from .sentences import run_of
 
@@ -56,15 +57,15 @@ def _line(card: pd.DataFrame, claim: str, key: Key = EXAMPLE) -> pd.Series:
 
 
 def _output(rows: pd.DataFrame, card: pd.DataFrame) -> str:
-    line = _line(card, "Output forgets")
-    names = {"holds": "hardly names", "does not hold": "still names"}.get(line.shows, "may still name")
-    return f"Random Label {names} the forgotten class at its output: {_percent(line['mean'])} of its test images."
+    line, (holds, of) = _line(card, "Output forgets"), _counted(card, "Output forgets")
+    return (f"At its output Random Label names {_percent(line['mean'])} of the forgotten class's test images right. Under "
+            f"{100 * FORGOTTEN:.0f} % for sure: {holds} of {of} methods.")
 
 
 def _features(rows: pd.DataFrame, card: pd.DataFrame) -> str:
     ncc, probe = _line(card, "NCC still reads it"), _line(card, "Probe still reads it")
-    return (f"In Random Label's features the nearest class centre reads the class {_points(ncc['mean'])} than in Retrain's: "
-            f"{ncc.shows}. A linear probe: {probe.shows}.")
+    return (f"In Random Label's features a probe reads the class {_points(probe['mean'])} than in Retrain's "
+            f"({probe.shows}), the nearest class centre {_points(ncc['mean'])} ({ncc.shows}).")
 
 
 def _classifier(rows: pd.DataFrame, card: pd.DataFrame) -> str:
@@ -82,21 +83,22 @@ def _retrain(rows: pd.DataFrame, card: pd.DataFrame) -> str:
 
 
 def _tied(rows: pd.DataFrame, card: pd.DataFrame) -> str:
-    holds, of = _counted(card[card.readout == "ncc"], "CMF removes more, raw features")
-    return ("At an equal budget a classifier tied to the class means lowers what the nearest class centre reads for "
-            f"{holds} of {of} methods.")
+    (less, of), (control, both) = (_counted(card, claim) for claim in ("CMF removes more", RAW))
+    return (f"A classifier tied to class means leaves less in {less} of {of} readings (the paper's comparison), at an equal budget "
+            f"in {control} of {both}.")
 
 
 def _one_image(rows: pd.DataFrame, card: pd.DataFrame) -> str:
     line = _line(card, "One image brings it back")
     sure = {"holds": "", "does not hold": ": it does not come back"}.get(line.shows, ", not surely")
-    return (f"One image per class teaches a new head the class {_points(line['mean'])} on Random Label's features than on "
-            f"Retrain's{sure}.")
+    return (f"A new head, fitted to one image of each class, reads the forgotten one {_points(line['mean'])} on Random Label's "
+            f"features than on Retrain's{sure}.")
 
 
 def _counted(card: pd.DataFrame, claim: str) -> tuple[int, int]:
-    """(lines that show a claim, lines that count)"""
-    lines = card[(card.claim == claim) & card.counted.astype(bool)]
+    """(lines that show a claim, lines that count); those that a broken model or its price keeps from telling do not."""
+    lines = were_run(card)[lambda lines: (lines.claim == claim) & lines.counted.astype(bool)]
+    lines = lines[~lines.reason.astype(str).str.contains("retain accuracy")]
     if not len(lines):
         raise NotRun
     return int((lines.shows.map(WORDS) == "yes").sum()), len(lines)
@@ -107,12 +109,12 @@ def _percent(value: float) -> str:
 
 
 def _points(value: float) -> str:
-    return f"{100 * abs(value):.1f} points {'better' if value >= 0 else 'worse'}"
+    return f"{100 * abs(value):.1f} points {'better' if value > -0.0005 else 'worse'}"
 
 
 def tallies(card: pd.DataFrame) -> dict[str, str]:
     """Per claim on a card, how many of its lines say yes, no, and cannot tell: 4/1/2."""
-    lines = card.assign(side=card.shows.map(WORDS))
+    lines = were_run(card).assign(side=card.shows.map(WORDS))
     own = {claim: part[part.counted.astype(bool)] if part.counted.any() else part for claim, part in lines.groupby("claim")}
     return {claim: "/".join(str(int((part.side == side).sum())) for side in SIDES) for claim, part in own.items()}
 

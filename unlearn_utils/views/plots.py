@@ -21,7 +21,7 @@ __all__ = [  # all that notebooks draw with, from one place
     "save", "schematics", "slopes", "theory_gamma", "theory_path", "tied", "to_the_centre",
     "training_curves", "turning_apart", "unlearning_curve",
 ]
-STEPS = {"linear": "tuned", "cmf_budget": "same\nbudget", "cmf": "CMF"}  # of a method's head
+STEPS = {"linear": "own\nrate", "cmf_budget": "same\nbudget", "cmf": "CMF"}  # of a method's head
 PROFILE_COLOURS = ("#004488", "#7d6200", "#994455", "#117755", "#444444", "#7755bb")
 FEATURES = {"ncc": "NCC", "probe": "Linear probe"}
 
@@ -29,8 +29,8 @@ FEATURES = {"ncc": "NCC", "probe": "Linear probe"}
 def slopes(rows: pd.DataFrame, source: str = "") -> Figure:
     """Forget accuracy of each method that has a CMF variant: as tuned, with a linear head at CMF's budget, with CMF.
 
-    Lines mark Original, Retrain and the untrained network; a hollow marker is a model that lost more than 10 points
-    of retain accuracy against Retrain. What no method was run with has no place.
+    Lines mark Original, Retrain and the untrained network; a hollow marker, which no line joins, is a model that lost
+    more than 10 points of retain accuracy against Retrain. What no method was run with has no place.
     """
     steps = {variant: label for variant, label in STEPS.items() if variant in set(rows.variant)}
     methods = [name for name in rows.method[rows.variant == "cmf"].unique() if name != "original"]
@@ -46,8 +46,8 @@ def slopes(rows: pd.DataFrame, source: str = "") -> Figure:
             lost = reference.output_retain["retrain"] - means.output_retain > evidence.DESTROYED
             values, (colour, marker) = 100 * means[f"{readout}_forget"], look(method)
             for at in range(len(steps) - 1):
-                pale = lost.iloc[at:at + 2].any()
-                axis.plot([at, at + 1], values.iloc[at:at + 2], color=colour, alpha=0.25 if pale else 1, zorder=2)
+                if not lost.iloc[at:at + 2].any():
+                    axis.plot([at, at + 1], values.iloc[at:at + 2], color=colour, zorder=2)
             for x, (value, broken) in enumerate(zip(values, lost)):
                 axis.plot(x, value, marker, color=colour, markerfacecolor="white" if broken else colour, markersize=6,
                           zorder=3, clip_on=False)
@@ -75,26 +75,27 @@ def gaps_by_profile(gaps: dict[str, pd.DataFrame] | pd.DataFrame, source: str = 
     """
     points = gaps if isinstance(gaps, pd.DataFrame) else gaps_of(gaps)
     profiles, models = list(points.profile.unique()), list(points.model.unique())
-    colours = [PROFILE_COLOURS[i % len(PROFILE_COLOURS)] for i in range(len(profiles))]
+    place = {name: i % len(PROFILE_COLOURS) for i, name in enumerate(sorted(profiles))}  # the same in every profile's figure
+    colours, markers = ([listed[place[name]] for name in profiles] for listed in (PROFILE_COLOURS, "osD^vP"))
     figure, axes = canvas(0.1 * len(models) * (1 + len(profiles)) + 0.5, 1, 2, sharey=True, sharex=True)
     for axis, (readout, label) in zip(axes, FEATURES.items()):
         axis.axvline(0, color="black", linewidth=0.8)
         for i, profile in enumerate(profiles):
             for row in points[(points.profile == profile) & (points.readout == readout)].itertuples():
                 y = models.index(row.model) + (i + 0.5) / len(profiles) * 0.8 - 0.4
-                marker, filled = "osD^vP"[i % 6], row.low == row.low
+                marker, filled = markers[i], row.low == row.low
                 if filled:
                     axis.plot([100 * row.low, 100 * row.high], [y, y], color=colours[i], linewidth=1.2)
                 axis.plot(100 * row.mean, y, marker, color=colours[i], markerfacecolor=colours[i] if filled else "white")
-        axis.set(title=label, xlabel="less Retrain (points)", ylim=(len(models) - 0.5, -0.5))
+        axis.set(title=label, xlabel="minus Retrain's (points)", ylim=(len(models) - 0.5, -0.5))
         axis.set_yticks(np.arange(len(models) + 1) - 0.5, minor=True)
         axis.grid(axis="y", which="minor", color="#dddddd", linewidth=0.6)
         axis.tick_params(axis="y", which="both", length=0)
         axis.xaxis.set_major_locator(plt.MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes[0].set_yticks(range(len(models)), models)
-    handles = [mark(colour, "osD^vP"[i % 6], name) for i, (name, colour) in enumerate(zip(profiles, colours))]
+    handles = [mark(colour, marker, name) for name, colour, marker in zip(profiles, colours, markers)]
     counts = ", ".join(f"{name} {part.n.max():.0f}" for name, part in points.groupby("profile", sort=False))
-    note = f"Accuracy on the forgotten class, less Retrain's. Forget sets: {counts}. Bars: the scorecard's intervals "
+    note = f"Accuracy on the forgotten class, minus Retrain's. Forget sets: {counts}. Bars: the scorecard's intervals "
     note += "over them; hollow: under five sets, no interval."
     return finish(figure, " ".join(filter(None, [source, note])), handles, columns=2, points=points)
 

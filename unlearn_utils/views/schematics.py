@@ -49,7 +49,7 @@ def arrows(angles: dict[str, float], source: str = "") -> Figure:
         axis.set_axis_off()
     handles = [rule("mean of the forgotten class", FORGET), rule("its row in the classifier", ROW)]
     points = pd.DataFrame({"model": list(angles), "degrees": np.degrees(list(angles.values()))})
-    note = "Each panel is turned so that the row lies flat; at 90° the two have nothing in common."
+    note = "Each panel is turned so that the row lies flat; at 90° the two are orthogonal."
     return finish(figure, f"{source} {note}".strip(), handles, 2, points)
 
 
@@ -66,7 +66,7 @@ def theory_gamma(gammas, accuracies, span: tuple[float, float], gamma: float = 0
         left.annotate("", xy=row, xytext=(0, 0), arrowprops={
             "arrowstyle": "-|>", "color": colour, "linewidth": 1.6, "shrinkA": 0, "shrinkB": 0})
     left.plot(0, 0, "+", color="black", markersize=6, markeredgewidth=1)
-    left.set(title="three classes", xlim=(-1.15, 1.15), ylim=(-0.85, 1.2), aspect="equal")
+    left.set(title="three classes, drawn", xlim=(-1.15, 1.15), ylim=(-0.85, 1.2), aspect="equal")
     left.set_axis_off()
     right.axvspan(*span, color="#e3e3e3", linewidth=0)
     for values, colour, dash in zip(100 * np.asarray(accuracies).T, (RETAIN, FORGET), ("-", (0, (5, 1)))):
@@ -95,9 +95,9 @@ def _turning_apart(axis) -> None:
     _stage(axis, "Linear head:\nrow and mean part")
     _cloud(axis, 90, FORGET)
     _arrow(axis, 90, 0.78, FORGET)
-    _arrow(axis, 62, 0.95, BEFORE, dashed=True)
-    _arrow(axis, -62, 0.95, ROW)
-    _turn(axis, 62, -62)
+    _arrow(axis, 80, 0.95, BEFORE, dashed=True)
+    _arrow(axis, -80, 0.85, ROW)
+    _turn(axis, 80, -80)
     axis.text(0, -1.16, "the features keep\nthe class", ha="center", va="center", size=7)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from ..methods import METHODS
 from ..paths import ROOT
 from ..settings import READOUTS, Network
-from .claims import WORDS, scorecard, unstable
+from .claims import WORDS, scorecard, unstable, were_run
 from .evidence import DISTILLED, EXAMPLE, FORGOTTEN, HALF, ORIGINAL, RANDOM, RETRAIN, ROOM, SMALL, TURNED, Key, Run
 from .intervals import Interval, number
 from .spread import split
@@ -21,6 +21,8 @@ CHANCE = 0.05  # largest distance from chance at which a shuffled control still 
 MANY = 8  # models over which a list of those that are not apart says nothing
 FALLS = 0.10  # smallest fall between two rates that is named; the search reads few images
 SAME = 0.05  # points: under it two readings of a probe are printed alike
+GEOMETRIES = {"raw": "features of unit length", "centred": "features less their mean, of unit length",
+              "log_softmax": "log-softmax over the feature dimensions, of unit length"}
 ATTACKS = {"few_shot": "a new head on frozen features", "fresh_head": "fine-tuning with a fresh head",
            "own_head": "fine-tuning with the model's own head", "retain_only": "fine-tuning on retain images alone"}
 
@@ -55,7 +57,7 @@ def untouched(network: Network) -> list[str]:
 
 def verdicts(card: pd.DataFrame, claim: str, readout: str = "") -> str:
     """What the run shows for one claim, model by model: hidden: A, B; removed: C."""
-    lines = card[(card.claim == claim) & card.counted.astype(bool)]
+    lines = were_run(card)[lambda lines: (lines.claim == claim) & lines.counted.astype(bool)]
     lines = lines[lines.readout == readout] if readout else lines
     said = [f"{word}: {', '.join(lines.model[lines.shows == word])}" for word in WORDS if (lines.shows == word).any()]
     return "; ".join(said) or "not run"
@@ -68,8 +70,9 @@ def hiding(card: pd.DataFrame) -> str:
 
 def misaligned(card: pd.DataFrame) -> str:
     turn = card.threshold[card.claim == "Head misaligned"].max() / TURNED
-    known = f"the distilled head's {turn:.2f}" if turn == turn else "what the distilled head's did, which was not read"
-    return f"Row and class mean turned apart by more than half of {known}: {verdicts(card, 'Head misaligned')}."
+    known = (f"the {turn:.2f} of the distilled head, whose features did not move" if turn == turn
+             else "what the distilled head's did, which was not read")
+    return f"Row and class mean turned apart (in cosine, beyond the retain classes') by more than half of {known}: {verdicts(card, 'Head misaligned')}."
 
 
 def classifier_only(card: pd.DataFrame) -> str:
@@ -107,6 +110,24 @@ def honest(card: pd.DataFrame) -> str:
     dear = card[card.claim.str.startswith("CMF removes") & card.reason.str.contains("cost")].model.unique()
     cost = f" They cost over 5 points of retain accuracy, or may: {', '.join(dear)}." if len(dear) else ""
     return f"Is the output honest ({verdicts(card, 'With CMF the output is honest')})? {apart}.{cost}"
+
+
+def geometry(rows: pd.DataFrame, name: str) -> str:
+    """What the geometry of a CMF head alone does to the readouts, in Retrain."""
+    run, said = run_of(rows), []
+    for readout, label in {"probe": "probe", "ncc": "NCC"}.items():
+        both = [100 * run.values(RETRAIN, column).mean() for column in (f"{readout}_in_head_forget", f"{readout}_forget")]
+        said.append(f"{label} {number(both[0], 1)} and {number(both[1], 1)} %")
+    return (f"The CMF head's geometry here is `{name}` ({GEOMETRIES[name]}). In it and in raw features Retrain reads {', '.join(said)}: "
+            "so CMF rows, read in it, and Retrain's row in a table like the paper's are not read alike.")
+
+
+def differing(card: pd.DataFrame) -> str:
+    """What did not come out on the paper's side, line by line."""
+    lines = card[card.agrees.isin(("sign differs", "does not agree")) & card["mean"].notna()]
+    said = "; ".join(f"{line.claim}, {line.model}{f' by {READOUTS[line.readout]}' if line.readout in ('probe', 'ncc') else ''}: "
+                     f"{number(100 * line['mean'], 1)} (paper {number(100 * line.published, 1)})" for _, line in lines.iterrows())
+    return f"Not on the paper's side of 0, or of the bound, {len(lines)} lines: {said}." if said else "Every sign that is known is the paper's."
 
 
 def centre(rows: pd.DataFrame) -> str:
@@ -150,13 +171,14 @@ def shuffled(readings: pd.DataFrame, classes: int) -> str:
 
 def inconclusive(card: pd.DataFrame) -> str:
     """How many lines cannot tell, and why."""
-    open_ = card[(card.shows == "cannot tell") & card.counted.astype(bool)]
-    kinds = {"missing": "a model is missing", "still read": "the output still reads the class",
+    counted = were_run(card)[lambda lines: lines.counted.astype(bool)]
+    open_ = counted[counted.shows == "cannot tell"]
+    kinds = {"still read": "the output still reads the class",
              "forget sets": "too few sets", "retain accuracy": "retain accuracy", "nearly as well": "no room",
              "": "the interval is too wide"}
     why = open_.reason.map(lambda reason: next(kind for mark, kind in kinds.items() if mark in reason))
     counts = ", ".join(f"{kind} {n}" for kind, n in why.value_counts().items())
-    return f"{len(open_)} of {int(card.counted.sum())} lines cannot tell{': ' + counts if counts else ''}."
+    return f"{len(open_)} of {len(counted)} lines cannot tell{': ' + counts if counts else ''}."
 
 
 def neural_collapse(histories: pd.DataFrame) -> str:
@@ -172,13 +194,13 @@ def apart(rows: pd.DataFrame, column: str, name: str, models: list[str] = (), re
     """Models against a reference in one column: the gaps in points, and which of them may be none."""
     values = per_forget_set(rows, column)
     if reference not in values:
-        return f"{name} could not be read in {reference}."
+        return f"{name} of {reference} is not there to compare with: not run, or not read."
     gaps = {m: Interval.of(values[m] - values[reference]) for m in models or values if m in values and m != reference}
     words = {m: "above" if gap.above() else "below" if gap.below() else "not apart" for m, gap in gaps.items()}
     of = {word: [m for m in gaps if words[m] == word] for word in dict.fromkeys(words.values())}
     listed = "; ".join(f"{word}: " + (", ".join(f"{m} {gaps[m].percent()}" for m in names) if len(names) <= MANY or word != "not apart"
                                       else f"{len(names)} models") for word, names in of.items())
-    return f"{name} reads {100 * values[reference].mean():.1f} % in {reference}; {listed or 'no other model was read'}."
+    return f"{name} reads {100 * values[reference].mean():.1f} % in {reference}; {listed or 'no other model was run here'}."
 
 
 def unfit(rows: pd.DataFrame) -> str:
@@ -310,12 +332,14 @@ def explained(table: pd.DataFrame) -> str:
     told = table[table.within != ""]
     if not len(told):
         return "No published number of such a setting can be held against these forget sets."
-    beyond = told[told.within == "no"]
+    sides = {side: told[told.measure.str.endswith(f"_{side}")] for side in ("forget", "retain")}
+    within = ", ".join(f"of {len(part)} on the {side} class{'es' * (side == 'retain')} {(part.within == 'yes').sum()}"
+                       for side, part in sides.items() if len(part))
     far = told.loc[told.difference.abs().idxmax()]
     name, side = far.measure.rsplit("_", 1)
-    return (f"Of {len(told)} published numbers that this run has, too, {len(told) - len(beyond)} lie where another choice "
-            f"of classes would put them and {len(beyond)} beyond: there images, network or training are others. Farthest "
-            f"off: {far.model}, {LABELS.get(name, name)} on the {side} class, {100 * far.here:.1f} against "
+    return (f"Where another choice of classes would put them lie, of {len(told)} published numbers that this run has, too, "
+            f"{(told.within == 'yes').sum()} ({within}); the others lie beyond: there images, network or training are others. "
+            f"Farthest off: {far.model}, {LABELS.get(name, name)} on the {side} class, {100 * far.here:.1f} against "
             f"{100 * far.paper:.1f} %.")
 
 

@@ -10,7 +10,8 @@ from scipy import stats
 from .intervals import ALPHA, NAN
 from .tables import ACCURACIES, SIDES, published, setting
 
-PAPER_SETS = {"cifar10": 10, "cifar100": 5, "tiny_imagenet": 5}  # forget sets of one class behind a number of the paper
+PAPER = {"cifar10": (10, 10), "cifar100": (5, 100), "tiny_imagenet": (5, 200)}  # its forget sets of one class; all classes
+ROUNDED = 5e-5  # what rounding a published number to a hundredth of a per cent may take
 
 
 def split(rows: pd.DataFrame, columns: list[str] = ACCURACIES) -> pd.DataFrame:
@@ -43,15 +44,17 @@ def components(table: pd.DataFrame) -> dict[str, float]:
 
 
 def explained(rows: pd.DataFrame, profile: str, pretrained: bool = False) -> pd.DataFrame:
-    """Every published number that this run has too: the difference, and whether classes and seeds explain it.
+    """Every published number that this run has too: the difference, and whether the choice of classes explains it.
 
-    Both means are over forget sets, n here and m in the paper. They differ by chance by t * s * sqrt(1/n + 1/m), with s
-    the standard deviation here over the sets (seeds averaged first) and t Student's 97.5 % quantile for n - 1. What lies
-    beyond is another thing: images, network, epochs. ``within`` is empty where n is under 3, and ``by_chance`` also where
-    the sets do not differ here: that says nothing of how others would. Fractions.
+    Of C classes the paper forgot m, one at a time, and this run n. Where m = C the paper's mean over our n classes, which we
+    do not know, would lie between ``low`` and ``high``: within t * s * sqrt((1 - n/C)/n + (1 - m/C)/m) of the published mean p,
+    with s the standard deviation here over the sets (seeds averaged first) and t Student's 97.5 % quantile for n - 1; and
+    between 1 - C (1 - p)/n and C p/n, since no accuracy is below 0 or above 1. What lies beyond is another thing: images,
+    network, epochs. ``within`` is empty where n is under 3, and where the sets do not differ here, unless the second bound
+    is passed: that says nothing of how others would. Fractions.
     """
     arch, dataset, _ = setting(profile, pretrained)
-    lines, sets = [], PAPER_SETS[dataset]
+    lines, (sets, classes) = [], PAPER[dataset]
     for known in published(arch, dataset, len(rows.forget.iloc[0].split())).itertuples():
         part = rows[(rows.method == known.method) & (rows.variant == known.variant)]
         for side in SIDES:
@@ -59,11 +62,22 @@ def explained(rows: pd.DataFrame, profile: str, pretrained: bool = False) -> pd.
             if column not in part or part[column].isna().all() or paper != paper:
                 continue
             values = part.groupby("forget")[column].mean()
-            n, apart = len(values), values.mean() - paper
-            chance = NAN
-            if n > 2:
-                chance = stats.t.ppf(1 - ALPHA / 2, n - 1) * values.std(ddof=1) * math.sqrt(1 / n + 1 / sets)
-            lines.append({"model": part.model.iloc[0], "measure": column, "here": values.mean(), "paper": paper,
-                          "difference": apart, "by_chance": chance if chance > 1e-9 else NAN, "n": n,
-                          "within": "" if n < 3 else "yes" if abs(apart) <= chance else "no"})
-    return pd.DataFrame(lines, columns=["model", "measure", "here", "paper", "difference", "by_chance", "n", "within"])
+            n, here, spread = len(values), values.mean(), values.std(ddof=1)
+            (low, high), within = _possible(paper, n, sets, classes), ""
+            if n > 2 and not low - ROUNDED * classes / n <= here <= high + ROUNDED * classes / n:
+                within = "no"
+            elif n > 2 and spread > 1e-9:
+                parts = max(0.0, 1 - n / classes) / n + (1 - sets / classes) / sets
+                chance = stats.t.ppf(1 - ALPHA / 2, n - 1) * spread * math.sqrt(parts)
+                low, high = max(low, paper - chance), min(high, paper + chance)
+                within = "yes" if low - ROUNDED <= here <= high + ROUNDED else "no"
+            lines.append({"model": part.model.iloc[0], "measure": column, "here": here, "paper": paper,
+                          "difference": here - paper, "low": low, "high": high, "n": n, "within": within})
+    return pd.DataFrame(lines, columns=["model", "measure", "here", "paper", "difference", "low", "high", "n", "within"])
+
+
+def _possible(paper: float, n: int, sets: int, classes: int) -> tuple[float, float]:
+    """Between what a mean over n of the classes can lie when that over all is ``paper``; nothing is known where it is not."""
+    if sets < classes:
+        return 0.0, 1.0
+    return max(0.0, 1 - classes * (1 - paper) / n), min(1.0, classes * paper / n)
