@@ -166,8 +166,8 @@ def test_a_saved_notebook_keeps_the_picture_and_the_data_of_the_view_and_no_scri
 
 def test_the_sentence_is_what_the_numbers_say(shown):
     assert shown.reading() == (
-        "SCRUB, from step 0 to 4, images of class 3 read right in per cent: Output 100.0 to 0.0 (halved by step 1); "
-        "Linear probe 100.0 to 87.5 (never halved); NCC 100.0 to 100.0 (never halved). Beside it, in the same order: "
+        "SCRUB, from step 0 to 4, the 8 drawn images of class 3 read right in per cent: Output 100.0 to 0.0 (halved by step 1); "
+        "Linear probe 100.0 to 87.5 (never halved); NCC 100.0 to 100.0 (never halved). Beside it, over all test images and in the same order: "
         "Original 100.0, 90.0, 80.0; Retrain 0.0, 90.0, 80.0; Untrained network 10.0, 90.0, 80.0.")
 
 

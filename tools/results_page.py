@@ -87,6 +87,12 @@ def beside_the_paper(profile: str, rows: pd.DataFrame) -> list[str]:
             markdown(shown), ""]
 
 
+def collapse(profile: str) -> str:
+    """How near the models are to the neural collapse that the theory assumes."""
+    nc1 = pd.read_csv(ROOT / "figures" / profile / "neural_collapse.csv", index_col="model")["nc1 mean"]
+    return f"NC1, which the theory of notebook 02 assumes to be 0: {', '.join(f'{name} {nc1[name]:.2f}' for name in ('Original', 'Retrain') if name in nc1)}."
+
+
 def one_image(profile: str) -> list[str]:
     """What a new head reads of the forget class when it was fitted to one image per class."""
     read = 100 * pd.read_csv(ROOT / "figures" / profile / "attack_one_shot.csv", index_col="model")["forget_accuracy mean"]
@@ -113,7 +119,7 @@ def backbone(profile: str, rows: pd.DataFrame) -> list[str]:
 
 def of_profile(profile: str) -> str:
     rows, card = measured(profile)
-    readings = [sentences.room(rows), *backbone(profile, rows), sentences.hiding(card), sentences.misaligned(card), head_sentences.turns(rows),
+    readings = [collapse(profile), sentences.room(rows), *backbone(profile, rows), sentences.hiding(card), sentences.misaligned(card), head_sentences.turns(rows),
                 head_sentences.as_in_retrain(rows), sentences.classifier_only(card), sentences.honest(card),
                 sentences.geometry(rows, profiles.load(profile).cmf_geometry), sentences.centre(rows), *one_image(profile),
                 *fine_tuned(profile), sentences.differing(card), sentences.inconclusive(card)]
