@@ -179,17 +179,17 @@ def six(names: list[str]) -> str:
 def claims_table(names: list[str]) -> str:
     tallies = {f"{name} ({measured(name)[0].forget.nunique()})": findings.tallies(measured(name)[1])
                for name in names}
-    lines = [{"claim": claim.name, "says": claim.sentence, **{name: found.get(claim.name, "–") for name, found in tallies.items()}}
+    lines = [{"claim": claim.name, **{name: found.get(claim.name, "–") for name, found in tallies.items()}}
              for claim in evidence.CLAIMS.values()]
     return ("How many comparisons of a model with its reference show the claim / show the contrary / cannot tell (forget sets; "
-            f"under {FEWEST} of them all have to agree). A "
+            f"under {FEWEST} of them all have to agree). [RESULTS.md](RESULTS.md#the-claims) says each claim in a sentence. A "
             f"*class-mean-features* (CMF) head has the class means as its rows.\n\n{markdown(pd.DataFrame(lines))}{of_seeds(names)}")
 
 
 def of_seeds(names: list[str]) -> str:
     """What another training seed changes, on the profiles that were run with several."""
     several = {name: rows for name in names for rows, _ in [measured(name)] if rows.seed.nunique() > 1}
-    return "".join(f"\n\n*{name}, {rows.seed.nunique()} training seeds.* {sentences.spread(rows)}" for name, rows in several.items())
+    return "".join(f"\n\n*{name}.* {sentences.spread(rows)}" for name, rows in several.items())
 
 
 def notebooks(names: list[str]) -> str:

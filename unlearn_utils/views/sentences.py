@@ -351,19 +351,20 @@ def spread(rows: pd.DataFrame, columns: tuple[str, ...] = ("probe_forget", "ncc_
     parts = 100 * table.groupby("measure")[["over_classes", "over_seeds", "rest"]].median()
     said = "; ".join(f"{READOUTS[name.removesuffix('_forget')]} {row.over_classes:.1f}, {row.over_seeds:.1f}, {row.rest:.1f}"
                      for name, row in parts.iterrows())
-    word = "more than" if (parts.over_classes > parts.over_seeds).all() else "not always more than"
-    return (f"On the forget class classes differ {word} seeds: median standard deviation over classes, over seeds and of "
-            f"the rest, in points: {said}. {by_seed(rows)}")
+    word = "more" if (parts.over_classes > parts.over_seeds).all() else "not always more"
+    return (f"Accuracies on the forget class differ {word} between classes than between seeds (standard deviation over classes, over "
+            f"seeds, and the rest, in points, median of the models: {said}). {by_seed(rows)}")
 
 
 def by_seed(rows: pd.DataFrame) -> str:
-    """How many verdicts on measurements hang on the training seed, each seed being judged alone over its forget sets."""
+    """How many verdicts on measurements hang on the training seed, each judged alone over the forget sets that all have."""
+    rows = rows[rows.groupby("forget").seed.transform("nunique") == rows.seed.nunique()]
     cards = {str(seed): scorecard(part) for seed, part in rows.groupby("seed")}
     counted = {name: card[card.counted.astype(bool)] for name, card in cards.items()}
     differing = unstable(counted)[lambda lines: lines.question == "shows"]
     opposite, open_ = differing[differing.opposite], (differing[list(cards)] == "cannot tell").any(axis=1) & ~differing.opposite
     which = "; ".join(f"{line.claim}, {line.model}" for line in opposite.itertuples())
-    return (f"Each of the {len(cards)} seeds judged alone: of {max(map(len, counted.values()))} verdicts {len(opposite)} turn into "
+    return (f"Each of the {len(cards)} seeds judged alone, over {rows.forget.nunique()} forget sets: of {max(map(len, counted.values()))} verdicts {len(opposite)} turn into "
             f"their opposite with the seed{f' ({which})' * bool(which)}, and {open_.sum()} more are told by one seed and "
             "not by another.")
 
