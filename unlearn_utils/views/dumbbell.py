@@ -43,7 +43,7 @@ def dumbbell(rows: pd.DataFrame, forget: tuple[int, ...] | None = None, models: 
     axis.set_xlabel(f"accuracy on the forgotten class{'es' if forget and len(forget) > 1 else ''} (%)", loc="right")
     marks = [mark(colour, marker, READOUTS[readout], markersize=5.5, markerfacecolor=_face(readout))
              for readout, (colour, marker) in READOUT_STYLE.items()]
-    dots = [mark("#777777", ".", "single class, in its colour", markersize=4)] if points["class"].notna().any() else []
+    dots = [mark("#777777", ".", "single class", markersize=4)] if points["class"].notna().any() else []
     sets = rows.forget[rows.method == "retrain"].nunique() if "forget" in rows else 0
     meant = f"Bands: Retrain's {'mean with its 95 % interval' if sets >= FEWEST else 'range'} over forget sets." * (sets > 1)
     return finish(figure, said(source, rows, meant) if forget is None else source, [*marks, *handles, *dots],
