@@ -91,7 +91,7 @@ def test_a_finding_turns_with_its_numbers():
 
 
 @pytest.mark.parametrize("retain, said", [
-    (0.9, "is enough to look unlearned: 1 of 1"), (0.7, "is seldom seen to be enough to look unlearned: 0 of 1")])
+    (0.9, "is enough to look unlearned: 1 of 1"), (0.7, "was never seen to be enough to look unlearned: 0 of 1")])
 def test_the_classifier_is_enough_or_not(retain, said):
     assert said in of(frame(model("M", "random_label", "classifier", retain=retain)))["The classifier is enough"]
 
@@ -149,8 +149,8 @@ def test_a_verdict_that_hangs_on_the_seed_is_counted_and_named():
 
 
 @pytest.mark.parametrize("within, said", [
-    ("no", "of 1 published numbers that this run has, too, 0 (of 1 on the forget class 0)"),
-    ("yes", "of 1 published numbers that this run has, too, 1 (of 1 on the forget class 1)")])
+    ("no", "would explain 0 of the 1 published numbers that this run has, too (of 1 on the forget class 0)"),
+    ("yes", "would explain 1 of the 1 published numbers that this run has, too (of 1 on the forget class 1)")])
 def test_a_difference_to_the_paper_is_within_or_beyond(within, said):
     table = pd.DataFrame([{"model": "M", "measure": "ncc_forget", "here": 0.5, "paper": 0.4, "difference": 0.1,
                            "within": within}])

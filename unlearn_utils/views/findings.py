@@ -70,7 +70,7 @@ def _features(rows: pd.DataFrame, card: pd.DataFrame) -> str:
 
 def _classifier(rows: pd.DataFrame, card: pd.DataFrame) -> str:
     holds, of = _counted(card, "Classifier alone is enough")
-    word = "is enough" if holds == of else "is mostly enough" if 2 * holds > of else "is seldom seen to be enough"
+    word = {of: "is enough", 0: "was never seen to be enough"}.get(holds, "is mostly enough" if 2 * holds > of else "can be enough")
     return f"Training nothing but the classifier {word} to look unlearned: {holds} of {of} methods, from the trained head."
 
 

@@ -337,9 +337,8 @@ def explained(table: pd.DataFrame) -> str:
                        for side, part in sides.items() if len(part))
     far = told.loc[told.difference.abs().idxmax()]
     name, side = far.measure.rsplit("_", 1)
-    return (f"Where another choice of classes would put them lie, of {len(told)} published numbers that this run has, too, "
-            f"{(told.within == 'yes').sum()} ({within}); the others lie beyond: there images, network or training are others. "
-            f"Farthest off: {far.model}, {LABELS.get(name, name)} on the {side} class, {100 * far.here:.1f} against "
+    return (f"Another choice of classes would explain {(told.within == 'yes').sum()} of the {len(told)} published numbers that this "
+            f"run has, too ({within}); where it would not, images, network or training are others. Farthest off: {far.model}, {LABELS.get(name, name)} on the {side} class, {100 * far.here:.1f} against "
             f"{100 * far.paper:.1f} %.")
 
 
