@@ -53,9 +53,10 @@ def per_forget_set(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def over(rows: pd.DataFrame) -> str:
-    """What a table's means run over: n = 10 forget sets, 1 training seed."""
-    counts = {"forget set": rows.forget.nunique(), "training seed": rows.seed.nunique()}
-    return "n = " + ", ".join(f"{n} {what}{'s' * (n > 1)}" for what, n in counts.items())
+    """What a table's means run over: n = 10 forget sets, 1 training seed; 1 to 3 where not every set has all."""
+    sets, seeds = rows.forget.nunique(), rows.groupby("forget").seed.nunique().tolist() or [0]
+    each = " to ".join(map(str, sorted({min(seeds), max(seeds)})))
+    return f"n = {sets} forget set{'s' * (sets > 1)}, {each} training seed{'s' * (max(seeds) > 1)}"
 
 
 def summary(rows: pd.DataFrame, columns: list[str] = ACCURACIES) -> pd.DataFrame:
