@@ -397,7 +397,7 @@ def test_one_screen_and_claims_by_profile():
     for card in cards.values():
         assert len(claims.one_screen(card)) <= 12
     table = claims.claims_by_profile(cards)
-    assert table.loc["Probe still reads it"].to_dict() == {"digits": "–", "fashion_mnist": "●●", "cifar10_slim": "◐◐"}
+    assert table.loc["Probe still reads it"].to_dict() == {"digits": "–", "fashion_mnist": "●●", "cifar10_slim": "●●"}
     assert claims.claims_by_profile(cards, "shows").loc["Probe still reads it", "fashion_mnist"].startswith("hidden 2")
     for claim in claims.CLAIMS.values():
         assert claim.sentence.endswith(".") and claim.sentence.count(".") <= 1

@@ -108,7 +108,7 @@ def test_seed_forget_set_method_and_variant_are_in_all_keys(changed):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_variants_of_a_head_differ_from_each_other(seed):
-    named = [v for v in variants.VARIANTS if v != "cmf_budget"]
+    named = [v for v in variants.VARIANTS if v not in ("cmf_budget", "searched")]  # the linear head at another rate
     listed = [trained(Cell(DIGITS, seed, (0,), "scrub", variant)).key for variant in named]
     assert len(set(listed)) == len(listed)
 

@@ -10,7 +10,7 @@ import pytest
 import results_page
 from test_claims import frame, label, model
 
-from unlearn_utils.views import claims, evidence, findings, sentences
+from unlearn_utils.views import claims, evidence, findings, sentences, spread
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -132,19 +132,19 @@ def test_a_claim_is_counted_by_what_its_models_show():
 
 def test_what_seeds_change_is_said_only_where_there_are_several():
     rows = pd.concat([label(probe=0.5 + 0.01 * seed).assign(seed=seed) for seed in (0, 1)])
-    assert "One training seed" in sentences.spread(label())
-    assert "over classes, over seeds, and the rest" in sentences.spread(rows)
+    assert "One training seed" in spread.said(label())
+    assert "over classes, over seeds, and the rest" in spread.said(rows)
 
 
 def test_a_verdict_that_hangs_on_the_seed_is_counted_and_named():
     def said(**other):
-        return sentences.by_seed(pd.concat([label(probe=0.88, ncc=0.88).assign(seed=0), label(**other).assign(seed=1)]))
+        return spread.by_seed(pd.concat([label(probe=0.88, ncc=0.88).assign(seed=0), label(**other).assign(seed=1)]))
 
     assert "0 turn into their opposite with the seed, and 0 more" in said(probe=0.88, ncc=0.88)
     assert "0 turn into their opposite with the seed, and 0 more" in said(probe=0.65, ncc=0.88)  # hidden or partly hidden
     assert "1 turn into their opposite with the seed (Probe still reads it, Random Label), and 0 more" in said(probe=0.5, ncc=0.88)
     more = pd.concat([label(probe=0.88, ncc=0.88).assign(seed=0), label(probe=0.5, ncc=0.88).assign(seed=1)[lambda rows: rows.forget < "5"]])
-    assert "over 5 forget sets" in sentences.by_seed(more) and "NCC" not in sentences.by_seed(more)
+    assert "over 5 forget sets" in spread.by_seed(more) and "NCC" not in spread.by_seed(more)
     assert "0 turn into their opposite with the seed, and 3 more" in said(probe=0.88, ncc=0.88, retain=0.75)  # output, probe, NCC
 
 

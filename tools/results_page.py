@@ -67,11 +67,11 @@ def cost(profile: str) -> str:
 def beside_the_paper(profile: str, rows: pd.DataFrame) -> list[str]:
     """The published numbers on the forget class beside this run's, and what classes and seeds explain of the rest."""
     if not tables.comparable(profile):
-        return [f"- {sentences.spread(rows)}", "- Its images or its network are not the paper's, so only signs compare; the published values "
+        return [f"- {spread.said(rows)}", "- Its images or its network are not the paper's, so only signs compare; the published values "
                 f"stand beside its own in `figures/{profile}/beside_the_paper.csv`.", ""]
     table = spread.explained(rows, profile, profiles.load(profile).network.weights != "none")
     forget = table[table.measure.str.endswith("_forget")]
-    said = [f"- {sentences.explained(table)}", f"- {sentences.spread(rows)}"]
+    said = [f"- {sentences.explained(table)}", f"- {spread.said(rows)}"]
     if not len(forget):
         return [*said, ""]
     shown = pd.DataFrame({
@@ -189,7 +189,7 @@ def claims_table(names: list[str]) -> str:
 def of_seeds(names: list[str]) -> str:
     """What another training seed changes, on the profiles that were run with several."""
     several = {name: rows for name in names for rows, _ in [measured(name)] if rows.seed.nunique() > 1}
-    return "".join(f"\n\n*{name}.* {sentences.spread(rows)}" for name, rows in several.items())
+    return "".join(f"\n\n*{name}.* {spread.said(rows)}" for name, rows in several.items())
 
 
 def notebooks(names: list[str]) -> str:

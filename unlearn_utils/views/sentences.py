@@ -9,10 +9,9 @@ import pandas as pd
 from ..methods import METHODS
 from ..paths import ROOT
 from ..settings import READOUTS, Network
-from .claims import WORDS, scorecard, unstable, were_run
+from .claims import WORDS, unstable, were_run
 from .evidence import DISTILLED, EXAMPLE, FORGOTTEN, HALF, ORIGINAL, RANDOM, RETRAIN, ROOM, SMALL, TURNED, Key, Run
 from .intervals import Interval, number
-from .spread import split
 from .tables import LABELS, attack_gaps, per_forget_set, published
 
 GROUP = 0.2  # smallest distance of "some forget class" and "its own class" that says the group outlives its members
@@ -340,32 +339,6 @@ def explained(table: pd.DataFrame) -> str:
     return (f"Another choice of classes would explain {(told.within == 'yes').sum()} of the {len(told)} published numbers that this "
             f"run has, too ({within}); where it would not, images, network or training are others. Farthest off: {far.model}, {LABELS.get(name, name)} on the {side} class, {100 * far.here:.1f} against "
             f"{100 * far.paper:.1f} %.")
-
-
-def spread(rows: pd.DataFrame, columns: tuple[str, ...] = ("probe_forget", "ncc_forget")) -> str:
-    """What a ± is made of (classes, seeds, the rest: the median over models, in points), and what another seed judges."""
-    if rows.seed.nunique() < 2:
-        return "One training seed: a ± is over forget sets alone, and what another seed changes is not known."
-    table = split(rows, list(columns)).dropna()
-    parts = 100 * table.groupby("measure")[["over_classes", "over_seeds", "rest"]].median()
-    said = "; ".join(f"{READOUTS[name.removesuffix('_forget')]} {row.over_classes:.1f}, {row.over_seeds:.1f}, {row.rest:.1f}"
-                     for name, row in parts.iterrows())
-    word = "more" if (parts.over_classes > parts.over_seeds).all() else "not always more"
-    return (f"Accuracies on the forget class differ {word} between classes than between seeds (standard deviation over classes, over "
-            f"seeds, and the rest, in points, median of the models: {said}). {by_seed(rows)}")
-
-
-def by_seed(rows: pd.DataFrame) -> str:
-    """How many verdicts on measurements hang on the training seed, each judged alone over the forget sets that all have."""
-    rows = rows[rows.groupby("forget").seed.transform("nunique") == rows.seed.nunique()]
-    cards = {str(seed): scorecard(part) for seed, part in rows.groupby("seed")}
-    counted = {name: card[card.counted.astype(bool)] for name, card in cards.items()}
-    differing = unstable(counted)[lambda lines: lines.question == "shows"]
-    opposite, open_ = differing[differing.opposite], (differing[list(cards)] == "cannot tell").any(axis=1) & ~differing.opposite
-    which = "; ".join(f"{line.claim}, {line.model}" for line in opposite.itertuples())
-    return (f"Each of the {len(cards)} seeds judged alone, over {rows.forget.nunique()} forget sets: of {max(map(len, counted.values()))} verdicts {len(opposite)} turn into "
-            f"their opposite with the seed{f' ({which})' * bool(which)}, and {open_.sum()} more are told by one seed and "
-            "not by another.")
 
 
 def run_of(rows: pd.DataFrame) -> Run:

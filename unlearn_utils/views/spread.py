@@ -7,6 +7,8 @@ import math
 import pandas as pd
 from scipy import stats
 
+from ..settings import READOUTS
+from .claims import scorecard, unstable
 from .intervals import ALPHA, NAN
 from .tables import ACCURACIES, SIDES, published, setting
 
@@ -81,3 +83,29 @@ def _possible(paper: float, n: int, sets: int, classes: int) -> tuple[float, flo
     if sets < classes:
         return 0.0, 1.0
     return max(0.0, 1 - classes * (1 - paper) / n), min(1.0, classes * paper / n)
+
+
+def said(rows: pd.DataFrame, columns: tuple[str, ...] = ("probe_forget", "ncc_forget")) -> str:
+    """What a ± is made of (classes, seeds, the rest: the median over models, in points), and what another seed judges."""
+    if rows.seed.nunique() < 2:
+        return "One training seed: a ± is over forget sets alone, and what another seed changes is not known."
+    table = split(rows, list(columns)).dropna()
+    parts = 100 * table.groupby("measure")[["over_classes", "over_seeds", "rest"]].median()
+    parted = "; ".join(f"{READOUTS[name.removesuffix('_forget')]} {row.over_classes:.1f}, {row.over_seeds:.1f}, {row.rest:.1f}"
+                     for name, row in parts.iterrows())
+    word = "more" if (parts.over_classes > parts.over_seeds).all() else "not always more"
+    return (f"Accuracies on the forget class differ {word} between classes than between seeds (standard deviation over classes, over "
+            f"seeds, and the rest, in points, median of the models: {parted}). {by_seed(rows)}")
+
+
+def by_seed(rows: pd.DataFrame) -> str:
+    """How many verdicts on measurements hang on the training seed, each judged alone over the forget sets that all have."""
+    rows = rows[rows.groupby("forget").seed.transform("nunique") == rows.seed.nunique()]
+    cards = {str(seed): scorecard(part) for seed, part in rows.groupby("seed")}
+    counted = {name: card[card.counted.astype(bool)] for name, card in cards.items()}
+    differing = unstable(counted)[lambda lines: lines.question == "shows"]
+    opposite, open_ = differing[differing.opposite], (differing[list(cards)] == "cannot tell").any(axis=1) & ~differing.opposite
+    which = "; ".join(f"{line.claim}, {line.model}" for line in opposite.itertuples())
+    return (f"Each of the {len(cards)} seeds judged alone, over {rows.forget.nunique()} forget sets: of {max(map(len, counted.values()))} verdicts {len(opposite)} turn into "
+            f"their opposite with the seed{f' ({which})' * bool(which)}, and {open_.sum()} more are told by one seed and "
+            "not by another.")
