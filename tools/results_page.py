@@ -90,7 +90,7 @@ def beside_the_paper(profile: str, rows: pd.DataFrame) -> list[str]:
 def collapse(profile: str) -> str:
     """How near the models are to the neural collapse that the theory assumes."""
     nc1 = pd.read_csv(ROOT / "figures" / profile / "neural_collapse.csv", index_col="model")["nc1 mean"]
-    return f"NC1, which the theory of notebook 02 assumes to be 0: {', '.join(f'{name} {nc1[name]:.2f}' for name in ('Original', 'Retrain') if name in nc1)}."
+    return f"NC1, which the theory of notebook 02 assumes to be 0: {', '.join(f'{name} {nc1[name]:.2f}' for name in ('Original', 'Retrain', 'Untrained network') if name in nc1)}."
 
 
 def one_image(profile: str) -> list[str]:
@@ -102,13 +102,14 @@ def one_image(profile: str) -> list[str]:
 
 
 def fine_tuned(profile: str) -> list[str]:
-    """What fine-tuning brings back of Random Label's class beyond Retrain's, after its last step."""
+    """What fine-tuning brings back beyond Retrain's, after its last step: Random Label's, between the references."""
     table = 100 * pd.read_csv(ROOT / "figures" / profile / "attack_gaps.csv", index_col="model")
     names = {attack: name.removeprefix("fine-tuning ") for attack, name in sentences.ATTACKS.items() if attack != "few_shot"}
-    gaps = {name: table[f"{attack}_difference mean"]["Random Label"] for attack, name in names.items()
-            if f"{attack}_difference mean" in table}
-    return [f"What fine-tuning reads of Random Label's class less of Retrain's after the last step, in points: "
-            f"{', '.join(f'{name} {value:.1f}' for name, value in gaps.items())}."] if gaps else []
+    shown = [name for name in ("Original", "Untrained network", "Random Label") if name in table.index]
+    said = [f"{name}: {', '.join(f'{model} {gaps[model]:.1f}' for model in shown)}" for attack, name in names.items()
+            for gaps in [table.get(f"{attack}_difference mean")] if gaps is not None]
+    return [f"What fine-tuning reads of the forget class after the last step, less what it reads in Retrain, in points, "
+            f"{'; '.join(said)}."] if said else []
 
 
 def backbone(profile: str, rows: pd.DataFrame) -> list[str]:

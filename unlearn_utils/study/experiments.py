@@ -65,9 +65,8 @@ def plan(notebook: str):
 
 def own_head(study: Study) -> Models:
     """The methods with their own head, whole network; below it, where there is one, the same at a searched rate."""
-    searched = unlearned(study.profile, "searched")
-    pairs = [[model, (model[0], "searched")] for model in unlearned(study.profile, "linear")]
-    return [model for (first, second) in pairs for model in (first, *([second] if second in searched else []))]
+    known = unlearned(study.profile, "linear") + unlearned(study.profile, "searched")
+    return sorted(known, key=lambda model: known.index((model[0], "linear")))
 
 
 def misaligned_models(study: Study) -> Models:

@@ -58,8 +58,8 @@ def _line(card: pd.DataFrame, claim: str, key: Key = EXAMPLE) -> pd.Series:
 
 def _output(rows: pd.DataFrame, card: pd.DataFrame) -> str:
     line, (holds, of) = _line(card, "Output forgets"), _counted(card, "Output forgets")
-    return (f"At its output Random Label names {_percent(line['mean'])} of the forgotten class's test images right. Under "
-            f"{100 * FORGOTTEN:.0f} % for sure: {holds} of {of} methods.")
+    return (f"At its output Random Label names {_percent(line['mean'])} of the forgotten class's test images right. Shown "
+            f"to be under {100 * FORGOTTEN:.0f} %: {holds} of {of} methods.")
 
 
 def _features(rows: pd.DataFrame, card: pd.DataFrame) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 from scipy import stats
 
 from ..settings import READOUTS
-from .claims import scorecard, unstable
+from .claims import scorecard, unstable, were_run
 from .intervals import ALPHA, NAN
 from .tables import ACCURACIES, SIDES, published, setting
 
@@ -101,11 +101,10 @@ def said(rows: pd.DataFrame, columns: tuple[str, ...] = ("probe_forget", "ncc_fo
 def by_seed(rows: pd.DataFrame) -> str:
     """How many verdicts on measurements hang on the training seed, each judged alone over the forget sets that all have."""
     rows = rows[rows.groupby("forget").seed.transform("nunique") == rows.seed.nunique()]
-    cards = {str(seed): scorecard(part) for seed, part in rows.groupby("seed")}
-    counted = {name: card[card.counted.astype(bool)] for name, card in cards.items()}
-    differing = unstable(counted)[lambda lines: lines.question == "shows"]
+    cards = {str(seed): were_run(scorecard(part))[lambda card: card.counted.astype(bool)] for seed, part in rows.groupby("seed")}
+    differing = unstable(cards)[lambda lines: lines.question == "shows"]
     opposite, open_ = differing[differing.opposite], (differing[list(cards)] == "cannot tell").any(axis=1) & ~differing.opposite
     which = "; ".join(f"{line.claim}, {line.model}" for line in opposite.itertuples())
-    return (f"Each of the {len(cards)} seeds judged alone, over {rows.forget.nunique()} forget sets: of {max(map(len, counted.values()))} verdicts {len(opposite)} turn into "
-            f"their opposite with the seed{f' ({which})' * bool(which)}, and {open_.sum()} more are told by one seed and "
-            "not by another.")
+    return (f"Each of the {len(cards)} seeds judged alone, over {rows.forget.nunique()} forget sets: of "
+            f"{max(map(len, cards.values()))} verdicts {len(opposite)} turn into their opposite with the seed"
+            f"{f' ({which})' * bool(which)}, and {open_.sum()} more are told by one seed and not by another.")
