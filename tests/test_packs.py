@@ -317,3 +317,14 @@ def test_a_record_that_lacks_a_field_or_does_not_answer_its_question_is_refused(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["pack.xz"]
     with pytest.raises(BadInput, match="is a folder; name a file"):
         packs.write(packs.Pack("digits", images, {}), tmp_path)
+
+
+@pytest.mark.parametrize("some", [True, False])
+def test_a_refresh_of_some_notebooks_keeps_what_the_others_show(some, pack, tmp_path):
+    questions, place = sorted(pack.records), tmp_path / NAME
+    packs.write(pack, place)
+    part = replace(pack, records={q: pack.records[q] | {"seconds": 12.5} for q in questions[:3]})
+    packs.refresh(part, place, some)
+    kept = packs.read(place).records
+    assert sorted(kept) == (questions if some else questions[:3])
+    assert [kept[q]["seconds"] for q in questions[:3]] == [12.5] * 3

@@ -171,6 +171,13 @@ def _apart(one: Any, other: Any) -> float:
     return 0.0 if one == other else math.inf
 
 
+def refresh(pack: Pack, place: Path, some: bool) -> None:
+    """Write the pack of a run; one of ``some`` notebooks keeps what the others show."""
+    if some and place.exists():
+        pack, _ = merge(pack, read(place, pack.profile))
+    write(pack, place)
+
+
 def carry(tasks: Iterable[Task], into: Path) -> int:
     """Copy the models from scratch (Originals, Retrains) with their tensors into a folder, for another machine.
 

@@ -130,10 +130,7 @@ def run(
         write(given_up, json.dumps(failure.reasons))
         os.environ[GIVEN_UP] = str(given_up)
     if options.refresh_reference and not failure:
-        pack, place = packs.collect(whole.study.profile, whole.tasks), whole.outputs.file(packs.NAME)
-        if options.only and place.exists():  # what the other notebooks show stays
-            pack, _ = packs.merge(pack, packs.read(place, pack.profile))
-        packs.write(pack, place)
+        packs.refresh(packs.collect(whole.study.profile, whole.tasks), whole.outputs.file(packs.NAME), bool(options.only))
     computed, before = time.time(), _files(whole.outputs.path)
     again = options.force or options.refresh_reference
     stale = {path: stamp for path, plan in whole.plans.items()
