@@ -27,7 +27,7 @@ from .variants import recipe_of
 def searched(profile: Profile, method: str, variant: str) -> tuple[str, list[float]]:
     """What the search varies, and its candidates: the method's own where ``[tuning.<method>]`` names them."""
     own = profile.tuning.get(method, {})
-    return own.get("setting", "lr"), own.get(variant, profile.tuning[variant])
+    return own.get("setting", "lr"), own.get(variant) or profile.tuning[variant]
 
 
 def candidates(name: str, data_dir: str) -> list[tuple[str, str, str, float, Cell]]:
