@@ -90,7 +90,8 @@ def beside_the_paper(profile: str, rows: pd.DataFrame) -> list[str]:
 def collapse(profile: str) -> str:
     """How near the models are to the neural collapse that the theory assumes."""
     nc1 = pd.read_csv(ROOT / "figures" / profile / "neural_collapse.csv", index_col="model")["nc1 mean"]
-    return f"NC1, which the theory of notebook 02 assumes to be 0: {', '.join(f'{name} {nc1[name]:.2f}' for name in ('Original', 'Retrain', 'Untrained network') if name in nc1)}."
+    said = ", ".join(f"{name} {nc1[name]:.2f}" for name in ("Original", "Retrain", "Untrained network") if name in nc1)
+    return f"NC1, which the theory of notebook 02 assumes to be 0: {said}."
 
 
 def one_image(profile: str) -> list[str]:
@@ -120,8 +121,9 @@ def backbone(profile: str, rows: pd.DataFrame) -> list[str]:
 
 def of_profile(profile: str) -> str:
     rows, card = measured(profile)
-    readings = [collapse(profile), sentences.room(rows), *backbone(profile, rows), sentences.hiding(card), sentences.misaligned(card), head_sentences.turns(rows),
-                head_sentences.as_in_retrain(rows), sentences.classifier_only(card), sentences.honest(card),
+    readings = [collapse(profile), sentences.room(rows), *backbone(profile, rows), sentences.hiding(card),
+                sentences.misaligned(card), head_sentences.turns(rows), head_sentences.as_in_retrain(rows),
+                sentences.classifier_only(card), sentences.honest(card),
                 sentences.geometry(rows, profiles.load(profile).cmf_geometry), sentences.centre(rows), *one_image(profile),
                 *fine_tuned(profile), sentences.differing(card), sentences.inconclusive(card)]
     screen = claims.one_screen(card).reset_index()
@@ -135,8 +137,8 @@ def results(names: list[str]) -> str:
     head = ["# What was and was not reproduced", "",
             "Written by `tools/results_page.py` from `figures/`. The paper's numbers are quoted second hand from public "
             "reproductions; we have not seen its tables. They are for ResNet-18 on CIFAR-10, beside a pretrained backbone for the "
-            "paper's ViT. Where a profile's network or images are other ones, only signs are judged. A probe's number belongs to its recipe, which stands in each profile: "
-            "notebook 01 fits another one by hand, on the same features, and prints both.", "", claims.CAPTION, "",
+            "paper's ViT. Where a profile's network or images are other ones, only signs are judged. A probe's number "
+            "belongs to its recipe, which stands in each profile: notebook 01 fits another one by hand, on the same features, and prints both.", "", claims.CAPTION, "",
             markdown(claims.claims_by_profile(cards).reset_index(names="claim")), "", "What the runs show:",
             "", markdown(claims.claims_by_profile(cards, "shows").reset_index(names="claim")), "",
             f"Not run, so nothing is known of them here: {', '.join(apart) or 'no profile'}.", ""]

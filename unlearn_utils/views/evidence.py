@@ -67,7 +67,8 @@ CLAIMS = {claim.name: claim for claim in (
     Claim("Output is not enough", "Classifier-only Random Label has Retrain's output and, as built, the Original's features.",
           "ours",
           "NCC, gap to Retrain at an equal output, points"),
-    Claim("Pretrained backbone", "A pretrained backbone gives the same picture.", "ViT table", "Random Label's NCC; signs of probe and NCC as in the paper"),
+    Claim("Pretrained backbone", "A pretrained backbone gives the same picture.",
+          "ViT table", "Random Label's NCC; signs of probe and NCC as in the paper"),
     Claim("One image brings it back", "One image per class teaches it better than on Retrain's features.",
           "ours", "few-shot head, gap to Retrain, points"),
 )}

@@ -103,8 +103,9 @@ class Frames:
             said.append(f"{name} {number(shares[0], 1)} to {number(shares[-1], 1)} ({when})")
         beside = "; ".join(f"{name} {', '.join(number(v, 1) for v in values)}" for name, values in self.data["beside"])
         drawn = self.data["labels"].count(self.data["classes"][0])
-        return (f"{self.data['model']}, from step 0 to {last['step']}, the {drawn} drawn images of class {self.data['forget']} read "
-                f"right in per cent: {'; '.join(said)}. Beside it, over all test images and in the same order: {beside or 'nothing was measured'}.")
+        return (f"{self.data['model']}, from step 0 to {last['step']}, the {drawn} drawn images of class {self.data['forget']} "
+                f"read right in per cent: {'; '.join(said)}. Beside it, over all test images and in the same order: "
+                f"{beside or 'nothing was measured'}.")
 
 
 def frames(shown: dict[str, Any], rows: pd.DataFrame) -> Frames:

@@ -71,7 +71,8 @@ def misaligned(card: pd.DataFrame) -> str:
     turn = card.threshold[card.claim == "Head misaligned"].max() / TURNED
     known = (f"the {turn:.2f} of the distilled head, whose features did not move" if turn == turn
              else "what the distilled head's did, which was not read")
-    return f"Row and class mean turned apart (in cosine, beyond the retain classes') by more than half of {known}: {verdicts(card, 'Head misaligned')}."
+    return (f"Row and class mean turned apart (in cosine, beyond the retain classes') by more than half of {known}: "
+            f"{verdicts(card, 'Head misaligned')}.")
 
 
 def classifier_only(card: pd.DataFrame) -> str:
@@ -126,7 +127,8 @@ def differing(card: pd.DataFrame) -> str:
     lines = card[card.agrees.isin(("sign differs", "does not agree")) & card["mean"].notna()]
     said = "; ".join(f"{line.claim}, {line.model}{f' by {READOUTS[line.readout]}' if line.readout in ('probe', 'ncc') else ''}: "
                      f"{number(100 * line['mean'], 1)} (paper {number(100 * line.published, 1)})" for _, line in lines.iterrows())
-    return f"Not on the paper's side of 0, or of the bound, {len(lines)} lines: {said}." if said else "Every sign that is known is the paper's."
+    return (f"Not on the paper's side of 0, or of the bound, {len(lines)} lines: {said}." if said
+            else "Every sign that is known is the paper's.")
 
 
 def centre(rows: pd.DataFrame) -> str:
@@ -336,9 +338,9 @@ def explained(table: pd.DataFrame) -> str:
                        for side, part in sides.items() if len(part))
     far = told.loc[told.difference.abs().idxmax()]
     name, side = far.measure.rsplit("_", 1)
-    return (f"Another choice of classes would explain {(told.within == 'yes').sum()} of the {len(told)} published numbers that this "
-            f"run has, too ({within}); where it would not, images, network or training are others. Farthest off: {far.model}, {LABELS.get(name, name)} on the {side} class, {100 * far.here:.1f} against "
-            f"{100 * far.paper:.1f} %.")
+    return (f"Another choice of classes would explain {(told.within == 'yes').sum()} of the {len(told)} published numbers that "
+            f"this run has, too ({within}); where it would not, images, network or training are others. Farthest off: "
+            f"{far.model}, {LABELS.get(name, name)} on the {side} class, {100 * far.here:.1f} against {100 * far.paper:.1f} %.")
 
 
 def run_of(rows: pd.DataFrame) -> Run:

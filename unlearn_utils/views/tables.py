@@ -191,7 +191,8 @@ def latex(shown: pd.DataFrame, name: str, caption: str) -> str:
         caption=re.sub(r"([_%&#{}])", r"\\\1", caption), label=f"tab:{name}", escape=True, multicolumn_format="c",
         multirow=False, longtable=long, position=None if long else "htbp",
         column_format="l" * shown.index.nlevels + "".join("p{4cm}" if wrap else "r" for wrap in wraps))
-    symbols = {"±": r"$\pm$", "–": "--", "●": r"$\bullet$", "◐": r"$\odot$", "◌": r"$\diamond$", "○": r"$\circ$", "°": r"$^\circ$", "−": "$-$"}
+    symbols = {"±": r"$\pm$", "–": "--", "●": r"$\bullet$", "◐": r"$\odot$", "◌": r"$\diamond$", "○": r"$\circ$",
+               "°": r"$^\circ$", "−": "$-$"}
     text = re.sub(r"(?<![\w-])-(?=\d)", "$-$", text.translate(str.maketrans(symbols)))
     if long:
         return f"% needs \\usepackage{{booktabs,longtable}}\n{{\\scriptsize\n{text}}}\n"
