@@ -306,7 +306,7 @@ def test_another_profile_gets_its_own_numbers_or_none():
         return line(rows, "NCC still reads it", "Random Label", profile=profile)
 
     assert ncc("cifar10").paper == "80.25, Retrain 47.06, second hand" and ncc("cifar10").comparison == "same setting"
-    assert ncc("digits").agrees == "agrees" and ncc("digits").comparison == "other data: signs only"
+    assert ncc("digits").agrees == "agrees" and ncc("digits").comparison == "another setting: signs only"
     assert ncc("cifar100_vit").paper == "96.00, Retrain 87.80"
     assert ncc("tiny_imagenet").agrees == "not known"
     assert ncc("cifar10", rows.assign(forget=rows.forget + " 11 12")).agrees == "not known"

@@ -31,6 +31,7 @@ def refusal(*arguments: str) -> str:
     (["--only", "00", "--set", "draws=2"], ["draws", "profile"]),
     (["--profile", "cifar11"], ["cifar11", "digits"]),
     (["--data-dir", "x"], ["reads no image folder"]),
+    (["--profile", "image_folder", "--data-dir", "~nobody-of-this-name/x"], ["'~nobody-of-this-name/x' is no path", "without ~"]),
     (["--refresh-reference", "--set", "seeds=[1]"], ["own parameters"]),
     (["--results", "comitted"], ["comitted", "must be 'committed'"]),
     (["--list", "--test"], ["--test"]),

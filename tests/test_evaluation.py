@@ -316,7 +316,7 @@ def test_a_saved_report_is_read_again(tmp_path, three):
         lambda: report.save(tmp_path / "file" / "below"): "no report can be written to",
         lambda: own_models.Report.load(tmp_path / "nowhere"): "holds no report (No such file",
         lambda: own_models.Report.load(tmp_path / "found"): "is no intact report (KeyError)",
-        lambda: report.save("~nobody-of-this-name/found"): "which is no path",
+        lambda: report.save("~nobody-of-this-name/found"): "is no path",
         lambda: report.save("a\0b"): "but it must be a path",
     }.items():
         with pytest.raises(BadInput, match=re.escape(sentence)):
@@ -367,6 +367,9 @@ def test_reports_that_do_not_compare_are_refused(tmp_path, three, capsys):
         compare(report, read(three, test=images(80, seed=2)))
     with pytest.raises(BadInput, match=r"have probes of other settings \(epochs 2 and 1\)"):
         compare(report, read(three, probe=Probe(epochs=1)))
+    older = replace(report, made=report.made | {"probe": {"epochs": 2}})
+    with pytest.raises(BadInput, match="have probes of other settings .*patience .* and not told"):
+        compare(report, older)
     turned = tuple(reversed(TEST[0].flatten(1).unbind(1)))  # the same mean, every pixel elsewhere
     with pytest.raises(BadInput, match="before and after were read on other test images"):
         compare(report, read(three, test=(torch.stack(turned, 1).reshape(TEST[0].shape), TEST[1])))

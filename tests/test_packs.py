@@ -4,6 +4,7 @@ import json
 import lzma
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -14,6 +15,7 @@ from unlearn_utils.methods import METHODS
 from unlearn_utils.settings import BadInput
 from unlearn_utils.study import packs, rows, running, store, sweep
 from unlearn_utils.study.cells import trained
+from unlearn_utils.study.experiments import Plan
 from unlearn_utils.study.packs import NAME, Pack
 from unlearn_utils.study.readings import Reading
 from unlearn_utils.study.store import Store
@@ -99,6 +101,13 @@ def test_what_the_pack_lacks_is_refused_in_one_sentence_where_there_are_no_image
     study = from_pack(tiny)
     with pytest.raises(BadInput, match=r"^\d+ results are not in the pack \(.* of Retrain[^\n]*: the images are not here.$"):
         measured(study, [("retrain", "linear")])
+
+
+def test_a_command_is_refused_before_it_starts_a_notebook(committed, tiny, no_images):
+    study = from_pack(tiny)
+    plan = Plan(study, lambda: {"retrain": rows.measurements(study, [("retrain", "linear")])}, study.outputs({}))
+    with pytest.raises(BadInput, match="results are not in the pack .* the images are not here"):
+        running.run(running.Whole(study, {Path("01.ipynb"): plan}), {}, None, 0.0)
 
 
 def test_other_images_than_the_packs_compute_nothing_beside_it(committed, pack, home, tiny):
@@ -207,6 +216,22 @@ def test_merging_tells_the_largest_difference(pack, value, told):
     first, second = with_result(pack, question, nc1=1.0), with_result(pack, question, **value)
     merged, said = packs.merge(first, second)
     assert merged.records == first.records and "1 of them with other numbers (the first stays" in said and told in said
+
+
+def test_results_of_another_original_are_not_merged_whichever_notebooks_are_refreshed(pack, tmp_path):
+    def other(record):
+        result = record["result"] | ({"weights": "another"} if record["kind"] == "model" else {})
+        return record | {"original": "another", "result": result}
+
+    second = replace(pack, records={q: other(record) for q, record in pack.records.items()})
+    of_model = {q: r for q, r in pack.records.items() if r["kind"] == "model"}
+    with pytest.raises(BadInput, match=r"results of two Originals, or two Retrains \(another beside"):
+        packs.merge(replace(pack, records=of_model), second)
+    packs.write(second, tmp_path / NAME)
+    with pytest.raises(BadInput, match="refresh all notebooks at once"):
+        packs.refresh(replace(pack, records=of_model), tmp_path / NAME, some=True)
+    assert packs.read(tmp_path / NAME).records == second.records
+    assert packs.merge(pack, second)[0].records == pack.records  # nothing of the second's is taken
 
 
 def test_packs_of_other_images_or_profiles_are_not_merged(pack):

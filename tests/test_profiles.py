@@ -123,6 +123,7 @@ def test_every_rate_of_a_profile_won_its_committed_search(name):
     ({"cmf_geometry": "center"}, "center"),
     ({"title": 3}, "title is 3, but it must be a text"),
     ({"tuning": 3}, "tuning is 3, but it must be a table"),
+    ({"tuning.ties": "upwards"}, "tuning.ties is 'upwards', but it must be one of larger, smaller"),
     ({"multi_runs": 3}, "multi_runs is 3"),
     ({"recipes.prune.linear": 3}, "recipes.prune.linear is 3, but it must be a table"),
     ({"runs": []}, "runs is an empty list"),
@@ -153,6 +154,9 @@ def test_a_share_may_be_nothing_but_not_everything(validation):
     assert profiles.load("digits", {"probe.validation": validation}).probe.validation == validation
 
 
+SEARCH = {"rule": "the lowest wins", "tolerance": 0.05, "seeds": [100], "forget_sets": [[5]]}
+
+
 @pytest.mark.parametrize("overrides, named", [
     ({"recipes.scrub.cmf_raw": {"epochs": 1, "lr": 0.1}}, "no key 'recipes.scrub.cmf_raw'"),
     ({"recipes.scrub.cmf_budget": {"epochs": 1, "lr": 0.1}}, "no key 'recipes.scrub.cmf_budget'"),
@@ -165,6 +169,7 @@ def test_a_share_may_be_nothing_but_not_everything(validation):
     ({"tuning.seeds": ["a"]}, r"tuning.seeds\[0\] is 'a'"),
     ({"tuning.unsir.linnear": [0.1]}, "no key 'tuning.unsir.linnear'"),
     ({"tuning.unsir.linear": 0.1}, "tuning.unsir.linear is 0.1, but it must be a list"),
+    *(({"tuning": {k: v for k, v in SEARCH.items() if k != gone}}, f"tuning.{gone} is missing") for gone in SEARCH),
 ])
 def test_a_key_that_nobody_would_read_is_refused_by_name(overrides, named):
     profile = profiles.load("digits", overrides)

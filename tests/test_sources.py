@@ -238,6 +238,12 @@ def test_a_pipe_among_the_images_is_named_and_not_waited_for(folder, tmp_path):
         sources.load(folder[1], tmp_path / "cache")
 
 
+def test_a_link_that_leads_nowhere_is_named_when_the_folder_is_looked_at(folder):
+    (folder[0] / "train" / "b" / "gone.png").symlink_to("nowhere")
+    with pytest.raises(BadInput, match="b/gone.png cannot be read .No such file or directory.; mend it or take it out"):
+        sources.stamp(folder[1])
+
+
 @pytest.mark.parametrize("pixels", [60, 30])  # more than the limit, and more than twice the limit
 def test_an_image_that_unpacks_to_a_giant_is_named(folder, tmp_path, monkeypatch, recwarn, pixels):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels)

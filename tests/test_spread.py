@@ -56,6 +56,21 @@ def test_a_difference_to_the_paper_is_held_against_the_spread_over_sets():
     assert other.within.tolist() == ["no"]
 
 
+def test_where_only_signs_compare_no_number_is_within_or_not():
+    rows = rows_of({(c, 0): 0.8 + shift for c, shift in enumerate((-0.02, -0.01, 0.0, 0.01, 0.02))})
+    line = spread.explained(rows, "fashion_mnist").iloc[0]
+    assert line.within == "" and np.isnan([line.low, line.high]).all() and line.difference == pytest.approx(0.8 - 0.9249)
+
+
+def test_models_with_the_originals_features_do_not_count_again(monkeypatch):
+    monkeypatch.setattr(spread, "by_seed", lambda rows: "")
+    classes, cells = (-0.1, 0.0, 0.1), list(itertools.product(range(3), range(2)))
+    moved = rows_of({(c, s): 0.5 + classes[c] for c, s in cells})
+    still = [rows_of({(c, s): 0.5 + classes[c] / 10 for c, s in cells}, method=m, model=m) for m in ("original", "svd", "prune")]
+    said = spread.said(pd.concat([moved, *still]), ("probe_forget",))  # standard deviations: 10 and 1 points
+    assert "median of the 2 models with features of their own: Linear probe 5.5, 0.0, 0.0" in said
+
+
 @pytest.mark.parametrize("values, within", [((0.01, 0.02, 0.3), "no"), ((0.004, 0.001, 0.02), "yes"), ((0.0, 0.0, 0.0), "")])
 def test_no_choice_of_classes_makes_a_mean_that_the_papers_ten_cannot_have(values, within):
     rows = rows_of({(c, 0): value for c, value in enumerate(values)}, "output_forget", "unsir", "UNSIR")  # paper: 0.48

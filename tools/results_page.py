@@ -13,6 +13,7 @@ import json
 import re
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import nbformat
@@ -47,21 +48,23 @@ def measured(profile: str) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def origin(profile: str) -> str:
-    """On what, over how much, and where the numbers were made."""
+    """On what, over how much, and with what the numbers were made."""
     notes = json.loads((ROOT / "figures" / profile / "provenance.json").read_text(encoding="utf-8"))["notebooks"]
-    note, (rows, _) = notes["05_scorecard"], measured(profile)
-    return (f"{profiles.load(profile).title}; {tables.over(rows)}; commit {note['commit'][:10]}, "
-            f"{'; '.join(note['results computed with'])}.")
+    made = "; ".join(notes["05_scorecard"]["results computed with"])
+    return f"{profiles.load(profile).title}; {tables.over(measured(profile)[0])}; {made}."
 
 
 def cost(profile: str) -> str:
-    """How much was computed, in hours of one process each on its core or GPU, and which models were not."""
+    """How much was computed, in hours of one process each on its core or GPU, at which commits, and which models were not."""
     pack, left = ROOT / "figures" / profile / packs.NAME, profiles.load(profile).left_out
     if not pack.exists():
         return ""
-    seconds = [record["seconds"] for record in packs.read(pack).records.values()]
+    records = packs.read(pack).records.values()
+    commits = Counter(record["made_with"]["commit"] for record in records).most_common()
+    made = ", ".join(f"{name.removesuffix('+')}{' with changes of its own' * name.endswith('+')} ({count})" for name, count in commits)
+    hours = sum(record["seconds"] for record in records) / 3600
     out = f" Left out as too dear: {', '.join(f'`{pattern}`' for pattern in left)}." if left else ""
-    return f" {len(seconds)} results in {sum(seconds) / 3600:.1f} hours of one process.{out}"
+    return f" {len(records)} results in {hours:.1f} hours of one process, at commit {made}.{out}"
 
 
 def beside_the_paper(profile: str, rows: pd.DataFrame) -> list[str]:
@@ -134,11 +137,14 @@ def of_profile(profile: str) -> str:
 def results(names: list[str]) -> str:
     cards = {name: measured(name)[1] for name in names}
     apart = [name for name in profiles.names() if name not in names and name != "image_folder"]
+    alike = ", ".join(f"`{name}`" for name in names if tables.comparable(name))
     head = ["# What was and was not reproduced", "",
-            "Written by `tools/results_page.py` from `figures/`. The paper's numbers are quoted second hand from public "
-            "reproductions; we have not seen its tables. They are for ResNet-18 on CIFAR-10, beside a pretrained backbone for the "
-            "paper's ViT. Where a profile's network or images are other ones, only signs are judged. A probe's number "
-            "belongs to its recipe, which stands in each profile: notebook 01 fits another one by hand, on the same features, and prints both.", "", claims.CAPTION, "",
+            "Written by `tools/results_page.py` from `figures/`. The paper's numbers for ResNet-18 on CIFAR-10 are quoted second hand "
+            "from public reproductions, those for its ViT, which stand beside a pretrained backbone, from a table in the official "
+            "code; we have not seen the printed ones. The claims are judged by signs, since a profile's network or images are other "
+            f"ones; only of {alike} the values are compared, too, since its images are the paper's. A probe's number belongs to its "
+            "recipe, which stands in each profile: notebook 01 fits another one by hand, on the same features, and prints both.",
+            "", claims.CAPTION, "",
             markdown(claims.claims_by_profile(cards).reset_index(names="claim")), "", "What the runs show:",
             "", markdown(claims.claims_by_profile(cards, "shows").reset_index(names="claim")), "",
             f"Not run, so nothing is known of them here: {', '.join(apart) or 'no profile'}.", ""]

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .paths import ROOT, home
+from .paths import ROOT, expanded, home
 from .settings import BadInput
 from .study import profiles
 
@@ -50,7 +50,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--cluster", default="", metavar="ADDRESS",
                       help="run on the workers of a Dask scheduler, e.g. tcp://host:8786; 'local' starts one here")
     made.add_argument("--results", default="", metavar="committed",
-                      help="'committed': take results from the profile's result pack; no training, no images needed")
+                      help="'committed': take results from the profile's result pack, without images; a section that "
+                           "looks into a model trains it where that is quick, or is left out")
     made.add_argument("--force", action="store_true", help="compute everything again")
     made.add_argument("--list", action="store_true", help="show what would run, and the time")
     made.add_argument("--export", metavar="FILE", help="write what is stored of this study into a result pack")
@@ -130,7 +131,7 @@ def parameters(options: argparse.Namespace, notebooks: list[Path]) -> dict[Path,
     }
     changed = common | settings_of(options.settings, notebooks)
     if changed["data_dir"]:  # counts from here; a notebook runs in its own folder
-        changed["data_dir"] = str(Path(changed["data_dir"]).expanduser().resolve())
+        changed["data_dir"] = str(expanded(changed["data_dir"]).resolve())
     if options.batch_size < 0:
         raise BadInput(f"--batch-size is {options.batch_size}, but it must be a number of images, or 0 for all.")
     if options.batch_size:

@@ -34,6 +34,14 @@ def home() -> Path:
     return path
 
 
+def expanded(named: str | os.PathLike) -> Path:
+    """A path as it was typed, with ~ resolved. Raises BadInput where ~ is nobody's home."""
+    try:
+        return Path(named).expanduser()
+    except RuntimeError as reason:
+        raise BadInput(f"{str(named)!r} is no path ({reason}); name the folder without ~.") from None
+
+
 @dataclass(frozen=True)
 class Outputs:
     """A folder of figures and tables: ``figures/<profile>/``, or one beside it where parameters are not the profile's.

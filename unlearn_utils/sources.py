@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import settings
 from .data import Dataset, Images
-from .paths import ROOT
+from .paths import ROOT, expanded
 from .settings import BadInput
 
 TORCHVISION = {"fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
@@ -71,14 +71,17 @@ def stamp(data: settings.Data) -> str:
     for root, folders, files in os.walk(folder_of(data)):
         folders.sort()
         for name in sorted(files):
-            state = os.stat(os.path.join(root, name))
+            try:
+                state = os.stat(file := os.path.join(root, name))
+            except OSError as reason:
+                raise BadInput(f"{file} cannot be read ({reason.strerror}); mend it or take it out.") from None
             found.update(f"{root}/{name} {state.st_size} {state.st_mtime_ns}\n".encode())
     return found.hexdigest()
 
 
 def folder_of(data: settings.Data) -> Path:
     """The data folder; a relative one counts from the repository."""
-    return ROOT / Path(data.folder).expanduser()
+    return ROOT / expanded(data.folder)
 
 
 def _normalisation(pixels: Tensor, kind: str) -> tuple[Tensor, Tensor]:

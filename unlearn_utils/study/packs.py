@@ -142,12 +142,19 @@ def _original(task: Task) -> str:
 def merge(first: Pack, second: Pack) -> tuple[Pack, str]:
     """Both as one, and one line on it. Where both hold a question, the first stays.
 
-    Raises BadInput for packs of other profiles or images.
+    Raises BadInput for packs of other profiles or images, and where the second's results come from another Original.
     """
     if (first.profile, first.images) != (second.profile, second.images):
         raise BadInput(
             f"a pack of '{first.profile}' ({first.images.fingerprint}) and one of '{second.profile}' "
             f"({second.images.fingerprint}) do not belong together; merge packs of one profile on the same images."
+        )
+    merged = Pack(first.profile, first.images, second.records | first.records)
+    if others := _strangers(merged) - _strangers(first):
+        raise BadInput(
+            f"the packs of '{first.profile}' hold results of two Originals, or two Retrains ({', '.join(sorted(others))} beside the "
+            "first pack's), which never stand in one table; bring the first's models over (--carry, --bring), compute again and "
+            "merge, or refresh all notebooks at once."
         )
     both = first.records.keys() & second.records.keys()
     apart = [_apart(first.records[q]["result"], second.records[q]["result"]) for q in both]
@@ -155,7 +162,13 @@ def merge(first: Pack, second: Pack) -> tuple[Pack, str]:
     said = f"{len(second.records) - len(both)} results added to {len(first.records)}; {len(both)} stand in both"
     if other:
         said += f", {len(other)} of them with other numbers (the first stays; they differ by at most {max(other):.4g})"
-    return Pack(first.profile, first.images, second.records | first.records), said + "."
+    return merged, said + "."
+
+
+def _strangers(pack: Pack) -> set[str]:
+    """Weights, trained from scratch, that results of a pack come from and that none of its models has."""
+    held = {record["result"]["weights"] for record in pack.records.values() if record["kind"] == "model"}
+    return {record["original"] for record in pack.records.values()} - held - {""}
 
 
 def _apart(one: Any, other: Any) -> float:
@@ -210,6 +223,6 @@ def bring(folder: Path) -> int:
             files = {name: (record.parent / name).read_bytes() for name in (*body["files"], "record.json")}
             store.unpack(body["spec"], files)
             taken += 1
-        except (Damaged, ValueError, KeyError, TypeError, FileNotFoundError):  # one that is no record any more
+        except (Damaged, ValueError, KeyError, TypeError, FileNotFoundError, IsADirectoryError):  # one that is no record any more
             print(f"{record.parent} is damaged and left out; carry it again.")
     return taken

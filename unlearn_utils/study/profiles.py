@@ -24,7 +24,7 @@ CHOICES = {
     "normalisation": ("own", "cifar10", "imagenet", "half"),
     "source": ("digits", "folder", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet"),
     "architecture": ("resnet", "bottleneck_resnet", "vit_small_patch16_224", "timm/<name>"),
-    "cmf_geometry": ("centred", "raw", "log_softmax"),
+    "cmf_geometry": ("centred", "raw", "log_softmax"), "ties": ("larger", "smaller"),
 }
 
 
@@ -183,6 +183,8 @@ def check_names(profile: Profile, methods: Mapping[str, type], variants: Mapping
     search = {"rule": str, "tolerance": float, "ties": str, "seeds": list[int], "forget_sets": list[list[int]], **rates}
     search |= dict.fromkeys(trained, {"setting": str, **rates})
     _read(search, profile.tuning, f"{where}tuning", "tuning")
+    if absent := [key for key in ("rule", "tolerance", "seeds", "forget_sets") if profile.tuning and key not in profile.tuning]:
+        raise BadInput(f"{where}tuning.{absent[0]} is missing; a search needs it.")
 
 
 def _override(table: dict, changed: dict[str, Any], name: str) -> None:

@@ -37,8 +37,7 @@ from .sweep import run as run_tasks
 NOTES = ("provenance.json", "report.html", "reproduction.txt")  # on how a run went, beside what it found
 Given = dict[Path, dict[str, Any]]
 STUDY_PARAMETERS = (
-    "profile", "seeds", "forget_sets", "device", "data_dir", "jobs", "overrides", "hyperparameters", "results",
-    "cluster",
+    "profile", "seeds", "forget_sets", "device", "data_dir", "jobs", "overrides", "hyperparameters", "results", "cluster",
 )
 VERSIONS = ("torch", "torchvision", "numpy", "scikit-learn", "pandas", "matplotlib", "seaborn", "papermill")
 
@@ -122,6 +121,7 @@ def run(
 ) -> int:
     """Compute, execute, write the provenance and the ``report`` (told what failed), print the summary; 0 if nothing failed."""
     failure = None
+    whole.study.check_images(missing(whole.tasks))
     try:
         run_tasks(whole.tasks, whole.study.machine)
     except Failure as problem:  # the notebooks do not try again what failed

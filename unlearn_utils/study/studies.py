@@ -135,8 +135,7 @@ class Study:
             print(f"{len(here)} of {len(tasks)} results are not in the pack, and its Originals are not those of this "
                   "machine: all of this table is computed here, since two Originals are never mixed.")
             packed, here = {}, tasks
-        if here and self.pack:
-            self._check_images(here)
+        self.check_images(here)
         try:
             sweep.run(here, self.machine)
         except sweep.Failure as failure:
@@ -168,11 +167,14 @@ class Study:
             return []
         if waiting and self.pack:
             print(f"A result pack holds numbers and no models: {len(waiting)} computed here.")
+            self.tally["here"].update({task.key: Store().get(task.spec) for task in waiting})
         return cells
 
-    def _check_images(self, here: list[Task]) -> None:
+    def check_images(self, here: list[Task]) -> None:
+        """Raise BadInput where a pack lacks these results and the images that they take are not here."""
         try:
-            dataset_of(self.profile)
+            if here and self.pack:
+                dataset_of(self.profile)
         except BadInput as problem:
             raise BadInput(f"{len(here)} results are not in the pack ({here[0].label}, ...), and they cannot be "
                            f"computed: {problem}") from None

@@ -21,7 +21,7 @@ from .cells import Cell, stored
 from .profiles import Profile
 from .readings import Reading
 from .sweep import Failure, Machine, run
-from .variants import recipe_of
+from .variants import VARIANTS, recipe_of
 
 
 def searched(profile: Profile, method: str, variant: str) -> tuple[str, list[float]]:
@@ -34,6 +34,7 @@ def candidates(name: str, data_dir: str) -> list[tuple[str, str, str, float, Cel
     """(method, variant, setting, value, cell) of every model of the search, on held-out training images."""
     listed = []
     profile = profiles.load(name, data_dir=data_dir)
+    profiles.check_names(profile, METHODS, VARIANTS)
     if not profile.tuning:
         raise BadInput(f"profile '{name}' has no [tuning]: its rates are the authors', and nothing is searched.")
     for method, variant in unlearning_recipes(profile):

@@ -28,9 +28,9 @@ CAPTION = (
     "● surely on the paper's side, ◐ on its side, ◌ on the other side, ○ surely on the other; not surely: too few sets or too "
     "wide an interval; – no number is known to us, or the paper's own difference is under 3 points. The side is the sign of "
     "the paper's own difference, whichever it is (where CMF leaves more in the paper and less here, that is the other side); for "
-    "the output's 5-point bounds, the side of the bound. The paper: ResNet-18 on CIFAR-10, one class (its ViT for a pretrained "
-    "backbone), second hand; its probe and NCC were fitted to augmented views of the training images. One symbol per "
-    "model and readout, sorted; which is whose stands in `scorecard.csv`. Intervals run over forget sets (Student's t; Fieller's "
+    "the output's 5-point bounds, the side of the bound. The paper: ResNet-18 on CIFAR-10, one class, second hand (for a "
+    "pretrained backbone its ViT, from the official code); its probe and NCC were fitted to augmented views of the training images. "
+    "One symbol per model and readout, sorted; which is whose stands in `scorecard.csv`. Intervals run over forget sets (Student's t; Fieller's "
     "for the recovery), at the level of Holm's correction within a claim and readout; under five sets the values stand there, and "
     "all must agree, which by chance alone three signs do in one of four cases."
 )
@@ -55,14 +55,15 @@ def shown(draft: Draft, interval: Interval, recovery: Interval | None) -> tuple[
         return "cannot tell", draft.blocked or f"under {FEWEST_SIGNS} forget sets"
     if draft.refuted:
         return "does not hold", draft.refuted
+    apart = "the forget sets do not agree" if interval.n < FEWEST else ""  # where there is no interval
     if recovery:
         if interval.above():
             return ("hidden", "") if recovery.above(HALF) else ("partly hidden", "above Retrain, by half not shown")
-        return ("removed", "") if recovery.below(REMOVED) else ("cannot tell", "the gap may be 0, or the recovery high")
+        return ("removed", "") if recovery.below(REMOVED) else ("cannot tell", apart or "the gap may be 0, or the recovery high")
     holds, fails = (interval.above(draft.threshold), interval.below(draft.threshold))[:: draft.direction]
     if holds or fails:
         return ("holds" if holds else "does not hold"), ""
-    return "cannot tell", "the interval holds the threshold"
+    return "cannot tell", apart or "the interval holds the threshold"
 
 
 def judge(drafts: list[Draft], run: Run, comparison: str = "") -> pd.DataFrame:
@@ -144,7 +145,7 @@ def scorecard(
         *evidence.honest_output(run), *(evidence.falls_first(curves) if len(curves) else ()),
         evidence.output_is_not_enough(run), *(evidence.one_image(run, readings) if len(readings) else ()),
     ]
-    card = judge(drafts, run, "same setting" if same else "other data: signs only")
+    card = judge(drafts, run, "same setting" if same else "another setting: signs only")
     if not (pretrained or arch.startswith("vit")):
         return card
     return pd.concat([card, _backbone(card)], ignore_index=True)

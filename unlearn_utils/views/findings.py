@@ -96,9 +96,8 @@ def _one_image(rows: pd.DataFrame, card: pd.DataFrame) -> str:
 
 
 def _counted(card: pd.DataFrame, claim: str) -> tuple[int, int]:
-    """(lines that show a claim, lines that count); those that a broken model or its price keeps from telling do not."""
+    """(lines that show a claim, lines that count)."""
     lines = were_run(card)[lambda lines: (lines.claim == claim) & lines.counted.astype(bool)]
-    lines = lines[~lines.reason.astype(str).str.contains("retain accuracy")]
     if not len(lines):
         raise NotRun
     return int((lines.shows.map(WORDS) == "yes").sum()), len(lines)

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..paths import Outputs, write
+from ..paths import Outputs, expanded, write
 from ..settings import READOUTS, BadInput
 from . import plots, tables
 from .dumbbell import dumbbell
@@ -106,7 +106,7 @@ class Report:
     @staticmethod
     def load(folder: str | Path) -> Report:
         """The report that ``save`` has written into a folder. Raises BadInput where there is none."""
-        file = Path(_named(folder)).expanduser() / "evaluation.json"
+        file = Path(_named(folder)) / "evaluation.json"
         try:
             kept = json.loads(file.read_text(encoding="utf-8"))
             rows, verdicts = (pd.DataFrame(kept[name]) for name in ("rows", "verdicts"))
@@ -139,17 +139,13 @@ class Report:
 def _named(folder: Any) -> str:
     if not isinstance(folder, (str, os.PathLike)) or not str(folder).strip() or "\0" in str(folder):
         raise BadInput(f"a report's folder is {folder!r}, but it must be a path, like 'found'.")
-    try:
-        Path(folder).expanduser()
-    except RuntimeError as reason:  # no such user
-        raise BadInput(f"a report's folder is {str(folder)!r}, which is no path ({reason}); name one like 'found'.") from None
-    return str(folder)
+    return str(expanded(folder))
 
 
 class Folder(Outputs):
     """A folder of the user's own, whose path stands in the place of a profile."""
 
-    path = property(lambda self: Path(self.profile).expanduser())
+    path = property(lambda self: expanded(self.profile))
     caption = "models from elsewhere, read by evaluate"
 
 
@@ -193,8 +189,9 @@ def _check_alike(names: list[str], one: dict[str, Any], other: dict[str, Any]) -
         near = np.allclose(images["mean"], found["mean"], rtol=1e-4, atol=1e-4)  # another machine rounds otherwise
         if images["images"] != found["images"] or not near:
             raise BadInput(f"{both} were read on other {part} images; evaluate both on the same.")
-    if differ := [f"{key} {value} and {other['probe'][key]}" for key, value in one["probe"].items()
-                  if value != other["probe"][key]]:
+    probes = [report["probe"] for report in (one, other)]
+    if differ := [f"{key} {probes[0].get(key, 'not told')} and {probes[1].get(key, 'not told')}"
+                  for key in dict.fromkeys([*probes[0], *probes[1]]) if probes[0].get(key) != probes[1].get(key)]:
         raise BadInput(f"{both} have probes of other settings ({', '.join(differ)}); evaluate both with the same.")
     for key, what in {"seeds": "starts of the probe", "draws": "draws of few images"}.items():
         if one[key] != other[key]:

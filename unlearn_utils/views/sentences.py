@@ -174,7 +174,7 @@ def inconclusive(card: pd.DataFrame) -> str:
     """How many lines cannot tell, and why."""
     counted = were_run(card)[lambda lines: lines.counted.astype(bool)]
     open_ = counted[counted.shows == "cannot tell"]
-    kinds = {"still read": "the output still reads the class",
+    kinds = {"still read": "the output still reads the class", "do not agree": "the sets do not agree",
              "forget sets": "too few sets", "retain accuracy": "retain accuracy", "nearly as well": "no room",
              "": "the interval is too wide"}
     why = open_.reason.map(lambda reason: next(kind for mark, kind in kinds.items() if mark in reason))

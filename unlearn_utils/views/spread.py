@@ -9,8 +9,9 @@ from scipy import stats
 
 from ..settings import READOUTS
 from .claims import scorecard, unstable, were_run
+from .evidence import frozen
 from .intervals import ALPHA, NAN
-from .tables import ACCURACIES, SIDES, published, setting
+from .tables import ACCURACIES, SIDES, comparable, published, setting
 
 PAPER = {"cifar10": (10, 10), "cifar100": (5, 100), "tiny_imagenet": (5, 200)}  # its forget sets of one class; all classes
 ROUNDED = 5e-5  # what rounding a published number to a hundredth of a per cent may take
@@ -53,7 +54,7 @@ def explained(rows: pd.DataFrame, profile: str, pretrained: bool = False) -> pd.
     with s the standard deviation here over the sets (seeds averaged first) and t Student's 97.5 % quantile for n - 1; and
     between 1 - C (1 - p)/n and C p/n, since no accuracy is below 0 or above 1. What lies beyond is another thing: images,
     network, epochs. ``within`` is empty where n is under 3, and where the sets do not differ here, unless the second bound
-    is passed: that says nothing of how others would. Fractions.
+    is passed: that says nothing of how others would; and all three are where only signs compare (``comparable``). Fractions.
     """
     arch, dataset, _ = setting(profile, pretrained)
     lines, (sets, classes) = [], PAPER[dataset]
@@ -75,7 +76,8 @@ def explained(rows: pd.DataFrame, profile: str, pretrained: bool = False) -> pd.
                 within = "yes" if low - ROUNDED <= here <= high + ROUNDED else "no"
             lines.append({"model": part.model.iloc[0], "measure": column, "here": here, "paper": paper,
                           "difference": here - paper, "low": low, "high": high, "n": n, "within": within})
-    return pd.DataFrame(lines, columns=["model", "measure", "here", "paper", "difference", "low", "high", "n", "within"])
+    table = pd.DataFrame(lines, columns=["model", "measure", "here", "paper", "difference", "low", "high", "n", "within"])
+    return table if comparable(profile) else table.assign(low=NAN, high=NAN, within="")
 
 
 def _possible(paper: float, n: int, sets: int, classes: int) -> tuple[float, float]:
@@ -86,16 +88,21 @@ def _possible(paper: float, n: int, sets: int, classes: int) -> tuple[float, flo
 
 
 def said(rows: pd.DataFrame, columns: tuple[str, ...] = ("probe_forget", "ncc_forget")) -> str:
-    """What a ± is made of (classes, seeds, the rest: the median over models, in points), and what another seed judges."""
+    """What a ± is made of (classes, seeds, the rest: the median over models, in points), and what another seed judges.
+
+    A model whose encoder is the Original's has the Original's readings; they count once.
+    """
     if rows.seed.nunique() < 2:
         return "One training seed: a ± is over forget sets alone, and what another seed changes is not known."
-    table = split(rows, list(columns)).dropna()
+    own = rows[[not frozen(key) for key in zip(rows.method, rows.variant)]]
+    table = split(own, list(columns)).dropna()
     parts = 100 * table.groupby("measure")[["over_classes", "over_seeds", "rest"]].median()
     parted = "; ".join(f"{READOUTS[name.removesuffix('_forget')]} {row.over_classes:.1f}, {row.over_seeds:.1f}, {row.rest:.1f}"
                      for name, row in parts.iterrows())
     word = "more" if (parts.over_classes > parts.over_seeds).all() else "not always more"
     return (f"Accuracies on the forget class differ {word} between classes than between seeds (standard deviation over classes, over "
-            f"seeds, and the rest, in points, median of the models: {parted}). {by_seed(rows)}")
+            f"seeds, and the rest, in points, median of the {table.index.get_level_values('model').nunique()} models with features "
+            f"of their own: {parted}). {by_seed(rows)}")
 
 
 def by_seed(rows: pd.DataFrame) -> str:
@@ -106,5 +113,5 @@ def by_seed(rows: pd.DataFrame) -> str:
     opposite, open_ = differing[differing.opposite], (differing[list(cards)] == "cannot tell").any(axis=1) & ~differing.opposite
     which = "; ".join(f"{line.claim}, {line.model}" for line in opposite.itertuples())
     return (f"Each of the {len(cards)} seeds judged alone, over {rows.forget.nunique()} forget sets: of "
-            f"{max(map(len, cards.values()))} verdicts {len(opposite)} turn into their opposite with the seed"
+            f"{max(map(len, cards.values()))} verdicts (those on curves and attacks apart) {len(opposite)} turn into their opposite with the seed"
             f"{f' ({which})' * bool(which)}, and {open_.sum()} more are told by one seed and not by another.")
