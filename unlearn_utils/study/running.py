@@ -236,7 +236,7 @@ def execute(path: Path, parameters: dict[str, Any], outputs: Outputs, stamp: str
         try:
             papermill.execute_notebook(
                 path, partial, parameters, kernel_name="python3", cwd=path.parent, progress_bar=False, log_output=False,
-                extra_arguments=["--log-level=ERROR"], start_timeout=300,
+                extra_arguments=["--log-level=CRITICAL"], start_timeout=300,  # ERROR: that a kernel was told to end
             )
             tidy = tidied(nbformat.read(partial, as_version=4), _folders_of(parameters), stamp)
             write(target, nbformat.writes(tidy) + "\n")
