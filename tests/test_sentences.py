@@ -176,6 +176,13 @@ def test_a_cosine_stands_beside_that_of_retrain():
     assert head_sentences.as_in_retrain(label(aligned=0.05)).endswith("further apart than in none of the methods. (Each by its own 95 % interval.)")
 
 
+def test_a_removal_stands_beside_its_price():
+    rows = frame(model("A", "random_label", retain=0.84, probe=0.5, ncc=0.5), model("B", "salun", retain=0.9, probe=0.88, ncc=0.88))
+    said = findings.price(rows, claims.scorecard(rows))  # Retrain: 90 %
+    assert said == ["Retain accuracy below Retrain's, in points, where a readout shows the class removed: A 6.0."]
+    assert findings.price(rows, claims.scorecard(rows[rows.model != "A"])) == []
+
+
 def test_row_or_bias_hides():
     rows = frame(model("A", "random_label", margin_row_forget=-3.0, margin_bias_forget=-1.0),
                  model("B", "bias_shift", margin_row_forget=8.0, margin_bias_forget=-13.0),

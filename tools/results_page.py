@@ -125,6 +125,7 @@ def backbone(profile: str, rows: pd.DataFrame) -> list[str]:
 def of_profile(profile: str) -> str:
     rows, card = measured(profile)
     readings = [collapse(profile), sentences.room(rows), *backbone(profile, rows), sentences.hiding(card),
+                *findings.price(rows, card),
                 sentences.misaligned(card), head_sentences.turns(rows), head_sentences.as_in_retrain(rows),
                 sentences.classifier_only(card), sentences.honest(card),
                 sentences.geometry(rows, profiles.load(profile).cmf_geometry), sentences.centre(rows), *one_image(profile),

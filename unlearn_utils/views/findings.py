@@ -59,7 +59,7 @@ def _line(card: pd.DataFrame, claim: str, key: Key = EXAMPLE) -> pd.Series:
 def _output(rows: pd.DataFrame, card: pd.DataFrame) -> str:
     line, (holds, of) = _line(card, "Output forgets"), _counted(card, "Output forgets")
     return (f"At its output Random Label names {_percent(line['mean'])} of the forgotten class's test images right. Shown "
-            f"to be under {100 * FORGOTTEN:.0f} %: {holds} of {of} methods.")
+            f"to be under {100 * FORGOTTEN:.0f} %: {holds} of {of} unlearned models.")
 
 
 def _features(rows: pd.DataFrame, card: pd.DataFrame) -> str:
@@ -128,6 +128,14 @@ def beside(rows: pd.DataFrame, pretrained: bool = False) -> str:
 def backbone(rows: pd.DataFrame) -> str:
     """The same with a pretrained backbone, and what an unlearned one leaves."""
     return f"Probe and nearest class centre read {beside(rows, True)}, and {_both(rows, EXAMPLE, 'Random Label')}."
+
+
+def price(rows: pd.DataFrame, card: pd.DataFrame) -> list[str]:
+    """What the models lost of retain accuracy that a readout shows to have removed the class; nothing where none has."""
+    gone, run = card[card.shows == "removed"].drop_duplicates("model"), run_of(rows)
+    lost = {line.model: run.gap(RETRAIN, (line.method, line.variant), "output_retain").mean() for line in gone.itertuples()}
+    listed = ", ".join(f"{name} {number(100 * value, 1)}" for name, value in lost.items())
+    return [f"Retain accuracy below Retrain's, in points, where a readout shows the class removed: {listed}."] if listed else []
 
 
 def _both(rows: pd.DataFrame, key: Key, name: str) -> str:
