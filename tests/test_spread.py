@@ -56,6 +56,15 @@ def test_a_difference_to_the_paper_is_held_against_the_spread_over_sets():
     assert other.within.tolist() == ["no"]
 
 
+def test_with_one_seed_a_second_retrain_tells_what_a_seed_changes():
+    first = rows_of({(c, 0): 0.5 for c in range(5)}, method="retrain", model="Retrain")
+    again = rows_of({(c, 0): 0.52 + 0.01 * (c - 2) for c in range(5)}, method="retrain_again", model="Retrain, second seed")
+    said = spread.said(pd.concat([first, again]), ("probe_forget",))
+    # t(4) = 2.776; s = 0.01581: 2.776 * 1.581 / sqrt(5) = 1.96
+    assert said.endswith("known of Retrain alone; its second seed less its first, in points: Linear probe 2.0 [0.0, 4.0].")
+    assert spread.said(first, ("probe_forget",)).endswith("what another seed changes is not known.")
+
+
 def test_where_only_signs_compare_no_number_is_within_or_not():
     rows = rows_of({(c, 0): 0.8 + shift for c, shift in enumerate((-0.02, -0.01, 0.0, 0.01, 0.02))})
     line = spread.explained(rows, "fashion_mnist").iloc[0]

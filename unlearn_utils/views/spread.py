@@ -10,7 +10,7 @@ from scipy import stats
 from ..settings import READOUTS
 from .claims import scorecard, unstable, were_run
 from .evidence import frozen
-from .intervals import ALPHA, NAN
+from .intervals import ALPHA, NAN, Interval
 from .tables import ACCURACIES, SIDES, comparable, published, setting
 
 PAPER = {"cifar10": (10, 10), "cifar100": (5, 100), "tiny_imagenet": (5, 200)}  # its forget sets of one class; all classes
@@ -93,7 +93,7 @@ def said(rows: pd.DataFrame, columns: tuple[str, ...] = ("probe_forget", "ncc_fo
     A model whose encoder is the Original's has the Original's readings; they count once.
     """
     if rows.seed.nunique() < 2:
-        return "One training seed: a ± is over forget sets alone, and what another seed changes is not known."
+        return f"One training seed: a ± is over forget sets alone, and what another seed changes {_again(rows, columns)}."
     own = rows[[not frozen(key) for key in zip(rows.method, rows.variant)]]
     table = split(own, list(columns)).dropna()
     parts = 100 * table.groupby("measure")[["over_classes", "over_seeds", "rest"]].median()
@@ -103,6 +103,14 @@ def said(rows: pd.DataFrame, columns: tuple[str, ...] = ("probe_forget", "ncc_fo
     return (f"Accuracies on the forget class differ {word} between classes than between seeds (standard deviation over classes, over "
             f"seeds, and the rest, in points, median of the {table.index.get_level_values('model').nunique()} models with features "
             f"of their own: {parted}). {by_seed(rows)}")
+
+
+def _again(rows: pd.DataFrame, columns: tuple[str, ...]) -> str:
+    """How far apart two networks are that never saw the class: the null of every gap to Retrain."""
+    first, second = (rows[rows.method == method].groupby("forget")[list(columns)].mean() for method in ("retrain", "retrain_again"))
+    gaps = (second - first).dropna()
+    told = ", ".join(f"{READOUTS[name.removesuffix('_forget')]} {Interval.of(gaps[name]).percent()}" for name in columns)
+    return f"is known of Retrain alone; its second seed less its first, in points: {told}" if len(gaps) else "is not known"
 
 
 def by_seed(rows: pd.DataFrame) -> str:
