@@ -68,7 +68,7 @@ def test_hidden_partly_hidden_and_removed_go_by_gap_and_recovery():
 
 
 def test_a_method_at_a_searched_rate_is_one_more_model_beside_which_no_published_number_stands():
-    rows = frame(model("UNSIR", "unsir", output=0.4, probe=0.7), model("UNSIR (searched rate)", "unsir", "searched", probe=0.7))
+    rows = frame(model("UNSIR", "unsir", output=0.4, probe=0.7), model("UNSIR (searched)", "unsir", "searched", probe=0.7))
     card = claims.scorecard(rows, profile="cifar10")
     first, second = (card[card.variant.eq(variant) & card.method.eq("unsir")] for variant in ("linear", "searched"))
     assert list(first.claim) == list(second.claim) and len(first)

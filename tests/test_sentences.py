@@ -30,9 +30,9 @@ def test_the_output_collapses_within_the_first_epoch_or_not():
 
 def test_which_readouts_can_tell():
     rows = frame()
-    assert "the probe 40.0, NCC 40.0" in sentences.room(rows) and "the probe and NCC can tell" in sentences.room(rows)
+    assert "the probe 40.0 [" in sentences.room(rows) and "the probe and NCC can tell" in sentences.room(rows)
     rows.loc[rows.method == "retrain", "probe_forget"] = 0.88
-    assert "on, NCC can tell" in sentences.room(rows)
+    assert "above 0, NCC can tell" in sentences.room(rows)
     rows.loc[rows.method == "retrain", "ncc_forget"] = 0.88
     assert "no readout can tell" in sentences.room(rows)
 
@@ -207,7 +207,7 @@ def test_several_classes_with_cmf():
 def test_whether_hiding_follows_the_rate_is_read_off_the_search(ncc, told, tmp_path, monkeypatch):
     folder = tmp_path / "figures" / "toy"
     folder.mkdir(parents=True)
-    pd.DataFrame({"method": "random_label", "variant": "linear", "value": [0.001, 0.01, 0.1], "forget": [0.5, 0.0, 0.0],
+    pd.DataFrame({"method": "random_label", "variant": "linear", "setting": "lr", "value": [0.001, 0.01, 0.1], "forget": [0.5, 0.0, 0.0],
                   "probe": 0.9, "ncc": ncc}).to_csv(folder / "tuning.csv")  # the first rate does not forget
     monkeypatch.setattr(sentences, "ROOT", tmp_path)
     said = sentences.by_rate("toy")

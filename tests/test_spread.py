@@ -77,7 +77,7 @@ def test_models_with_the_originals_features_do_not_count_again(monkeypatch):
     moved = rows_of({(c, s): 0.5 + classes[c] for c, s in cells})
     still = [rows_of({(c, s): 0.5 + classes[c] / 10 for c, s in cells}, method=m, model=m) for m in ("original", "svd", "prune")]
     said = spread.said(pd.concat([moved, *still]), ("probe_forget",))  # standard deviations: 10 and 1 points
-    assert "median of the 2 models with features of their own: Linear probe 5.5, 0.0, 0.0" in said
+    assert "median of 2 models with own features: Linear probe 5.5, 0.0, 0.0" in said
 
 
 @pytest.mark.parametrize("values, within", [((0.01, 0.02, 0.3), "no"), ((0.004, 0.001, 0.02), "yes"), ((0.0, 0.0, 0.0), "")])

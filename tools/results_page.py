@@ -63,8 +63,21 @@ def cost(profile: str) -> str:
     commits = Counter(record["made_with"]["commit"] for record in records).most_common()
     made = ", ".join(f"{name.removesuffix('+')}{' with changes of its own' * name.endswith('+')} ({count})" for name, count in commits)
     hours = sum(record["seconds"] for record in records) / 3600
-    out = f" Left out as too dear: {', '.join(f'`{pattern}`' for pattern in left)}." if left else ""
+    out = f" Not computed: {', '.join(f'`{pattern}`' for pattern in left)}." if left else ""
     return f" {len(records)} results in {hours:.1f} hours of one process, at commit {made}.{out}"
+
+
+def searched(profile: str) -> list[str]:
+    """On which forget classes the rates were searched, whether these are reported, too, and what such a rate is."""
+    own, names = profiles.load(profile), packs.read_images(ROOT / "figures" / profile / packs.NAME).classes
+    sets = own.tuning.get("forget_sets", [])
+    if not sets:
+        return []
+    told = ", ".join(" and ".join(names[c] for c in forget) for forget in sets)
+    also = any(tuple(forget) in {pair[1] for pair in own.pairs()} for forget in sets)
+    return [f"Searched rates: on held-out training images, with {told} forgotten, {'which is' if also else 'which is not'} among the forget "
+            f"sets here. The lowest output that costs at most {100 * own.tuning['tolerance']:.0f} points wins, so a searched row is a strong "
+            "setting of its method; a weaker one that forgets, too, may leave more in the features (`tuning.csv`)."]
 
 
 def beside_the_paper(profile: str, rows: pd.DataFrame) -> list[str]:
@@ -125,7 +138,7 @@ def backbone(profile: str, rows: pd.DataFrame) -> list[str]:
 def of_profile(profile: str) -> str:
     rows, card = measured(profile)
     readings = [collapse(profile), sentences.room(rows), *backbone(profile, rows), sentences.hiding(card),
-                *findings.price(rows, card),
+                *findings.price(rows, card), *searched(profile),
                 sentences.misaligned(card), head_sentences.turns(rows), head_sentences.as_in_retrain(rows),
                 sentences.classifier_only(card), sentences.honest(card),
                 sentences.geometry(rows, profiles.load(profile).cmf_geometry), sentences.centre(rows), *one_image(profile),
@@ -143,7 +156,7 @@ def results(names: list[str]) -> str:
             "Written by `tools/results_page.py` from `figures/`. The paper's numbers for ResNet-18 on CIFAR-10 are quoted second hand "
             "from public reproductions, those for its ViT, which stand beside a pretrained backbone, from a table in the official "
             "code; we have not seen the printed ones. The claims are judged by signs, since a profile's network or images are other "
-            f"ones; only of {alike} the values are compared, too, since its images are the paper's. A probe's number belongs to its "
+            f"ones; only of {alike} the values are compared, too: its images are the paper's, its network and training are not. A probe's number belongs to its "
             "recipe, which stands in each profile: notebook 01 fits another one by hand, on the same features, and prints both.",
             "", claims.CAPTION, "",
             markdown(claims.claims_by_profile(cards).reset_index(names="claim")), "", "What the runs show:",
@@ -183,7 +196,7 @@ def six(names: list[str]) -> str:
     rows, card = measured(SHOWN)
     listed = [f"{i}. **{found.title}.** {found.sentence} [{found.notebook[:2]}](figures/{SHOWN}/notebooks/{found.notebook}.ipynb)"
               for i, found in enumerate(findings.findings(rows, card), 1)]
-    return "\n".join([*listed, "", "The linked notebooks were executed on the picture's images."])
+    return "\n".join([*listed, "", "They link to notebooks executed on the picture's images."])
 
 
 def claims_table(names: list[str]) -> str:

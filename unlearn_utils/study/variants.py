@@ -24,7 +24,7 @@ class Variant:
 VARIANTS = {
     "linear": Variant(),
     # A second row for a method whose output does not forget at the paper's rate: its own rate, from the profile's search.
-    "searched": Variant(" (searched rate)"),
+    "searched": Variant(" (searched)"),
     "cmf": Variant(" + CMF", head="cmf"),
     "cmf_centred": Variant(" + CMF (centred)", head="cmf", geometry="centred", recipe="cmf"),
     "cmf_raw": Variant(" + CMF (raw)", head="cmf", geometry="raw", recipe="cmf"),

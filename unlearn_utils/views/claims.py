@@ -154,20 +154,20 @@ def scorecard(
 def _backbone(card: pd.DataFrame) -> pd.DataFrame:
     """How many signs of probe and NCC are the paper's, with a pretrained backbone; it repeats lines that stand above.
 
-    It holds where Random Label hides the class and every sign is the paper's.
+    It holds where Random Label hides the class and every sign is surely the paper's.
     """
     read = card[card.claim.isin(("Probe still reads it", "NCC still reads it")) & card.agrees.isin(SYMBOLS)]
     words = [word for word in reversed(SYMBOLS) if (read.agrees == word).any()]  # the weakest first
     example = card[(card.claim == "NCC still reads it") & (card.method == "random_label")].shows.max()
     hides = {"hidden": "holds", "partly hidden": "holds", "removed": "does not hold"}.get(example, "cannot tell")
-    same = read.agrees.isin(("agrees", "sign agrees"))
+    same = read.agrees == "agrees"
     return pd.DataFrame([{
         "claim": "Pretrained backbone", "model": "all methods", "method": "", "variant": "linear",
         "readout": "probe, ncc", "counted": False, "paper": "ViT table",
         "comparison": read.comparison.max() if len(read) else "", "n": card.n.max(),
-        "this run": f"{same.sum()} of {len(read)} signs; Random Label, NCC: {example}",
+        "this run": f"{same.sum()} of {len(read)} signs surely; Random Label, NCC: {example}",
         "agrees": words[0] if words else "not known", "shows": "cannot tell" if hides == "holds" and not same.all() else hides,
-        "reason": "" if same.all() else "not every sign is the paper's",
+        "reason": "" if same.all() else "not every sign is surely the paper's",
     }])
 
 

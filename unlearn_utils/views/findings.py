@@ -59,12 +59,12 @@ def _line(card: pd.DataFrame, claim: str, key: Key = EXAMPLE) -> pd.Series:
 def _output(rows: pd.DataFrame, card: pd.DataFrame) -> str:
     line, (holds, of) = _line(card, "Output forgets"), _counted(card, "Output forgets")
     return (f"At its output Random Label names {_percent(line['mean'])} of the forgotten class's test images right. Shown "
-            f"to be under {100 * FORGOTTEN:.0f} %: {holds} of {of} unlearned models.")
+            f"to be under {100 * FORGOTTEN:.0f} %: {holds} of {of} methods.")
 
 
 def _features(rows: pd.DataFrame, card: pd.DataFrame) -> str:
     ncc, probe = _line(card, "NCC still reads it"), _line(card, "Probe still reads it")
-    return (f"In Random Label's features a probe reads the class {_points(probe['mean'])} than in Retrain's "
+    return (f"In Random Label's features a probe reads it {_points(probe['mean'])} than in Retrain's "
             f"({probe.shows}), the nearest class centre {_points(ncc['mean'])} ({ncc.shows}).")
 
 

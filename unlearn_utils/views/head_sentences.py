@@ -33,7 +33,7 @@ def turns(rows: pd.DataFrame) -> str:
     listed = "; ".join(f"{word}: {', '.join(names)}" for word, names in said.items() if names)
     return "By how far row and class mean turned was not measured." if not listed else (
         "By how far row and class mean of the forget class turned from the Original's, and those of the retain classes. What "
-        f"turned further: {listed}. Where it is the class mean, the features moved more than the classifier did. "
+        f"turned further: {listed}. Where it is the class mean, the features turned further than the classifier's row did. "
         f"({by(rows)})")
 
 

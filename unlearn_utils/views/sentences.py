@@ -10,7 +10,7 @@ from ..methods import METHODS
 from ..paths import ROOT
 from ..settings import READOUTS, Network
 from .claims import WORDS, unstable, were_run
-from .evidence import DISTILLED, EXAMPLE, FORGOTTEN, HALF, ORIGINAL, RANDOM, RETRAIN, ROOM, SMALL, TURNED, Key, Run
+from .evidence import DISTILLED, EXAMPLE, FORGOTTEN, HALF, ORIGINAL, OWN_HEAD, RANDOM, RETRAIN, ROOM, SMALL, TURNED, Key, Run
 from .intervals import Interval, number
 from .tables import LABELS, attack_gaps, per_forget_set, published
 
@@ -37,12 +37,12 @@ def collapse(curves: pd.DataFrame) -> str:
 
 def room(rows: pd.DataFrame) -> str:
     """Which readouts can tell hidden from removed."""
-    points = {name: run_of(rows).gap(ORIGINAL, RETRAIN, f"{readout}_forget").mean()
+    points = {name: Interval.of(run_of(rows).gap(ORIGINAL, RETRAIN, f"{readout}_forget"))
               for readout, name in {"probe": "the probe", "ncc": "NCC"}.items()}
-    able = [name for name, value in points.items() if value >= ROOM]
-    listed = ", ".join(f"{name} {number(100 * value, 1)}" for name, value in points.items())
+    able = [name for name, value in points.items() if value.mean >= ROOM and value.above()]
+    listed = ", ".join(f"{name} {value.percent()}" for name, value in points.items())
     can = f"{' and '.join(able) or 'no readout'} can tell"
-    return f"Points between the Original and Retrain: {listed}. From {100 * ROOM:.0f} on, {can} hidden from removed."
+    return f"Points between the Original and Retrain: {listed}. From {100 * ROOM:.0f} on, surely above 0, {can} hidden from removed."
 
 
 def untouched(network: Network) -> list[str]:
@@ -125,8 +125,11 @@ def geometry(rows: pd.DataFrame, name: str) -> str:
 def differing(card: pd.DataFrame) -> str:
     """What did not come out on the paper's side, line by line."""
     lines = card[card.agrees.isin(("sign differs", "does not agree")) & card["mean"].notna()]
+    ours = card[(card.variant == "searched") & (card.claim == "Output forgets")].set_index("method")["mean"]
     said = "; ".join(f"{line.claim}, {line.model}{f' by {READOUTS[line.readout]}' if line.readout in ('probe', 'ncc') else ''}: "
-                     f"{number(100 * line['mean'], 1)} (paper {number(100 * line.published, 1)})" for _, line in lines.iterrows())
+                     f"{number(100 * line['mean'], 1)} (paper {number(100 * line.published, 1)}"
+                     f"{f', searched {100 * ours.get(line.method, 0):.1f}' * (line.readout == 'output' and line.method in ours)})"
+                     for _, line in lines.iterrows())
     return (f"Not on the paper's side of 0, or of the bound, {len(lines)} lines: {said}." if said
             else "Every sign that is known is the paper's.")
 
@@ -238,13 +241,13 @@ def by_rate(profile: str, example: str = "random_label") -> str:
     """What the search's held-out images read at every rate, and for which methods less is left at a larger one."""
     path = ROOT / "figures" / profile / "tuning.csv"
     table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["method", "variant"])
-    table = table[(table.variant == "linear")]
-    if example not in set(table.method) or "ncc" not in table:
-        return f"No search of {METHODS[example].label}'s rate is kept for this profile: how probe and NCC follow it is not known."
+    table = table[table.variant.isin(OWN_HEAD)]
+    if table.empty or "ncc" not in table:
+        return "No search of a rate is kept for this profile: how probe and NCC follow it is not known."
     lines = "; ".join(f"rate {row.value:g}: output {100 * row.forget:.1f}, probe {100 * row.probe:.1f}, NCC {100 * row.ncc:.1f}"
                       for row in table[table.method == example].itertuples())
     found = {"falls": [], "does not fall": []}
-    for method, rates in table[table.forget <= FORGOTTEN].groupby("method", sort=False):
+    for method, rates in table[(table.forget <= FORGOTTEN) & (table.setting == "lr")].groupby("method", sort=False):
         rates = rates.sort_values("value")
         change = {name: rates[name].iloc[-1] - rates[name].iloc[0] for name in ("probe", "ncc")}
         if len(rates) > 1:
@@ -252,7 +255,7 @@ def by_rate(profile: str, example: str = "random_label") -> str:
             falls = "falls" if change[least] < -FALLS else "does not fall"
             found[falls].append(f"{METHODS[method].label} ({READOUTS[least]} {100 * change[least]:+.1f})")
     said = "; ".join(f"{word} for {', '.join(names)}" for word, names in found.items() if names)
-    return (f"{METHODS[example].label} on the held-out images of the search, per cent of two forget classes, one network: {lines}. "
+    return (f"The held-out images of the search, one network; forget class, per cent. {METHODS[example].label}: {lines or 'not searched'}. "
             f"From the smallest to the largest rate at which the output forgets, what the features hold {said}. Where it falls, "
             "a small rate flatters hiding.")
 

@@ -101,8 +101,8 @@ def said(rows: pd.DataFrame, columns: tuple[str, ...] = ("probe_forget", "ncc_fo
                      for name, row in parts.iterrows())
     word = "more" if (parts.over_classes > parts.over_seeds).all() else "not always more"
     return (f"Accuracies on the forget class differ {word} between classes than between seeds (standard deviation over classes, over "
-            f"seeds, and the rest, in points, median of the {table.index.get_level_values('model').nunique()} models with features "
-            f"of their own: {parted}). {by_seed(rows)}")
+            f"seeds, and the rest, in points, median of {table.index.get_level_values('model').nunique()} models with own features: "
+            f"{parted}). {by_seed(rows)}")
 
 
 def _again(rows: pd.DataFrame, columns: tuple[str, ...]) -> str:
@@ -121,5 +121,5 @@ def by_seed(rows: pd.DataFrame) -> str:
     opposite, open_ = differing[differing.opposite], (differing[list(cards)] == "cannot tell").any(axis=1) & ~differing.opposite
     which = "; ".join(f"{line.claim}, {line.model}" for line in opposite.itertuples())
     return (f"Each of the {len(cards)} seeds judged alone, over {rows.forget.nunique()} forget sets: of "
-            f"{max(map(len, cards.values()))} verdicts (those on curves and attacks apart) {len(opposite)} turn into their opposite with the seed"
+            f"{max(map(len, cards.values()))} verdicts (curves and attacks apart) {len(opposite)} turn into their opposite with the seed"
             f"{f' ({which})' * bool(which)}, and {open_.sum()} more are told by one seed and not by another.")
