@@ -76,8 +76,8 @@ def searched(profile: str) -> list[str]:
     told = ", ".join(" and ".join(names[c] for c in forget) for forget in sets)
     also = any(tuple(forget) in {pair[1] for pair in own.pairs()} for forget in sets)
     return [f"Searched rates: on held-out training images, with {told} forgotten, {'which is' if also else 'which is not'} among the forget "
-            f"sets here. The lowest output that costs at most {100 * own.tuning['tolerance']:.0f} points wins, so a searched row is a strong "
-            "setting of its method; a weaker one that forgets, too, may leave more in the features (`tuning.csv`)."]
+            f"sets here. The lowest output that costs at most {100 * own.tuning['tolerance']:.0f} points wins, so these are strong "
+            "settings; a weaker one that forgets, too, may leave more in the features (`tuning.csv`)."]
 
 
 def beside_the_paper(profile: str, rows: pd.DataFrame) -> list[str]:
