@@ -207,7 +207,7 @@ def test_several_classes_with_cmf():
 def test_whether_hiding_follows_the_rate_is_read_off_the_search(ncc, told, tmp_path, monkeypatch):
     folder = tmp_path / "figures" / "toy"
     folder.mkdir(parents=True)
-    pd.DataFrame({"method": "random_label", "variant": "linear", "setting": "lr", "value": [0.001, 0.01, 0.1], "forget": [0.5, 0.0, 0.0],
+    pd.DataFrame({"method": "random_label", "variant": "linear", "setting": "lr", "value": [0.001, 0.01, 0.1], "forget": [0.5, 0.0, 0.0], "cost": 0.01,
                   "probe": 0.9, "ncc": ncc}).to_csv(folder / "tuning.csv")  # the first rate does not forget
     monkeypatch.setattr(sentences, "ROOT", tmp_path)
     said = sentences.by_rate("toy")

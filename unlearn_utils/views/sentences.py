@@ -10,7 +10,7 @@ from ..methods import METHODS
 from ..paths import ROOT
 from ..settings import READOUTS, Network
 from .claims import WORDS, unstable, were_run
-from .evidence import DISTILLED, EXAMPLE, FORGOTTEN, HALF, ORIGINAL, OWN_HEAD, RANDOM, RETRAIN, ROOM, SMALL, TURNED, Key, Run
+from .evidence import DESTROYED, DISTILLED, EXAMPLE, FORGOTTEN, HALF, ORIGINAL, OWN_HEAD, RANDOM, RETRAIN, ROOM, SMALL, TURNED, Key, Run
 from .intervals import Interval, number
 from .tables import LABELS, attack_gaps, per_forget_set, published
 
@@ -247,7 +247,7 @@ def by_rate(profile: str, example: str = "random_label") -> str:
     lines = "; ".join(f"rate {row.value:g}: output {100 * row.forget:.1f}, probe {100 * row.probe:.1f}, NCC {100 * row.ncc:.1f}"
                       for row in table[table.method == example].itertuples())
     found = {"falls": [], "does not fall": []}
-    for method, rates in table[(table.forget <= FORGOTTEN) & (table.setting == "lr")].groupby("method", sort=False):
+    for method, rates in table[(table.forget <= FORGOTTEN) & (table.cost <= DESTROYED) & (table.setting == "lr")].groupby("method"):
         rates = rates.sort_values("value")
         change = {name: rates[name].iloc[-1] - rates[name].iloc[0] for name in ("probe", "ncc")}
         if len(rates) > 1:
@@ -256,7 +256,7 @@ def by_rate(profile: str, example: str = "random_label") -> str:
             found[falls].append(f"{METHODS[method].label} ({READOUTS[least]} {100 * change[least]:+.1f})")
     said = "; ".join(f"{word} for {', '.join(names)}" for word, names in found.items() if names)
     return (f"The held-out images of the search, one network; forget class, per cent. {METHODS[example].label}: {lines or 'not searched'}. "
-            f"From the smallest to the largest rate at which the output forgets, what the features hold {said}. Where it falls, "
+            f"From the smallest to the largest rate at which the output forgets and the network works, what the features hold {said}. Where it falls, "
             "a small rate flatters hiding.")
 
 
