@@ -87,7 +87,7 @@ def gaps_by_profile(gaps: dict[str, pd.DataFrame] | pd.DataFrame, source: str = 
                 if filled:
                     axis.plot([100 * row.low, 100 * row.high], [y, y], color=colours[i], linewidth=1.2)
                 axis.plot(100 * row.mean, y, marker, color=colours[i], markerfacecolor=colours[i] if filled else "white")
-        axis.set(title=label, xlabel="points", ylim=(len(models) - 0.5, -0.5))
+        axis.set(title=label, xlabel="gap (points)", ylim=(len(models) - 0.5, -0.5))
         axis.set_yticks(np.arange(len(models) + 1) - 0.5, minor=True)
         axis.grid(axis="y", which="minor", color="#dddddd", linewidth=0.6)
         axis.tick_params(axis="y", which="both", length=0)
