@@ -103,6 +103,17 @@ def test_what_the_pack_lacks_is_refused_in_one_sentence_where_there_are_no_image
         measured(study, [("retrain", "linear")])
 
 
+def test_what_is_stored_beside_the_pack_needs_no_images(committed, tiny, monkeypatch):
+    models = [("retrain", "linear")]
+    before = measured(from_pack(tiny), models)
+
+    def gone(*_):
+        raise BadInput("the images are not here.")
+
+    monkeypatch.setattr(sources, "load", gone)
+    pd.testing.assert_frame_equal(measured(from_pack(tiny), models), before)
+
+
 def test_a_command_is_refused_before_it_starts_a_notebook(committed, tiny, no_images):
     study = from_pack(tiny)
     plan = Plan(study, lambda: {"retrain": rows.measurements(study, [("retrain", "linear")])}, study.outputs({}))

@@ -78,9 +78,9 @@ def test_every_profile_has_six_findings_of_one_or_two_numbers_and_at_most_25_wor
 
 def test_a_finding_turns_with_its_numbers():
     hidden, removed = of(label(ncc=0.88, probe=0.5)), of(label(ncc=0.4, probe=0.88))
-    assert "a probe reads it 0.0 points better than in Retrain's (removed), the" in hidden["The features keep it"]
+    assert "let a probe read the class 0.0 points better than Retrain's (removed), the" in hidden["The features keep it"]
     assert hidden["The features keep it"].endswith("centre 38.0 points better (hidden).")
-    assert "38.0 points better than in Retrain's (hidden)" in removed["The features keep it"]
+    assert "38.0 points better than Retrain's (hidden)" in removed["The features keep it"]
     assert removed["The features keep it"].endswith("centre 10.0 points worse (removed).")
     assert "names 1.0 % of" in (kept := of(label(output=0.01))["The output forgets"]) and kept.endswith("1 of 1 methods.")
     assert "names 40.0 % of" in (kept := of(label(output=0.4))["The output forgets"]) and kept.endswith("0 of 1 methods.")

@@ -213,6 +213,9 @@ def test_whether_hiding_follows_the_rate_is_read_off_the_search(ncc, told, tmp_p
     said = sentences.by_rate("toy")
     assert told in said and "rate 0.01: output 0.0, probe 90.0, NCC 90.0" in said
     assert "is not known" in sentences.by_rate("another")
+    dear = pd.read_csv(folder / "tuning.csv").assign(cost=[0.01, 0.01, 0.3])  # the last rate destroys the network
+    dear.to_csv(folder / "tuning.csv")
+    assert "what the features hold is read at one such rate at most." in sentences.by_rate("toy")
 
 
 def test_a_probe_by_hand_differs_by_its_recipe_or_by_more():
@@ -271,9 +274,9 @@ def test_a_picture_stands_beside_its_numbers():
 
 def test_what_is_not_on_the_papers_side_is_named_with_both_numbers():
     rows = frame(model("NegGrad+", "neggrad_plus", probe=0.7, ncc=0.45), model("Random Label", "random_label", probe=0.7, ncc=0.8))
-    said = sentences.differing(claims.scorecard(rows, profile="cifar10"))
+    said = findings.differing(claims.scorecard(rows, profile="cifar10"))
     assert "NCC still reads it, NegGrad+ by NCC: -5.0 (paper 4.9)" in said and "Random Label by NCC" not in said
-    assert sentences.differing(card(label(probe=0.88, ncc=0.88))) == "Every sign that is known is the paper's."
+    assert findings.differing(card(label(probe=0.88, ncc=0.88))) == "Every sign that is known is the paper's."
 
 
 def test_what_the_geometry_does_to_retrain_is_said():

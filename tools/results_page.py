@@ -74,9 +74,9 @@ def searched(profile: str) -> list[str]:
     if not sets:
         return []
     told = ", ".join(" and ".join(names[c] for c in forget) for forget in sets)
-    also = any(tuple(forget) in {pair[1] for pair in own.pairs()} for forget in sets)
-    return [f"Searched rates: on held-out training images, with {told} forgotten, {'which is' if also else 'which is not'} among the forget "
-            f"sets here. The lowest output that costs at most {100 * own.tuning['tolerance']:.0f} points wins, so these are strong "
+    also = sum(tuple(forget) in {pair[1] for pair in own.pairs()} for forget in sets)
+    return [f"Searched rates: on held-out training images, with {told} forgotten ({also} of {len(sets)} among the forget sets "
+            f"here). The lowest output that costs at most {100 * own.tuning['tolerance']:.0f} points wins, so these are strong "
             "settings; a weaker one that forgets, too, may leave more in the features (`tuning.csv`)."]
 
 
@@ -142,7 +142,7 @@ def of_profile(profile: str) -> str:
                 sentences.misaligned(card), head_sentences.turns(rows), head_sentences.as_in_retrain(rows),
                 sentences.classifier_only(card), sentences.honest(card),
                 sentences.geometry(rows, profiles.load(profile).cmf_geometry), sentences.centre(rows), *one_image(profile),
-                *fine_tuned(profile), sentences.differing(card), sentences.inconclusive(card)]
+                *fine_tuned(profile), findings.differing(card), sentences.inconclusive(card)]
     screen = claims.one_screen(card).reset_index()
     return "\n".join([f"## {profile}", "", origin(profile) + cost(profile), "", markdown(screen), "",
                       *(f"- {reading}" for reading in readings), *beside_the_paper(profile, rows)])
@@ -156,8 +156,8 @@ def results(names: list[str]) -> str:
             "Written by `tools/results_page.py` from `figures/`. The paper's numbers for ResNet-18 on CIFAR-10 are quoted second hand "
             "from public reproductions, those for its ViT, which stand beside a pretrained backbone, from a table in the official "
             "code; we have not seen the printed ones. The claims are judged by signs, since a profile's network or images are other "
-            f"ones; only of {alike} the values are compared, too: its images are the paper's, its network and training are not. A probe's number belongs to its "
-            "recipe, which stands in each profile: notebook 01 fits another one by hand, on the same features, and prints both.",
+            f"ones; only of {alike} the values are compared, too: its images are the paper's, its network and training are "
+            "not. A probe's number belongs to its recipe, which stands in each profile: notebook 01 fits another one by hand, on the same features, and prints both.",
             "", claims.CAPTION, "",
             markdown(claims.claims_by_profile(cards).reset_index(names="claim")), "", "What the runs show:",
             "", markdown(claims.claims_by_profile(cards, "shows").reset_index(names="claim")), "",

@@ -121,7 +121,7 @@ def run(
 ) -> int:
     """Compute, execute, write the provenance and the ``report`` (told what failed), print the summary; 0 if nothing failed."""
     failure = None
-    whole.study.check_images(missing(whole.tasks))
+    whole.study.check_images(whole.tasks)
     try:
         run_tasks(whole.tasks, whole.study.machine)
     except Failure as problem:  # the notebooks do not try again what failed

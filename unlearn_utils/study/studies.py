@@ -170,10 +170,11 @@ class Study:
             self.tally["here"].update({task.key: Store().get(task.spec) for task in waiting})
         return cells
 
-    def check_images(self, here: list[Task]) -> None:
-        """Raise BadInput where a pack lacks these results and the images that they take are not here."""
+    def check_images(self, tasks: list[Task]) -> None:
+        """Raise BadInput where results are neither in the pack nor stored, and the images that they take are not here."""
+        here = sweep.missing(tasks) if self.pack else []
         try:
-            if here and self.pack:
+            if here:
                 dataset_of(self.profile)
         except BadInput as problem:
             raise BadInput(f"{len(here)} results are not in the pack ({here[0].label}, ...), and they cannot be "

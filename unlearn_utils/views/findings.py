@@ -1,4 +1,4 @@
-"""Six findings of a profile, one or two numbers and at most 25 words each: written from its scorecard and rows, either way."""
+"""Six findings of a profile, one or two numbers and at most 25 words each, and what README and RESULTS.md say beside them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Callable
 
 import pandas as pd
 
+from ..settings import READOUTS
 from .claims import were_run
 from .evidence import EXAMPLE, FORGOTTEN, ORIGINAL, RANDOM, RAW, RETRAIN, Key
 from .intervals import number
@@ -64,7 +65,7 @@ def _output(rows: pd.DataFrame, card: pd.DataFrame) -> str:
 
 def _features(rows: pd.DataFrame, card: pd.DataFrame) -> str:
     ncc, probe = _line(card, "NCC still reads it"), _line(card, "Probe still reads it")
-    return (f"In Random Label's features a probe reads it {_points(probe['mean'])} than in Retrain's "
+    return (f"Random Label's features let a probe read the class {_points(probe['mean'])} than Retrain's "
             f"({probe.shows}), the nearest class centre {_points(ncc['mean'])} ({ncc.shows}).")
 
 
@@ -136,6 +137,20 @@ def price(rows: pd.DataFrame, card: pd.DataFrame) -> list[str]:
     lost = {line.model: run.gap(RETRAIN, (line.method, line.variant), "output_retain").mean() for line in gone.itertuples()}
     listed = ", ".join(f"{name} {number(100 * value, 1)}" for name, value in lost.items())
     return [f"Retain accuracy below Retrain's, in points, where a readout shows the class removed: {listed}."] if listed else []
+
+
+def differing(card: pd.DataFrame) -> str:
+    """What did not come out on the paper's side, line by line; an output that does not forget, beside that at a searched rate."""
+    lines = card[card.agrees.isin(("sign differs", "does not agree")) & card["mean"].notna()]
+    ours = card[(card.variant == "searched") & (card.claim == "Output forgets")].set_index("method")["mean"].to_dict()
+    said = []
+    for line in lines.to_dict("records"):
+        by = f" by {READOUTS[line['readout']]}" if line["readout"] in ("probe", "ncc") else ""
+        own = f", searched {100 * ours[line['method']]:.1f}" if line["readout"] == "output" and line["method"] in ours else ""
+        said.append(f"{line['claim']}, {line['model']}{by}: {number(100 * line['mean'], 1)} "
+                    f"(paper {number(100 * line['published'], 1)}{own})")
+    return (f"Not on the paper's side of 0, or of the bound, {len(lines)} lines: {'; '.join(said)}." if said
+            else "Every sign that is known is the paper's.")
 
 
 def _both(rows: pd.DataFrame, key: Key, name: str) -> str:

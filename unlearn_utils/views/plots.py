@@ -103,8 +103,8 @@ def gaps_by_profile(gaps: dict[str, pd.DataFrame] | pd.DataFrame, source: str = 
 def gaps_of(cards: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """The gaps to Retrain that scorecards hold, by profile (fractions), at the rates that every profile has."""
     claims = {"NCC still reads it": "ncc", "Probe still reads it": "probe"}
-    parts = [card[card.claim.isin(list(claims)) & (card.variant != "searched")].assign(profile=name, readout=lambda part: part.claim.map(claims))
-             for name, card in cards.items()]
+    parts = [card[card.claim.isin(list(claims)) & (card.variant != "searched")].assign(
+        profile=name, readout=lambda part: part.claim.map(claims)) for name, card in cards.items()]
     return pd.concat(parts)[["profile", "model", "readout", "mean", "low", "high", "n"]].dropna(subset="mean")
 
 

@@ -10,7 +10,9 @@ from ..methods import METHODS
 from ..paths import ROOT
 from ..settings import READOUTS, Network
 from .claims import WORDS, unstable, were_run
-from .evidence import DESTROYED, DISTILLED, EXAMPLE, FORGOTTEN, HALF, ORIGINAL, OWN_HEAD, RANDOM, RETRAIN, ROOM, SMALL, TURNED, Key, Run
+from .evidence import (
+    DESTROYED, DISTILLED, EXAMPLE, FORGOTTEN, HALF, ORIGINAL, OWN_HEAD, RANDOM, RETRAIN, ROOM, SMALL, TURNED, Key, Run,
+)
 from .intervals import Interval, number
 from .tables import LABELS, attack_gaps, per_forget_set, published
 
@@ -120,18 +122,6 @@ def geometry(rows: pd.DataFrame, name: str) -> str:
         said.append(f"{label} {number(both[0], 1)} and {number(both[1], 1)} %")
     return (f"The CMF head's geometry here is `{name}` ({GEOMETRIES[name]}). In it and in raw features Retrain reads {', '.join(said)}: "
             "so CMF rows, read in it, and Retrain's row in a table like the paper's are not read alike.")
-
-
-def differing(card: pd.DataFrame) -> str:
-    """What did not come out on the paper's side, line by line."""
-    lines = card[card.agrees.isin(("sign differs", "does not agree")) & card["mean"].notna()]
-    ours = card[(card.variant == "searched") & (card.claim == "Output forgets")].set_index("method")["mean"]
-    said = "; ".join(f"{line.claim}, {line.model}{f' by {READOUTS[line.readout]}' if line.readout in ('probe', 'ncc') else ''}: "
-                     f"{number(100 * line['mean'], 1)} (paper {number(100 * line.published, 1)}"
-                     f"{f', searched {100 * ours.get(line.method, 0):.1f}' * (line.readout == 'output' and line.method in ours)})"
-                     for _, line in lines.iterrows())
-    return (f"Not on the paper's side of 0, or of the bound, {len(lines)} lines: {said}." if said
-            else "Every sign that is known is the paper's.")
 
 
 def centre(rows: pd.DataFrame) -> str:
@@ -247,17 +237,18 @@ def by_rate(profile: str, example: str = "random_label") -> str:
     lines = "; ".join(f"rate {row.value:g}: output {100 * row.forget:.1f}, probe {100 * row.probe:.1f}, NCC {100 * row.ncc:.1f}"
                       for row in table[table.method == example].itertuples())
     found = {"falls": [], "does not fall": []}
-    for method, rates in table[(table.forget <= FORGOTTEN) & (table.cost <= DESTROYED) & (table.setting == "lr")].groupby("method"):
+    table = table[(table.forget <= FORGOTTEN) & (table.cost <= DESTROYED) & (table.setting == "lr")]
+    for method, rates in table.groupby("method"):
         rates = rates.sort_values("value")
         change = {name: rates[name].iloc[-1] - rates[name].iloc[0] for name in ("probe", "ncc")}
         if len(rates) > 1:
             least = min(change, key=change.get)
             falls = "falls" if change[least] < -FALLS else "does not fall"
             found[falls].append(f"{METHODS[method].label} ({READOUTS[least]} {100 * change[least]:+.1f})")
-    said = "; ".join(f"{word} for {', '.join(names)}" for word, names in found.items() if names)
-    return (f"The held-out images of the search, one network; forget class, per cent. {METHODS[example].label}: {lines or 'not searched'}. "
-            f"From the smallest to the largest rate at which the output forgets and the network works, what the features hold {said}. Where it falls, "
-            "a small rate flatters hiding.")
+    said = "; ".join(f"{word} for {', '.join(names)}" for word, names in found.items() if names) or "is read at one such rate at most"
+    return ("The held-out images of the search, one network; forget class, per cent. "
+            f"{METHODS[example].label}: {lines or 'not searched'}. From the smallest to the largest rate at which the output forgets "
+            f"and the network works, what the features hold {said}. Where it falls, a small rate flatters hiding.")
 
 
 def by_profile(cards: dict[str, pd.DataFrame], claim: str = "NCC still reads it") -> str:
