@@ -116,6 +116,8 @@ def test_the_output_forgets_below_five_percent(output, word):
 @pytest.mark.parametrize("aligned, word", [(0.79, "holds"), (0.81, "does not hold")])
 def test_misaligned_is_half_of_the_distilled_heads_turn(aligned, word):
     assert shows(label(aligned=aligned), "Head misaligned") == word
+    remembers = line(label(aligned=aligned, output=0.06), "Head misaligned", "Random Label")
+    assert remembers.shows == "cannot tell" and remembers.reason.startswith("the output still reads it (6.0 %)")
 
 
 @pytest.mark.parametrize("retain, output, word", [
@@ -153,6 +155,15 @@ def test_removes_more_needs_a_fall_in_either_geometry():
     risen = cmf(cmf_rows(in_head=0.9), "CMF removes more")
     assert risen.shows == "does not hold" and risen.agrees == "does not agree"
     assert {cmf(cmf_rows(), claim).agrees for claim in (evidence.BEYOND, evidence.RAW)} == {"not known"}  # ours
+
+
+def test_cmf_is_held_against_the_linear_head_that_forgets():
+    rows = cmf_rows(in_head=0.7)
+    searched = rows[rows.model == "Random Label"].assign(model="Random Label (searched)", variant="searched", probe_forget=0.72)
+    rows = pd.concat([rows, searched], ignore_index=True)
+    assert cmf(rows, "CMF removes more")["mean"] == pytest.approx(-0.02)  # it was -0.15
+    assert cmf(rows, "CMF removes more").published == cmf(cmf_rows(), "CMF removes more").published
+    assert cmf(rows).equals(cmf(cmf_rows(in_head=0.7)))  # the control at CMF's budget is the same
 
 
 @pytest.mark.parametrize("retain, word", [(0.86, "holds"), (0.84, "cannot tell")])

@@ -141,12 +141,12 @@ def test_a_verdict_that_hangs_on_the_seed_is_counted_and_named():
     def said(**other):
         return spread.by_seed(pd.concat([label(probe=0.88, ncc=0.88).assign(seed=0), label(**other).assign(seed=1)]))
 
-    assert "0 turn into their opposite with the seed, and 0 more" in said(probe=0.88, ncc=0.88)
-    assert "0 turn into their opposite with the seed, and 0 more" in said(probe=0.65, ncc=0.88)  # hidden or partly hidden
-    assert "1 turn into their opposite with the seed (Probe still reads it, Random Label), and 0 more" in said(probe=0.5, ncc=0.88)
+    assert "0 turn into their opposite, and 0 are told" in said(probe=0.88, ncc=0.88)
+    assert "0 turn into their opposite, and 0 are told" in said(probe=0.65, ncc=0.88)  # hidden or partly hidden
+    assert "1 turn into their opposite (Probe still reads it, Random Label), and 0 are told" in said(probe=0.5, ncc=0.88)
     more = pd.concat([label(probe=0.88, ncc=0.88).assign(seed=0), label(probe=0.5, ncc=0.88).assign(seed=1)[lambda rows: rows.forget < "5"]])
     assert "over 5 forget sets" in spread.by_seed(more) and "NCC" not in spread.by_seed(more)
-    assert "0 turn into their opposite with the seed, and 3 more" in said(probe=0.88, ncc=0.88, retain=0.75)  # output, probe, NCC
+    assert "0 turn into their opposite, and 4 are told" in said(probe=0.88, ncc=0.88, retain=0.75)  # output, probe, NCC, head
 
 
 @pytest.mark.parametrize("within, said", [

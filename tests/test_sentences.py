@@ -123,8 +123,8 @@ def test_the_shuffled_control_is_at_chance_or_not():
 
 def test_what_cannot_tell_and_why():
     rows = label(probe=0.88, output=0.3)
-    assert "the output still reads the class 2" in sentences.inconclusive(card(rows))
-    assert sentences.inconclusive(card(rows[rows.method != "random"])) == "2 of 4 lines cannot tell: the output still reads the class 2."
+    assert "the output still reads the class 3" in sentences.inconclusive(card(rows))
+    assert sentences.inconclusive(card(rows[rows.method != "random"])) == "3 of 4 lines cannot tell: the output still reads the class 3."
     # what was not run counts for nothing
     sure = card(label(probe=0.88, ncc=0.88))
     assert sentences.inconclusive(sure[sure.shows != "cannot tell"]).startswith("0 of ")

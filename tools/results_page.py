@@ -49,22 +49,30 @@ def measured(profile: str) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def origin(profile: str) -> str:
     """On what, over how much, and with what the numbers were made."""
+    return f"{profiles.load(profile).title}; {tables.over(measured(profile)[0])}; {'; '.join(made_with(profile))}."
+
+
+def made_with(profile: str) -> list[str]:
+    """The versions and machines that its results were computed with."""
     notes = json.loads((ROOT / "figures" / profile / "provenance.json").read_text(encoding="utf-8"))["notebooks"]
-    made = "; ".join(notes["05_scorecard"]["results computed with"])
-    return f"{profiles.load(profile).title}; {tables.over(measured(profile)[0])}; {made}."
+    return notes["05_scorecard"]["results computed with"]
 
 
 def cost(profile: str) -> str:
-    """How much was computed, in hours of one process each on its core or GPU, at which commits, and which models were not."""
+    """How much was computed, in how long, at which commits, and which models were not."""
     pack, left = ROOT / "figures" / profile / packs.NAME, profiles.load(profile).left_out
     if not pack.exists():
         return ""
     records = packs.read(pack).records.values()
     commits = Counter(record["made_with"]["commit"] for record in records).most_common()
     made = ", ".join(f"{name.removesuffix('+')}{' with changes of its own' * name.endswith('+')} ({count})" for name, count in commits)
-    hours = sum(record["seconds"] for record in records) / 3600
     out = f" Not computed: {', '.join(f'`{pattern}`' for pattern in left)}." if left else ""
-    return f" {len(records)} results in {hours:.1f} hours of one process, at commit {made}.{out}"
+    return f" {len(records)} results in {hours(profile):.1f} hours of one process, at commit {made}.{out}"
+
+
+def hours(profile: str) -> float:
+    """What the results of a pack took, in hours of one process each on its core or GPU."""
+    return sum(record["seconds"] for record in packs.read(ROOT / "figures" / profile / packs.NAME).records.values()) / 3600
 
 
 def searched(profile: str) -> list[str]:
@@ -196,7 +204,7 @@ def six(names: list[str]) -> str:
     rows, card = measured(SHOWN)
     listed = [f"{i}. **{found.title}.** {found.sentence} [{found.notebook[:2]}](figures/{SHOWN}/notebooks/{found.notebook}.ipynb)"
               for i, found in enumerate(findings.findings(rows, card), 1)]
-    return "\n".join([*listed, "", "They link to notebooks executed on the picture's images."])
+    return "\n".join(listed)
 
 
 def claims_table(names: list[str]) -> str:
@@ -204,9 +212,19 @@ def claims_table(names: list[str]) -> str:
                for name in names}
     lines = [{"claim": claim.name, **{name: found.get(claim.name, "–") for name, found in tallies.items()}}
              for claim in evidence.CLAIMS.values()]
-    return ("How many comparisons of a model with its reference show the claim / show the contrary / cannot tell (forget sets; "
+    return ("How many comparisons with a reference show the claim / the contrary / cannot tell (forget sets; "
             f"under {FEWEST} of them all have to agree). [RESULTS.md](RESULTS.md#the-claims) says each claim in a sentence. A "
-            f"*class-mean-features* (CMF) head has the class means as its rows.\n\n{markdown(pd.DataFrame(lines))}{of_seeds(names)}")
+            f"*class-mean-features* (CMF) head has the class means as its rows.\n\n{markdown(pd.DataFrame(lines))}\n\n{of_hours(names)}"
+            f"{of_seeds(names)}")
+
+
+def of_hours(names: list[str]) -> str:
+    """What the results cost, on what, and what was left out of them."""
+    def told(name: str) -> str:
+        left = ", ".join(f"`{pattern}`" for pattern in profiles.load(name).left_out)
+        return f"{name} {hours(name):.1f}" + f" (without {left})" * bool(left)
+
+    return f"Hours of one process ({'; '.join(sorted({made for name in names for made in made_with(name)}))}): {', '.join(map(told, names))}."
 
 
 def of_seeds(names: list[str]) -> str:

@@ -121,5 +121,5 @@ def by_seed(rows: pd.DataFrame) -> str:
     opposite, open_ = differing[differing.opposite], (differing[list(cards)] == "cannot tell").any(axis=1) & ~differing.opposite
     which = "; ".join(f"{line.claim}, {line.model}" for line in opposite.itertuples())
     return (f"Each of the {len(cards)} seeds judged alone, over {rows.forget.nunique()} forget sets: of "
-            f"{max(map(len, cards.values()))} verdicts (curves and attacks apart) {len(opposite)} turn into their opposite with the seed"
-            f"{f' ({which})' * bool(which)}, and {open_.sum()} more are told by one seed and not by another.")
+            f"{max(map(len, cards.values()))} verdicts (without curves and attacks) {len(opposite)} turn into their opposite"
+            f"{f' ({which})' * bool(which)}, and {open_.sum()} are told by some seeds only.")
