@@ -65,6 +65,8 @@ def committed(profile):
 def test_hidden_partly_hidden_and_removed_go_by_gap_and_recovery():
     assert [shows(label(probe=p)) for p in (0.88, 0.71, 0.69, 0.51, 0.5, 0.45)] == [
         "hidden", "hidden", "partly hidden", "partly hidden", "removed", "removed"]
+    reasons = [line(label(probe=p), "Probe still reads it", "Random Label").reason for p in (0.5, 0.45)]
+    assert reasons == ["", "less of the class is read than in Retrain"]
 
 
 def test_a_method_at_a_searched_rate_is_one_more_model_beside_which_no_published_number_stands():

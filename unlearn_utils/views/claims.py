@@ -59,7 +59,9 @@ def shown(draft: Draft, interval: Interval, recovery: Interval | None) -> tuple[
     if recovery:
         if interval.above():
             return ("hidden", "") if recovery.above(HALF) else ("partly hidden", "above Retrain, by half not shown")
-        return ("removed", "") if recovery.below(REMOVED) else ("cannot tell", apart or "the gap may be 0, or the recovery high")
+        if recovery.below(REMOVED):
+            return "removed", "less of the class is read than in Retrain" if interval.below() else ""
+        return "cannot tell", apart or "the gap may be 0, or the recovery high"
     holds, fails = (interval.above(draft.threshold), interval.below(draft.threshold))[:: draft.direction]
     if holds or fails:
         return ("holds" if holds else "does not hold"), ""
