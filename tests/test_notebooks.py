@@ -13,7 +13,7 @@ import pytest
 import tqdm
 
 from unlearn_utils.__main__ import chosen_notebooks
-from unlearn_utils.study.running import _folders_of, code_of, without
+from unlearn_utils.study.running import Whole, _folders_of, _stamp, code_of, without
 from unlearn_utils.views.claims import CLAIMS
 from unlearn_utils.views.evidence import BEYOND, RAW
 
@@ -241,6 +241,20 @@ def test_a_second_run_reads_everything_from_the_store(ran, made, tiny):
     study = {key: tiny[key] for key in ("seeds", "forget_sets", "overrides")}
     again = run_all(home, study, "--only=00")
     assert again.returncode == 0 and "[1/" not in again.stdout
+
+
+def test_the_scorecard_is_drawn_again_where_the_card_of_another_profile_changed(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNLEARN_HOME", str(tmp_path))
+    plans = Whole.of({path: {"profile": "digits"} for path in STORY}).plans
+
+    def changed(profile: str) -> list[str]:
+        before = [_stamp(path, plan, {}) for path, plan in plans.items()]
+        (tmp_path / "figures" / profile).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "figures" / profile / "scorecard.csv").write_text("claim,model\n")
+        return [path.stem for stamp, (path, plan) in zip(before, plans.items()) if _stamp(path, plan, {}) != stamp]
+
+    assert changed("mine") == ["05_scorecard"]
+    assert changed("digits") == []  # its own is what it writes
 
 
 def test_an_unusable_parameter_in_a_notebook_shows_one_sentence(ran, tiny):
