@@ -159,15 +159,6 @@ def test_removes_more_needs_a_fall_in_either_geometry():
     assert {cmf(cmf_rows(), claim).agrees for claim in (evidence.BEYOND, evidence.RAW)} == {"not known"}  # ours
 
 
-def test_cmf_is_held_against_the_linear_head_that_forgets():
-    rows = cmf_rows(in_head=0.7)
-    searched = rows[rows.model == "Random Label"].assign(model="Random Label (searched)", variant="searched", probe_forget=0.72)
-    rows = pd.concat([rows, searched], ignore_index=True)
-    assert cmf(rows, "CMF removes more")["mean"] == pytest.approx(-0.02)  # it was -0.15
-    assert cmf(rows, "CMF removes more").published == cmf(cmf_rows(), "CMF removes more").published
-    assert cmf(rows).equals(cmf(cmf_rows(in_head=0.7)))  # the control at CMF's budget is the same
-
-
 @pytest.mark.parametrize("retain, word", [(0.86, "holds"), (0.84, "cannot tell")])
 def test_cmf_may_cost_five_points(retain, word):
     assert cmf(cmf_rows(retain=retain)).shows == word
@@ -175,6 +166,12 @@ def test_cmf_may_cost_five_points(retain, word):
 
 def test_a_destroyed_control_is_none():
     assert "lost 70.0 points" in cmf(cmf_rows(control=0.2)).reason and cmf(cmf_rows(control=0.2)).shows == "cannot tell"
+
+
+@pytest.mark.parametrize("control, word", [(0.86, "holds"), (0.84, "cannot tell")])
+def test_what_cmf_is_held_against_may_cost_five_points_as_cmf_itself(control, word):
+    judged = cmf(cmf_rows(control=control))
+    assert judged.shows == word and ("gave up 6.0" in judged.reason) == (word == "cannot tell")
 
 
 @pytest.mark.parametrize("output, word, agrees", [

@@ -95,11 +95,6 @@ def test_slopes_go_from_tuned_over_the_same_budget_to_cmf():
     assert [text.get_text() for text in without.get_xticklabels()] == ["own\nrate", "CMF"]
     (line,) = [line for line in of_colour(without.lines, colour) if line.get_marker() != marker]
     assert list(line.get_ydata()) == pytest.approx([60, 60])
-    own = rows[(rows.method == "scrub") & (rows.variant == "linear")].assign(variant="searched", ncc_forget=0.75, probe_forget=0.8)
-    figure = plots.slopes(pd.concat([rows, own]))  # the linear head that forgets
-    marks = [line for line in of_colour(figure.axes[0].lines, colour) if line.get_marker() == marker]
-    assert [line.get_ydata()[0] for line in marks] == pytest.approx([75, 20, 60])
-    assert "Own rate: searched for scrub." in figure.texts[0].get_text().replace("\n", " ")
 
 
 def test_gaps_are_those_of_the_cards():

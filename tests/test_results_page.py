@@ -134,7 +134,7 @@ def test_a_claim_is_counted_by_what_its_models_show():
 def test_what_seeds_change_is_said_only_where_there_are_several():
     rows = pd.concat([label(probe=0.5 + 0.01 * seed).assign(seed=seed) for seed in (0, 1)])
     assert "One training seed" in spread.said(label())
-    assert "over classes, over seeds, and the rest" in spread.said(rows)
+    assert "over classes, over seeds, and of class by seed" in spread.said(rows)
 
 
 def test_a_verdict_that_hangs_on_the_seed_is_counted_and_named():

@@ -118,6 +118,13 @@ def collapse(profile: str) -> str:
     return f"NC1, which the theory of notebook 02 assumes to be 0: {said}."
 
 
+def tied_outputs(rows: pd.DataFrame) -> list[str]:
+    """What the CMF models' own outputs still read: unlike the other claims, "CMF removes more" asks for no output that forgets."""
+    read = rows[(rows.variant == "cmf") & (rows.method != "original")].groupby("model", sort=False).output_forget.mean()
+    listed = ", ".join(f"{name} {100 * value:.1f}" for name, value in read.items())
+    return [f"What the output of a model with CMF still names right of the forget class, in per cent: {listed}."] if listed else []
+
+
 def one_image(profile: str) -> list[str]:
     """What a new head reads of the forget class when it was fitted to one image per class."""
     read = 100 * pd.read_csv(ROOT / "figures" / profile / "attack_one_shot.csv", index_col="model")["forget_accuracy mean"]
@@ -148,7 +155,7 @@ def of_profile(profile: str) -> str:
     readings = [collapse(profile), sentences.room(rows), *backbone(profile, rows), sentences.hiding(card),
                 *findings.price(rows, card), *searched(profile),
                 sentences.misaligned(card), head_sentences.turns(rows), head_sentences.as_in_retrain(rows),
-                sentences.classifier_only(card), sentences.honest(card),
+                sentences.classifier_only(card), sentences.honest(card), *tied_outputs(rows),
                 sentences.geometry(rows, profiles.load(profile).cmf_geometry), sentences.centre(rows), *one_image(profile),
                 *fine_tuned(profile), findings.differing(card), sentences.inconclusive(card)]
     screen = claims.one_screen(card).reset_index()

@@ -90,11 +90,10 @@ def classifier_only_models(study: Study) -> Models:
 
 
 def cmf_models(study: Study) -> Models:
-    """With CMF, without it at their own rates, and without it at CMF's budget (paper, Table 3)."""
+    """With CMF, as tuned without it, and without it at CMF's budget (paper, Table 3)."""
     with_cmf = unlearned(study.profile, "cmf")
-    methods = {method for method, _ in with_cmf}
     return [
-        *REFERENCES, ("original", "cmf"), *(model for model in own_head(study) if model[0] in methods),
+        *REFERENCES, ("original", "cmf"), *((m, "linear") for m, _ in with_cmf),
         *unlearned(study.profile, "cmf_budget"), *with_cmf,
     ]
 

@@ -21,21 +21,19 @@ __all__ = [  # all that notebooks draw with, from one place
     "save", "schematics", "slopes", "theory_gamma", "theory_path", "tied", "to_the_centre",
     "training_curves", "turning_apart", "unlearning_curve",
 ]
-STEPS = {"own": "own\nrate", "cmf_budget": "same\nbudget", "cmf": "CMF"}  # of a method's head
+STEPS = {"linear": "own\nrate", "cmf_budget": "same\nbudget", "cmf": "CMF"}  # of a method's head
 PROFILE_COLOURS = ("#004488", "#7d6200", "#994455", "#117755", "#444444", "#7755bb")
 FEATURES = {"ncc": "NCC", "probe": "Linear probe"}
 
 
 def slopes(rows: pd.DataFrame, source: str = "") -> Figure:
-    """Forget accuracy of each method that has a CMF variant: with a linear head at its own rate (searched where there is
-    one) and at CMF's budget, with CMF.
+    """Forget accuracy of each method that has a CMF variant: as tuned, with a linear head at CMF's budget, with CMF.
 
     Lines mark Original, Retrain and the untrained network; a hollow marker, which no line joins, is a model that lost
     more than 10 points of retain accuracy against Retrain. What no method was run with has no place.
     """
-    steps = {variant: label for variant, label in STEPS.items() if variant in {"own", *rows.variant}}
+    steps = {variant: label for variant, label in STEPS.items() if variant in set(rows.variant)}
     methods = [name for name in rows.method[rows.variant == "cmf"].unique() if name != "original"]
-    searched = [name for name in methods if name in set(rows.method[rows.variant == "searched"])]
     reference = rows[(rows.variant == "linear")].groupby("method").mean(numeric_only=True)
     figure, axes = canvas(2.3, 1, 2, sharey=True)
     points = []
@@ -44,8 +42,7 @@ def slopes(rows: pd.DataFrame, source: str = "") -> Figure:
             axis.axhline(100 * reference[f"{readout}_forget"][name], color=COLOURS[name], linestyle=REFERENCE_DASHES[name],
                          linewidth=1.2, zorder=1)
         for method in methods:
-            means = rows[rows.method == method].groupby("variant").mean(numeric_only=True)
-            means = means.rename(index={"searched" if method in searched else "linear": "own"}).reindex(steps)
+            means = rows[rows.method == method].groupby("variant").mean(numeric_only=True).reindex(steps)
             lost = reference.output_retain["retrain"] - means.output_retain > evidence.DESTROYED
             values, (colour, marker) = 100 * means[f"{readout}_forget"], look(method)
             for at in range(len(steps) - 1):
@@ -62,9 +59,8 @@ def slopes(rows: pd.DataFrame, source: str = "") -> Figure:
     handles = [mark(*look(name), _label(rows, name), markersize=6) for name in methods]
     handles += [rule(_label(rows, name), COLOURS[name], REFERENCE_DASHES[name], linewidth=1.2) for name in REFERENCES]
     points = pd.DataFrame(points)
-    hollow = "Hollow: over 10 points of retain accuracy lost. " * bool(points.broken.any())
-    own = f"Own rate: searched for {', '.join(_label(rows, name) for name in searched)}." * bool(searched)
-    return finish(figure, said(source, rows, hollow + own), handles, points=points)
+    note = "Raw features." + " Hollow: over 10 points of retain accuracy lost." * bool(points.broken.any())
+    return finish(figure, said(source, rows, note), handles, points=points)
 
 
 def _label(rows: pd.DataFrame, method: str, variant: str = "linear") -> str:

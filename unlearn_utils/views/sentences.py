@@ -60,7 +60,8 @@ def verdicts(card: pd.DataFrame, claim: str, readout: str = "") -> str:
     """What the run shows for one claim, model by model: hidden: A, B; removed: C."""
     lines = were_run(card)[lambda lines: (lines.claim == claim) & lines.counted.astype(bool)]
     lines = lines[lines.readout == readout] if readout else lines
-    said = [f"{word}: {', '.join(lines.model[lines.shows == word])}" for word in WORDS if (lines.shows == word).any()]
+    names = lines.model + lines.reason.astype(str).map(lambda reason: " (below Retrain)" * reason.startswith("less of the class"))
+    said = [f"{word}: {', '.join(names[lines.shows == word])}" for word in WORDS if (lines.shows == word).any()]
     return "; ".join(said) or "not run"
 
 
@@ -73,7 +74,7 @@ def misaligned(card: pd.DataFrame) -> str:
     turn = card.threshold[card.claim == "Head misaligned"].max() / TURNED
     known = (f"the {turn:.2f} of the distilled head, whose features did not move" if turn == turn
              else "what the distilled head's did, which was not read")
-    return (f"Row and class mean turned apart (in cosine, beyond the retain classes') by more than half of {known}: "
+    return (f"Where the output forgets, row and class mean turned apart (in cosine, beyond the retain classes') by more than half of {known}: "
             f"{verdicts(card, 'Head misaligned')}.")
 
 
@@ -324,7 +325,7 @@ def last_step(readings: pd.DataFrame, key: Key = EXAMPLE) -> str:
 
 def explained(table: pd.DataFrame) -> str:
     """Of ``spread.explained``: how many published numbers the choice of classes explains, and which lies farthest off."""
-    told = table[table.within != ""]
+    told = table[table.within.isin(("yes", "no"))]
     if not len(told):
         return "No published number of such a setting can be held against these forget sets."
     sides = {side: told[told.measure.str.endswith(f"_{side}")] for side in ("forget", "retain")}
@@ -332,8 +333,8 @@ def explained(table: pd.DataFrame) -> str:
                        for side, part in sides.items() if len(part))
     far = told.loc[told.difference.abs().idxmax()]
     name, side = far.measure.rsplit("_", 1)
-    return (f"Another choice of classes would explain {(told.within == 'yes').sum()} of the {len(told)} published numbers that "
-            f"this run has, too ({within}); where it would not, images, network or training are others. Farthest off: "
+    return (f"Of {len(table)} published numbers that this run has, too, {len(told)} can be judged, and another choice of classes "
+            f"would explain {(told.within == 'yes').sum()} ({within}); where it would not, images, network or training are others. Farthest off: "
             f"{far.model}, {LABELS.get(name, name)} on the {side} class, {100 * far.here:.1f} against {100 * far.paper:.1f} %.")
 
 

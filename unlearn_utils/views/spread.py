@@ -67,13 +67,14 @@ def explained(rows: pd.DataFrame, profile: str, pretrained: bool = False) -> pd.
             values = part.groupby("forget")[column].mean()
             n, here, spread = len(values), values.mean(), values.std(ddof=1)
             (low, high), within = _possible(paper, n, sets, classes), ""
-            if n > 2 and not low - ROUNDED * classes / n <= here <= high + ROUNDED * classes / n:
+            possible = low - ROUNDED * classes / n <= here <= high + ROUNDED * classes / n
+            if n > 2 and not possible:
                 within = "no"
-            elif n > 2 and spread > 1e-9:
+            if n > 2 and spread > 1e-9:
                 parts = max(0.0, 1 - n / classes) / n + (1 - sets / classes) / sets
                 chance = stats.t.ppf(1 - ALPHA / 2, n - 1) * spread * math.sqrt(parts)
                 low, high = max(low, paper - chance), min(high, paper + chance)
-                within = "yes" if low - ROUNDED <= here <= high + ROUNDED else "no"
+                within = "yes" if possible and low - ROUNDED <= here <= high + ROUNDED else "no"
             lines.append({"model": part.model.iloc[0], "measure": column, "here": here, "paper": paper,
                           "difference": here - paper, "low": low, "high": high, "n": n, "within": within})
     table = pd.DataFrame(lines, columns=["model", "measure", "here", "paper", "difference", "low", "high", "n", "within"])
@@ -101,7 +102,7 @@ def said(rows: pd.DataFrame, columns: tuple[str, ...] = ("probe_forget", "ncc_fo
                      for name, row in parts.iterrows())
     word = "more" if (parts.over_classes > parts.over_seeds).all() else "not always more"
     return (f"Accuracies on the forget class differ {word} between classes than between seeds (standard deviation over classes, over "
-            f"seeds, and the rest, in points, median of {table.index.get_level_values('model').nunique()} models with own features: "
+            f"seeds, and of class by seed, in points, median of {table.index.get_level_values('model').nunique()} models with own features: "
             f"{parted}). {by_seed(rows)}")
 
 
