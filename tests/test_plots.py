@@ -106,6 +106,9 @@ def test_gaps_are_those_of_the_cards():
         marks = [line for line in axis.lines if line.get_marker() in "os"]
         assert [line.get_xdata()[0] for line in marks] == pytest.approx([gap, gap])
         assert to_hex(marks[1].get_markerfacecolor()) == "#ffffff"
+    pale = plots.gaps_by_profile({"one": claims.scorecard(label(probe=0.7, ncc=0.8, output=0.3))})  # no evidence
+    assert {line.get_alpha() for line in pale.axes[0].lines if line.get_marker() == "o"} == {0.3}
+    assert "Pale" in pale.texts[0].get_text() and "Pale" not in figure.texts[0].get_text()
     low, high = next(line.get_xdata() for line in probe.lines if to_hex(line.get_color()) == plots.PROFILE_COLOURS[0])
     line = card[card.claim == "Probe still reads it"].iloc[0]
     assert (low, high) == pytest.approx((100 * line.low, 100 * line.high))

@@ -71,7 +71,8 @@ def gaps_by_profile(gaps: dict[str, pd.DataFrame] | pd.DataFrame, source: str = 
     """Gaps to Retrain in points (method minus Retrain) of NCC and probe, a row per method, a colour per profile.
 
     ``gaps`` are scorecards by profile, or rows of profile, model, readout, mean, low, high and n (fractions). Bars are
-    the intervals; where n is under five there is none, and the marker is hollow.
+    the intervals; where n is under five there is none, and the marker is hollow. Pale is a model whose output still reads
+    the class (``remembers``, where the rows have it): its features are no evidence.
     """
     points = gaps if isinstance(gaps, pd.DataFrame) else gaps_of(gaps)
     profiles, models = list(points.profile.unique()), list(points.model.unique())
@@ -83,10 +84,10 @@ def gaps_by_profile(gaps: dict[str, pd.DataFrame] | pd.DataFrame, source: str = 
         for i, profile in enumerate(profiles):
             for row in points[(points.profile == profile) & (points.readout == readout)].itertuples():
                 y = models.index(row.model) + (i + 0.5) / len(profiles) * 0.8 - 0.4
-                marker, filled = markers[i], row.low == row.low
+                marker, filled, alpha = markers[i], row.low == row.low, 0.3 if getattr(row, "remembers", False) else 1
                 if filled:
-                    axis.plot([100 * row.low, 100 * row.high], [y, y], color=colours[i], linewidth=1.2)
-                axis.plot(100 * row.mean, y, marker, color=colours[i], markerfacecolor=colours[i] if filled else "white")
+                    axis.plot([100 * row.low, 100 * row.high], [y, y], color=colours[i], linewidth=1.2, alpha=alpha)
+                axis.plot(100 * row.mean, y, marker, color=colours[i], markerfacecolor=colours[i] if filled else "white", alpha=alpha)
         axis.set(title=label, xlabel="gap (points)", ylim=(len(models) - 0.5, -0.5))
         axis.set_yticks(np.arange(len(models) + 1) - 0.5, minor=True)
         axis.grid(axis="y", which="minor", color="#dddddd", linewidth=0.6)
@@ -96,7 +97,8 @@ def gaps_by_profile(gaps: dict[str, pd.DataFrame] | pd.DataFrame, source: str = 
     handles = [mark(colour, marker, name) for name, colour, marker in zip(profiles, colours, markers)]
     counts = ", ".join(f"{name} {part.n.max():.0f}" for name, part in points.groupby("profile", sort=False))
     note = f"Accuracy on the forgotten class, minus Retrain's. Forget sets: {counts}. Bars: the scorecard's intervals "
-    note += "over them; hollow: under five sets, no interval."
+    note += "over them." + " Hollow: under five sets, no interval." * bool(points.low.isna().any())
+    note += " Pale: the output still reads the class, so nothing is told." * bool(points.get("remembers", pd.Series()).any())
     return finish(figure, " ".join(filter(None, [source, note])), handles, columns=2, points=points)
 
 
@@ -104,8 +106,9 @@ def gaps_of(cards: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """The gaps to Retrain that scorecards hold, by profile (fractions), at the rates that every profile has."""
     claims = {"NCC still reads it": "ncc", "Probe still reads it": "probe"}
     parts = [card[card.claim.isin(list(claims)) & (card.variant != "searched")].assign(
-        profile=name, readout=lambda part: part.claim.map(claims)) for name, card in cards.items()]
-    return pd.concat(parts)[["profile", "model", "readout", "mean", "low", "high", "n"]].dropna(subset="mean")
+        profile=name, readout=lambda part: part.claim.map(claims),
+        remembers=lambda part: part.reason.astype(str).str.startswith("the output still reads")) for name, card in cards.items()]
+    return pd.concat(parts)[["profile", "model", "readout", "mean", "low", "high", "n", "remembers"]].dropna(subset="mean")
 
 
 def alignment(rows: pd.DataFrame, source: str = "") -> Figure:
