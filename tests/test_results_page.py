@@ -32,10 +32,22 @@ def of(rows: pd.DataFrame, readings: pd.DataFrame | None = None) -> dict[str, st
     return {found.title: found.sentence for found in findings.findings(rows, claims.scorecard(rows, None, readings))}
 
 
-def test_results_and_readme_are_what_the_results_give(tmp_path):
+@pytest.fixture
+def committed():
     drawn = subprocess.run(["git", "status", "--porcelain", "figures"], cwd=ROOT, capture_output=True, text=True).stdout
     if drawn:
-        pytest.skip("./run_all.sh has drawn figures here, and RESULTS.md is of those that are committed")
+        pytest.skip("./run_all.sh has drawn figures here, and what is tested is of those that are committed")
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_what_a_profile_shows_of_the_others_stands_on_their_cards(profile, committed):
+    shown = pd.read_csv(ROOT / "figures" / profile / "claims_shown_by_profile.csv", index_col=0)
+    cards = {name: results_page.measured(name)[1] for name in PROFILES}
+    assert set(shown) == set(PROFILES), "run --only 05 on this profile"
+    assert shown.to_dict() == claims.claims_by_profile(cards, "shows")[list(shown)].to_dict(), "run --only 05 on this profile"
+
+
+def test_results_and_readme_are_what_the_results_give(tmp_path, committed):
     assert results_page.main(tmp_path) == 0
     for name in ("RESULTS.md", "README.md"):
         written = (tmp_path / name).read_text(encoding="utf-8")
@@ -150,8 +162,8 @@ def test_a_verdict_that_hangs_on_the_seed_is_counted_and_named():
 
 
 @pytest.mark.parametrize("within, said", [
-    ("no", "would explain 0 of the 1 published numbers that this run has, too (of 1 on the forget class 0)"),
-    ("yes", "would explain 1 of the 1 published numbers that this run has, too (of 1 on the forget class 1)")])
+    ("no", "1 can be judged, and another choice of classes would explain 0 (of 1 on the forget class 0)"),
+    ("yes", "1 can be judged, and another choice of classes would explain 1 (of 1 on the forget class 1)")])
 def test_a_difference_to_the_paper_is_within_or_beyond(within, said):
     table = pd.DataFrame([{"model": "M", "measure": "ncc_forget", "here": 0.5, "paper": 0.4, "difference": 0.1,
                            "within": within}])
