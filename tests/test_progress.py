@@ -159,8 +159,8 @@ def test_an_interrupt_leaves_the_kernel_usable_and_what_is_finished_stored(kerne
             interrupted.append(True)
             kernel.manager.interrupt_kernel()
 
-    reply, kept, _ = kernel.run("sweep.run(tasks, machine)", interrupt)
-    assert (reply["status"], reply["ename"]) == ("error", "Interrupted") and 2 <= len(stored()) < 40
+    _, kept, _ = kernel.run("sweep.run(tasks, machine)", interrupt)  # once in some hundred times ipykernel replies "ok" all the same
+    assert kept[-1]["ename"] == "Interrupted" and 2 <= len(stored()) < 40
     assert kept[-1]["traceback"] == ["Interrupted: what is finished is stored; run the cell again to go on from there."]
     before = {path: path.stat().st_mtime_ns for path in stored()}
     reply, [printed], _ = kernel.run("print(len(sweep.missing(tasks)))")

@@ -219,8 +219,8 @@ def claims_table(names: list[str]) -> str:
                for name in names}
     lines = [{"claim": claim.name, **{name: found.get(claim.name, "–") for name, found in tallies.items()}}
              for claim in evidence.CLAIMS.values()]
-    return ("How many comparisons with a reference show the claim / the contrary / cannot tell (forget sets; "
-            f"under {FEWEST} of them all have to agree). [RESULTS.md](RESULTS.md#the-claims) says each claim in a sentence. A "
+    return ("How many comparisons with a reference show the claim / the contrary / cannot tell (forget sets, of "
+            f"curves fewer; under {FEWEST} of them all have to agree). [RESULTS.md](RESULTS.md#the-claims) says each claim in a sentence. A "
             f"*class-mean-features* (CMF) head has the class means as its rows.\n\n{markdown(pd.DataFrame(lines))}\n\n{of_hours(names)}"
             f"{of_seeds(names)}")
 
