@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import Any, Iterable
 
 from tqdm import tqdm
 
 QUIET = "UNLEARN_QUIET"  # set by a command for the notebooks that it executes: nobody looks on there
+warnings.filterwarnings("ignore", "IProgress not found")  # tqdm's, where another package asks it for a widget
 
 
 def in_a_notebook() -> bool:
