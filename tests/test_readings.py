@@ -115,6 +115,12 @@ def test_row_and_mean_turned_from_the_originals(read, computed, tiny):
     assert (read.row.mean_turn_forget < 1e-4) == (read.cell.variant == "classifier") and read.row.row_turn_forget > 1
 
 
+def test_a_class_mean_at_the_centre_has_no_direction_so_it_has_not_turned():
+    found = {"turn": {"row_turn": [1.0, 2.0, 3.0], "mean_turn": [4.0, 5.0, 97.0]}, "geometry": {"alignment": [0.9, 0.8, np.nan]}}
+    row = rows.measured(3, found, (2,))
+    assert np.isnan(row["mean_turn_forget"]) and (row["mean_turn_retain"], row["row_turn_forget"]) == (4.5, 3.0)
+
+
 def test_the_parts_of_the_margin_add_up_to_that_of_the_logits(read):
     others = read.logits.scatter(1, read.y[:, None], -torch.inf).amax(1)
     margin = read.logits.gather(1, read.y[:, None])[:, 0] - others

@@ -142,6 +142,9 @@ def test_models_are_above_or_below_or_not_apart():
     assert said.startswith("The probe reads 50.0 % in Retrain; above: A 20.0 [")
     assert "below: B -20.0 [" in said and "not apart: CC 0.0 [" in said
     assert "no other model" in sentences.apart(rows, "probe_forget", "The probe", ["D"])
+    one = rows[rows.forget == rows.forget.iloc[0]]
+    assert sentences.apart(one, "probe_forget", "The probe", ["A"]).endswith(
+        "; under 3 forget sets, so nothing is told: A 20.0.")
 
 
 def test_what_is_no_evidence_is_named_with_its_reason():

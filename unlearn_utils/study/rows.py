@@ -107,6 +107,8 @@ def measured(classes: int, found: dict[str, dict], forget: tuple[int, ...]) -> d
         for key in PER_CLASS:
             if key in result:
                 values, label = np.array(result[key], dtype=float), f"{name}_auroc" if key == "auroc" else key
+                if key == "mean_turn" and "geometry" in found:  # a class mean at the centre has no direction
+                    values[np.isnan(np.array(found["geometry"]["alignment"], dtype=float))] = np.nan
                 row |= {f"{label}_retain": _mean(values[~of_forget]), f"{label}_forget": _mean(values[of_forget])}
         row |= {key: result[key] for key in ("nc1", "nc2", "nc3", "alignment") if key in result}
         if result.get("bias"):

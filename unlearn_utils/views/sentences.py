@@ -13,7 +13,7 @@ from .claims import WORDS, unstable, were_run
 from .evidence import (
     DESTROYED, DISTILLED, EXAMPLE, FORGOTTEN, HALF, ORIGINAL, OWN_HEAD, RANDOM, RETRAIN, ROOM, SMALL, TURNED, Key, Run,
 )
-from .intervals import Interval, number
+from .intervals import FEWEST_SIGNS, Interval, number
 from .tables import LABELS, attack_gaps, per_forget_set, published
 
 GROUP = 0.2  # smallest distance of "some forget class" and "its own class" that says the group outlives its members
@@ -191,7 +191,8 @@ def apart(rows: pd.DataFrame, column: str, name: str, models: list[str] = (), re
     if reference not in values:
         return f"{name} of {reference} is not there to compare with: not run, or not read."
     gaps = {m: Interval.of(values[m] - values[reference]) for m in models or values if m in values and m != reference}
-    words = {m: "above" if gap.above() else "below" if gap.below() else "not apart" for m, gap in gaps.items()}
+    words = {m: "above" if gap.above() else "below" if gap.below() else "not apart" if gap.n >= FEWEST_SIGNS else
+             f"under {FEWEST_SIGNS} forget sets, so nothing is told" for m, gap in gaps.items()}
     of = {word: [m for m in gaps if words[m] == word] for word in dict.fromkeys(words.values())}
     listed = "; ".join(f"{word}: " + (", ".join(f"{m} {gaps[m].percent()}" for m in names) if len(names) <= MANY or word != "not apart"
                                       else f"{len(names)} models") for word, names in of.items())
