@@ -120,9 +120,12 @@ def collapse(profile: str) -> str:
 
 def tied_outputs(rows: pd.DataFrame) -> list[str]:
     """What the CMF models' own outputs still read: unlike the other claims, "CMF removes more" asks for no output that forgets."""
-    read = rows[(rows.variant == "cmf") & (rows.method != "original")].groupby("model", sort=False).output_forget.mean()
-    listed = ", ".join(f"{name} {100 * value:.1f}" for name, value in read.items())
-    return [f"What the output of a model with CMF still names right of the forget class, in per cent: {listed}."] if listed else []
+    read = 100 * rows.groupby(["method", "variant", "model"], sort=False).output_forget.mean()
+    tied = [key for key in read.index if key[1] == "cmf" and key[0] != "original"]
+    references = [key for key in read.index if key[:2] in (evidence.ORIGINAL, evidence.RETRAIN, evidence.RANDOM)]
+    listed = ", ".join(f"{key[2]} {read[key]:.1f}" for key in references + tied)
+    return [f"What the output of a model with CMF still names right of the forget class, beside the references, in per cent: "
+            f"{listed}."] if tied else []
 
 
 def one_image(profile: str) -> list[str]:
