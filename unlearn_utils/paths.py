@@ -12,6 +12,7 @@ from pathlib import Path
 from .settings import BadInput
 
 ROOT = Path(__file__).parent.parent
+REFERENCE = "UNLEARN_REFERENCE"  # set by a maintainer's command: figures are the committed ones
 
 
 def home() -> Path:
@@ -44,10 +45,11 @@ def expanded(named: str | os.PathLike) -> Path:
 
 @dataclass(frozen=True)
 class Outputs:
-    """A folder of figures and tables: ``figures/<profile>/``, or one beside it where parameters are not the profile's.
+    """A folder of figures and tables: ``figures/local/<profile>/``, which git does not see, or for maintainers, with
+    $UNLEARN_REFERENCE set, the committed ``figures/<profile>/``.
 
-    ``differs`` says in what, as JSON; such a folder is named by it, holds it as ``parameters.json``, and never
-    touches the reference.
+    ``differs`` says in what a study is not the profile's own, as JSON: its folder is named by it and holds it as
+    ``parameters.json``.
     """
 
     profile: str
@@ -59,7 +61,8 @@ class Outputs:
 
     @property
     def path(self) -> Path:
-        return home() / "figures" / self.name
+        figures = home() / "figures"
+        return figures / self.name if os.environ.get(REFERENCE) and not self.differs else figures / "local" / self.name
 
     def file(self, name: str) -> Path:
         """The path of a file of this folder, which is made on first use."""
@@ -68,15 +71,10 @@ class Outputs:
             write(self.path / "parameters.json", self.differs + "\n")
         return self.path / name
 
-    def note(self, name: str, lines: list[str]) -> None:
-        """Print lines and keep them in a file, for the summary of a run."""
-        write(self.file(name), "\n".join(lines) + "\n")
-        print(*lines, sep="\n")
-
     @property
     def caption(self) -> str:
-        """What a table's caption says of its parameters."""
-        return f"profile {self.profile}" + (f", with other parameters: {self.differs}" if self.differs else "")
+        """What a caption says of the parameters."""
+        return f"Profile {self.profile}" + (f", changed: {self.differs}" if self.differs else "")
 
 
 def write(path: Path, text: str) -> None:

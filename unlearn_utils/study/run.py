@@ -1,0 +1,209 @@
+"""Notebooks executed through papermill, two at a time, and what each of them used.
+
+The command knows nothing of what is in a notebook: the notebook computes what the cache lacks, and notes in its
+metadata which results and files it used, so that an unchanged one need not run again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, wait
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import loky
+import nbformat
+import torch
+
+from ..paths import REFERENCE, ROOT, Outputs, git, write
+from ..settings import BadInput
+from .code import without_prose
+from .progress import QUIET
+from .store import Store, digest, hardware
+from .study import USED, Study
+
+MADE = "unlearning"  # the key of a notebook's metadata under which the notes on its results stand
+VERSIONS = ("torch", "torchvision", "numpy", "scikit-learn", "pandas", "matplotlib", "seaborn", "papermill")
+Given = dict[Path, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Executed:
+    """How a notebook ended: minutes, and what went wrong."""
+
+    name: str
+    minutes: float = 0.0
+    problem: str = ""
+
+
+def run(study: Study, given: Given, machine: dict[str, Any], again: bool, report: Callable[[Outputs, dict], Path]) -> int:
+    """Execute what is not unchanged, write provenance and report, print a summary; 0 if nothing failed."""
+    started, outputs = time.time(), study.outputs
+    stale = [path for path, values in given.items() if again or not unchanged(path, values, machine, outputs)]
+    print(f"{study!r}\n{len(stale)} of {len(given)} notebooks to execute", flush=True)
+    done = _execute(stale, given, machine, outputs, started) if stale else []
+    problems = {one.name: one.problem for one in done if one.problem}
+    if stale:
+        _write_provenance(study, outputs, done, machine)
+    page = report(outputs, problems)
+    for path in given:
+        one = next((e for e in done if e.name == path.stem), None)
+        print(f"  {path.stem:28} " + ("unchanged" if one is None else f"FAILED: {one.problem}" if one.problem else f"{one.minutes:5.2f} min"))
+    print(f"{len(given)} notebooks on profile '{study.profile.name}' in {(time.time() - started) / 60:.1f} minutes")
+    print(f"Figures and tables: {outputs.path}\nReport: {page}")
+    return 1 if problems else 0
+
+
+def _execute(stale: list[Path], given: Given, machine: dict[str, Any], outputs: Outputs, started: float) -> list[Executed]:
+    """Two notebooks at a time, which share the processes; a line on the screen for the first figure and for each notebook."""
+    side_by_side = min(2, machine["jobs"], len(stale))
+    each = machine | {"jobs": max(1, machine["jobs"] // side_by_side)}
+    pool = loky.ProcessPoolExecutor(side_by_side, initializer=_end_quietly)
+    waiting = {pool.submit(execute, path, given[path], each, outputs) for path in stale}
+    done, first = [], False
+    try:
+        while waiting:
+            ended, waiting = wait(waiting, 0.5, FIRST_COMPLETED)
+            if not first and (drawn := _newest(outputs.path, started)):
+                first = True
+                print(f"first figure after {time.time() - started:.0f} s: {drawn}", flush=True)
+            for future in ended:
+                done.append(future.result())
+                print(f"  {done[-1].name}: {done[-1].problem or f'{done[-1].minutes:.2f} min'}", flush=True)
+    finally:
+        pool.shutdown(kill_workers=bool(waiting))
+    return done
+
+
+def _newest(folder: Path, since: float) -> Path | None:
+    return next((file for file in folder.glob("*.png") if file.stat().st_mtime >= since), None)
+
+
+def _end_quietly() -> None:
+    """A killed command leaves no half-written notebook: temporary folders go when the process is told to end."""
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, lambda *_: sys.exit(1))
+
+
+def execute(path: Path, parameters: dict[str, Any], machine: dict[str, Any], outputs: Outputs) -> Executed:
+    """Execute one notebook; it takes its place in one step, and only where it did not fail."""
+    import papermill
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of comments that it cannot parse
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    os.environ |= {QUIET: "1", "UNLEARN_MACHINE": json.dumps(machine)}
+    began = time.time()
+    with tempfile.TemporaryDirectory() as scratch:
+        partial, used = Path(scratch) / path.name, Path(scratch) / "used"
+        os.environ[USED] = str(used)
+        try:
+            papermill.execute_notebook(
+                path, partial, parameters, kernel_name="python3", cwd=path.parent, progress_bar=False,
+                log_output=False, extra_arguments=["--log-level=CRITICAL"], start_timeout=300,
+            )
+            notebook = tidied(nbformat.read(partial, as_version=4))
+            notes = sorted(set(used.read_text(encoding="utf-8").split("\n")) - {""}) if used.exists() else []
+            notebook.metadata[MADE] = {"of": _made_of(path, parameters, machine, outputs), "used": " ".join(notes)}
+            target = outputs.file(f"notebooks/{path.name}")
+            target.parent.mkdir(exist_ok=True)
+            write(target, nbformat.writes(notebook) + "\n")
+            if os.environ.get(REFERENCE) and "profile" not in parameters:  # notebooks/ shows the default profile
+                notebook.cells = [cell for cell in notebook.cells if "injected" not in str(cell.metadata)]
+                write(path, nbformat.writes(notebook) + "\n")
+        except papermill.PapermillExecutionError as error:
+            return Executed(path.stem, (time.time() - began) / 60, f"{error.ename}: {error.evalue}")
+        except Exception as error:  # the kernel died or is missing, the disk is full: the other notebooks go on
+            return Executed(path.stem, (time.time() - began) / 60, f"{type(error).__name__}: {error}")
+    return Executed(path.stem, (time.time() - began) / 60)
+
+
+def tidied(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Without the paths and times that papermill notes in the file."""
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+    return notebook
+
+
+def unchanged(path: Path, parameters: dict[str, Any], machine: dict[str, Any], outputs: Outputs) -> bool:
+    """Whether the executed notebook is what would come out again: same code and parameters, and its results are there."""
+    executed = outputs.path / "notebooks" / path.name
+    if not executed.exists():
+        return False
+    made = nbformat.read(executed, as_version=4).metadata.get(MADE, {})
+    if made.get("of") != _made_of(path, parameters, machine, outputs):
+        return False
+    store = Store().root
+    for note in made["used"].split():
+        kind, _, key = note.partition("/")
+        there = (outputs.path / key).exists() if kind == "file" else not key or (store / kind / key / "record.json").exists()
+        if not there:
+            return False
+    return True
+
+
+def _made_of(path: Path, parameters: dict[str, Any], machine: dict[str, Any], outputs: Outputs) -> str:
+    """Hash of a notebook's code, its parameters, the package, and the committed results of all profiles."""
+    sources = [cell.source for cell in nbformat.read(path, as_version=4).cells
+               if cell.cell_type == "code" and "injected" not in str(cell.metadata)]
+    which = {name: machine[name] for name in ("results", "data_dir", "device")}
+    return digest([sources, parameters, which, outputs.name, _package()])
+
+
+@cache
+def _package() -> str:
+    """Hash of all code of the package and of the committed results."""
+    code = [without_prose(f.read_text(encoding="utf-8")) for f in sorted((ROOT / "unlearn_utils").rglob("*.py"))]
+    data = [*sorted((ROOT / "unlearn_utils").rglob("*.toml")), *sorted((ROOT / "figures").glob("*/results.jsonl.xz"))]
+    return digest([code, [hashlib.sha256(file.read_bytes()).hexdigest() for file in data]])
+
+
+def used_by(outputs: Outputs, names: set[str] | None = None) -> list[str]:
+    """``kind/key`` of all cached results that the executed notebooks of a folder noted. Raises BadInput if there are none."""
+    notes = set()
+    for path in sorted((outputs.path / "notebooks").glob("[0-9A]*.ipynb")):
+        if names is None or path.stem in names:
+            notes |= set(nbformat.read(path, as_version=4).metadata.get(MADE, {}).get("used", "").split())
+    kept = sorted(note for note in notes if "/" in note and not note.startswith("file/"))
+    if not kept:
+        raise BadInput(f"no notebook in {outputs.path} was executed on results that were computed here; run it first.")
+    return kept
+
+
+def _write_provenance(study: Study, outputs: Outputs, done: list[Executed], machine: dict[str, Any]) -> None:
+    """Note how this run went; the notes on other notebooks stay."""
+    target = outputs.file("provenance.json")
+    before = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
+    common = {
+        "commit": git("rev-parse", "HEAD"),
+        "uncommitted changes": bool(git("status", "--porcelain", "--", "unlearn_utils")),
+        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in VERSIONS}},
+        "machine": _machine(), "processes": machine["jobs"], "results": machine["results"] or "computed here",
+    }
+    notes = {one.name: common | {"minutes": round(one.minutes, 2)} for one in done if not one.problem}
+    profile = dataclasses.asdict(dataclasses.replace(study.profile, images=None))
+    profile["data"]["folder"] = Path(profile["data"]["folder"]).name  # no path of this machine
+    content = {"profile": profile, "notebooks": dict(sorted((before.get("notebooks", {}) | notes).items()))}
+    write(target, json.dumps(content, indent=1, default=list) + "\n")
+
+
+def _machine() -> str:
+    import psutil
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    memory = psutil.virtual_memory().total / 2**30
+    return ", ".join([f"{os.cpu_count()} cores of {hardware('cpu')}", f"{memory:.0f} GiB of memory", *gpus])
