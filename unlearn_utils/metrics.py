@@ -61,20 +61,20 @@ def destinations(counts: Tensor, chosen: tuple[int, ...]) -> Tensor:
     return read_as / read_as.sum()
 
 
-def any_forget(counts: Tensor, forget: tuple[int, ...]) -> float:
-    """Share of the forget-class images that are read as some forget class, be it another one. Our extension.
+def group_accuracy(counts: Tensor, forget: tuple[int, ...]) -> float:
+    """Share of the forget-class images that are classified as any forget class F. Our extension.
 
-    Null value |F|/K for guessing. Higher: the group is still readable, even where its members are mixed up and
+    Null value |F|/K for guessing. Higher: the group is retained, even where its members are mixed up and
     the pooled accuracy is 1/|F|. The same as the accuracy where one class is forgotten.
     """
     return destinations(counts, forget)[list(forget)].sum().item()
 
 
-def false_alarms(counts: Tensor, forget: tuple[int, ...]) -> float:
-    """Share of the retain-class images that are read as some forget class. Our extension.
+def false_positives(counts: Tensor, forget: tuple[int, ...]) -> float:
+    """Share of the retain-class images that are classified as a forget class F. Our extension.
 
-    Null value |F|/K for guessing; lower is better. It belongs beside ``any_forget``, which a readout that reads
-    a forget class everywhere brings to 1.
+    Null value |F|/K for guessing; lower is better. It belongs next to ``group_accuracy``, which is 1 for a
+    classifier that always predicts a forget class.
     """
     retain = tuple(c for c in range(len(counts)) if c not in forget)
     return destinations(counts, retain)[list(forget)].sum().item()
@@ -269,7 +269,7 @@ def turned(before: Tensor, after: Tensor) -> Tensor:
     return cosine_similarity(before.double(), after.double(), dim=1).clamp(-1, 1).arccos().rad2deg()
 
 
-def centre_distance(means: Tensor) -> Tensor:
+def mean_distance(means: Tensor) -> Tensor:
     """||mu_k - mu|| over its mean across classes, (K,). Our extension.
 
     1 for every class of a simplex ETF, which is the null value. Near 0 the class lies at the centre of the

@@ -281,10 +281,10 @@ def in_short(reason: Exception) -> str:
     return first if " " in first else type(reason).__name__
 
 
-def use_class_mean_head(model: Model, geometry: str) -> None:
+def use_class_mean_head(model: Model, normalisation: str) -> None:
     """Replace the head by an unfitted CMF head of the same shape."""
     classes, features = model.head.weight.shape
-    model.head = ClassMeanHead(features, classes, geometry).to(model.head.weight.device)
+    model.head = ClassMeanHead(features, classes, normalisation).to(model.head.weight.device)
 
 
 def zero_head(model: Model) -> None:

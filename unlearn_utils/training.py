@@ -75,16 +75,16 @@ def generator(device: str, *purpose: Any) -> torch.Generator:
 
 def begin(
     model: Model, method, dataset: Dataset, forget: tuple[int, ...], recipe: Recipe, random: torch.Generator,
-    views: torch.Generator | None = None, geometry: str | None = None, encoder_frozen: bool = False,
+    views: torch.Generator | None = None, normalisation: str | None = None, encoder_frozen: bool = False,
     zeroed: bool = False,
 ) -> Run:
     """Everything that a method needs to change a model, the method begun.
 
-    ``geometry`` gives the model a CMF head if it has none. The teacher is the model before its encoder is frozen
+    ``normalisation`` (of the features) gives the model a CMF head if it has none. The teacher is the model before its encoder is frozen
     or its classifier set to zero.
     """
-    if geometry and not isinstance(model.head, ClassMeanHead):
-        use_class_mean_head(model, geometry)
+    if normalisation and not isinstance(model.head, ClassMeanHead):
+        use_class_mean_head(model, normalisation)
     teacher = copy.deepcopy(model).eval().requires_grad_(False)
     if zeroed:
         zero_head(model)

@@ -9,7 +9,7 @@ from . import Method, method
 
 
 @method(
-    "svd", "SVD", variants=("linear", "searched"), head_only=True,
+    "svd", "SVD", variants=("linear", "tuned"), head_only=True,
     why="it edits the weight of a linear head and leaves the encoder alone",
 )
 @dataclass(frozen=True)

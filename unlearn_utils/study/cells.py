@@ -26,6 +26,15 @@ from .variants import VARIANTS, recipe_of
 
 Result = tuple[dict[str, Any], dict[str, dict[str, Tensor]]]
 
+# Names of variants and normalisations in questions and random generators, where they are those of earlier results.
+RECORDED = {
+    "tuned": "searched", "cmf_none": "cmf_centred", "cmf_unit_length": "cmf_raw", "none": "centred", "unit_length": "raw",
+}
+
+
+def recorded(name: str | None) -> str | None:
+    return RECORDED.get(name, name)
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -74,9 +83,9 @@ class Cell:
         return VARIANTS[self.variant].head
 
     @property
-    def geometry(self) -> str | None:
-        """What a CMF head takes the class means of; None for a linear head."""
-        return VARIANTS[self.variant].geometry or self.profile.cmf_geometry if self.head == "cmf" else None
+    def normalisation(self) -> str | None:
+        """Feature normalisation of a CMF head; None for a linear head."""
+        return VARIANTS[self.variant].normalisation or self.profile.cmf_normalisation if self.head == "cmf" else None
 
 
 _stamps: dict[Any, str] = {}  # how the files of each loaded data set lay
@@ -188,9 +197,9 @@ class Trained(Task):
         return {
             "images": [images.fingerprint, asdict(cell.profile.data.views), cell.profile.data.readout_view],
             "network": asdict(network) | {"weights": _weights(network.weights)},
-            "geometry": cell.geometry, "seed": cell.seed, "other_seed": METHODS[cell.method].other_seed,
+            "geometry": recorded(cell.normalisation), "seed": cell.seed, "other_seed": METHODS[cell.method].other_seed,
             "forget": list(cell.forget), "method": cell.method, "recipe": asdict(cell.recipe),
-            "variant": [cell.variant, variant.encoder_frozen, variant.zeroed],
+            "variant": [recorded(cell.variant), variant.encoder_frozen, variant.zeroed],
             "start": trained(cell.start).question if cell.start else None,
         }
 
@@ -282,10 +291,10 @@ def prepare(cell: Cell, device: str) -> tuple[Run, Method]:
     variant, dataset = VARIANTS[cell.variant], dataset_of(cell.profile).to(device)
     model = load_model(cell.start, device) if cell.start else _built(cell, cell.profile.network.weights).to(device)
     method = build(cell.method, cell.recipe.constants)
-    random = generator(device, cell.seed, list(cell.forget), cell.method, cell.variant)
+    random = generator(device, cell.seed, list(cell.forget), cell.method, recorded(cell.variant))
     frozen = {"encoder_frozen": variant.encoder_frozen, "zeroed": variant.zeroed}
     views = views_of(cell, device)
-    return begin(model, method, dataset, cell.forget, cell.recipe, random, views, cell.geometry, **frozen), method
+    return begin(model, method, dataset, cell.forget, cell.recipe, random, views, cell.normalisation, **frozen), method
 
 
 def views_of(cell: Cell, device: str) -> torch.Generator | None:
@@ -319,7 +328,7 @@ def load_model(cell: Cell, device: str) -> models.Model:
     """The trained model of a cell, in eval mode."""
     model = _built(cell, "none")  # its weights come from the store
     if cell.head == "cmf":
-        models.use_class_mean_head(model, cell.geometry)
+        models.use_class_mean_head(model, cell.normalisation)
     state = load_state(cell)
     model.projection = state.get("projection")
     model.load_state_dict({name: tensor for name, tensor in state.items() if name in model.state_dict()})

@@ -24,7 +24,7 @@ CHOICES = {
     "normalisation": ("own", "cifar10", "imagenet", "half"),
     "source": ("digits", "folder", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet"),
     "architecture": ("resnet", "bottleneck_resnet", "vit_small_patch16_224", "timm/<name>"),
-    "cmf_geometry": ("centred", "raw", "log_softmax"), "ties": ("larger", "smaller"),
+    "cmf_normalisation": ("none", "unit_length", "log_softmax"), "ties": ("larger", "smaller"),
 }
 
 
@@ -70,7 +70,7 @@ class Profile:
     runs: tuple[Runs, ...]
     recipes: dict[str, dict[str, Recipe]]  # recipes[method][variant]
     tuning: dict = field(default_factory=dict)  # the search that chose the recipes; read by tune.py only
-    cmf_geometry: str = "centred"
+    cmf_normalisation: str = "none"
     multi_runs: tuple[Runs, ...] = ()  # several classes forgotten at once
     multi_recipes: dict[str, dict[str, Recipe]] = field(default_factory=dict)  # for several forget classes, where other
     left_out: list[str] = field(default_factory=list)  # method.variant that no notebook asks for, * for any: too dear here
@@ -176,7 +176,7 @@ def check_names(profile: Profile, methods: Mapping[str, type], variants: Mapping
             )
     for pattern in profile.left_out:
         if not any(fnmatchcase(f"{method}.{variant}", pattern) for method in methods for variant in variants):
-            raise BadInput(f"{where}left_out has {pattern!r}, but it must be a method and a variant, like unsir.cmf or *.cmf_raw.")
+            raise BadInput(f"{where}left_out has {pattern!r}, but it must be a method and a variant, like unsir.cmf or *.cmf_none.")
         if lost := [model for model in ALWAYS if fnmatchcase(model, pattern)]:
             raise BadInput(f"{where}left_out has {pattern!r}, but every notebook shows {', '.join(lost)}; name other models.")
     rates = dict.fromkeys(named, list[float])

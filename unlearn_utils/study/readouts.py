@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ..bias import margin_parts
+from ..bias import bias_numbers, margin_parts
 from ..heads import ClassMeanHead
 from ..membership import FEWEST, membership_inference
 from ..methods import METHODS, check_free
 from ..metrics import (
-    alignment, auroc, centre_distance, centred_means, confusion, nc1, nc2, nc3, nearest, probe_scores, probed,
-    refitted_head, turned,
+    alignment, auroc, centred_means, confusion, false_positives, group_accuracy, mean_distance, nc1, nc2, nc3, nearest,
+    pooled_accuracy, probe_scores, probed, refitted_head, turned,
 )
 from ..representation import Features, output_predictions
 from ..settings import BadInput
@@ -45,13 +46,13 @@ class At:
 
     @cached_property
     def in_head(self) -> Features:
-        """Features in the geometry of a CMF head, in which the official code probes such models.
+        """Features as a CMF head normalises them, as which the official code probes such models.
 
-        Of a model with a linear head it is the geometry of the CMF head that its features would get.
+        Of a model with a linear head as the CMF head that its features would get.
         """
         head = self.model.head
         if self.cell.head != "cmf":
-            head = ClassMeanHead(self.features.train.shape[1], self.classes, self.cell.profile.cmf_geometry).to(self.device)
+            head = ClassMeanHead(self.features.train.shape[1], self.classes, self.cell.profile.cmf_normalisation).to(self.device)
             head.refit(self.features.train, self.train_labels)
         with torch.no_grad():
             return Features(head.embed(self.features.train), head.embed(self.features.test))
@@ -108,8 +109,12 @@ def readout(uses: tuple[str, ...] = (), of_features: bool = False, where: Callab
     return register
 
 
-PER_CLASS = (  # lists of K numbers
-    "auroc", "alignment", "centre_distance", "margin_row", "margin_bias", "membership", "row_turn", "mean_turn")
+# Lists of K numbers in a result, and the columns that they fill: results keep the names under which they were stored.
+PER_CLASS = {
+    "auroc": "auroc", "alignment": "alignment", "row_turn": "weight_turn", "mean_turn": "mean_turn",
+    "margin_row": "margin_weight", "margin_bias": "margin_bias", "centre_distance": "mean_distance",
+    "membership": "membership",
+}
 
 
 def read(name: str, at: At) -> dict[str, Any]:
@@ -186,7 +191,7 @@ def refitted(at: At) -> dict:
 @readout()
 def geometry(at: At) -> dict:
     means = centred_means(at.compared, at.train_labels, at.classes)
-    return {"alignment": alignment(at.weight, means).tolist(), "centre_distance": centre_distance(means).tolist()}
+    return {"alignment": alignment(at.weight, means).tolist(), "centre_distance": mean_distance(means).tolist()}
 
 
 @readout(where=lambda cell: cell.head == "linear" and cell.start is not None)
@@ -226,3 +231,36 @@ def members(at: At) -> dict:
         if min(map(len, groups)) >= FEWEST:
             found[c] = membership_inference(*groups)[0]
     return {"membership": found}
+
+
+def row_of(classes: int, found: dict[str, dict], forget: tuple[int, ...]) -> dict[str, Any]:
+    """A row's numbers of the results ``found`` by readout, for one forget set: fractions and means over classes.
+
+    <readout>_retain, _forget (accuracy), _group and _false_positives for every readout with confusion counts;
+    <column>_retain and _forget for what is measured per class; nc1 to nc3 and the list alignment as they are.
+    """
+    row, of_forget = {}, np.isin(np.arange(classes), forget)
+    retain = tuple(np.flatnonzero(~of_forget).tolist())
+    for name, result in found.items():
+        if "counts" in result:
+            counts = torch.tensor(result["counts"])
+            row |= {
+                f"{name}_retain": pooled_accuracy(counts, retain), f"{name}_forget": pooled_accuracy(counts, forget),
+                f"{name}_group": group_accuracy(counts, forget), f"{name}_false_positives": false_positives(counts, forget),
+            }
+        for key in [key for key in PER_CLASS if key in result]:
+            values, column = np.array(result[key], dtype=float), PER_CLASS[key]
+            if key == "auroc":
+                column = f"{name}_auroc"
+            if key == "mean_turn" and "geometry" in found:  # a class mean at the global mean has no direction
+                values[np.isnan(np.array(found["geometry"]["alignment"], dtype=float))] = np.nan
+            row |= {f"{column}_retain": _mean(values[~of_forget]), f"{column}_forget": _mean(values[of_forget])}
+        row |= {key: result[key] for key in ("nc1", "nc2", "nc3", "alignment") if key in result}
+        if result.get("bias"):
+            row |= bias_numbers(torch.tensor(result["bias"]), forget)
+    return row
+
+
+def _mean(values: np.ndarray) -> float:
+    """NaN where there is no number."""
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
