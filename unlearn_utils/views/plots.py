@@ -1,199 +1,401 @@
-"""Figures of the notebooks, drawn from rows at the width of a column; ``style`` says how, each carries its points."""
+"""The figures of the notebooks, from rows. Each returns a Figure with ``points`` and ``caption``; see ``style``.
+
+Rows are those of a study or of ``evaluate``: accuracies are fractions there and per cent in a figure. A mark is the mean
+over forget sets of the mean over seeds, unless the caption says otherwise.
+"""
 
 from __future__ import annotations
 
-import math
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from . import evidence
-from .curves import attack_curves, theory_path, training_curves, unlearning_curve
-from .dumbbell import dumbbell
-from .schematics import arrows, schematics, theory_gamma, tied, to_the_centre, turning_apart
-from .style import (COLOURS, FORGET, REFERENCE_DASHES, REFERENCES, RETAIN, canvas, caption, finish, look, mark, rule, said,
-                    save)
+from ..methods import METHODS
+from ..settings import READOUTS
+from . import style
+from .drawings import arrows  # noqa: F401
+from .style import FORGET, GREY, READOUT_STYLE, RETAIN, canvas, colour_of, end_labels, finish, n_of
 
-__all__ = [  # all that notebooks draw with, from one place
-    "alignment", "arrows", "attack_curves", "caption", "dumbbell", "embeddings", "gaps_by_profile",
-    "save", "schematics", "slopes", "theory_gamma", "theory_path", "tied", "to_the_centre",
-    "training_curves", "turning_apart", "unlearning_curve",
-]
-STEPS = {"linear": "own\nrate", "cmf_budget": "same\nbudget", "cmf": "CMF"}  # of a method's head
-PROFILE_COLOURS = ("#004488", "#7d6200", "#994455", "#117755", "#444444", "#7755bb")
-FEATURES = {"ncc": "NCC", "probe": "Linear probe"}
+PAPER = ("random_label", "salun", "neggrad_plus", "scrub", "unsir")  # what the summaries over methods show
+ACCURACY = "forget accuracy (%)"
+HISTORY = {"train_retain": ("training", "-"), "test_retain": ("test", (0, (3, 1.5))),
+           "nc1": ("NC1", "-"), "nc2": ("NC2", (0, (3, 1.5))), "nc3": ("NC3", (0, (1, 1)))}
+ATTACKED = {"Original": "-", "Retrain": (0, (4, 1.5)), "Untrained network": (0, (1, 1)), "Random Label": "-",
+            "Random Label + CMF": (0, (4, 1.5)), "Random Label, classifier only": (0, (1, 1))}
+BROKEN = 0.1  # of retain accuracy: a model that lost more against Retrain is not compared
+HEADS = {"cmf_budget": "linear head, matched budget", "linear": "linear head", "cmf": "CMF head"}
+SHOWN_LABELS = {"output": "output", "probe": "probe", "ncc": "NCC"}
 
 
-def slopes(rows: pd.DataFrame, source: str = "") -> Figure:
-    """Forget accuracy of each method that has a CMF variant: as tuned, with a linear head at CMF's budget, with CMF.
+def models_of(rows: pd.DataFrame, methods: tuple[str, ...]) -> list[str]:
+    """The model of each method in ``rows``, in the order given: tuned if there is one, else as published."""
+    listed = []
+    for method in methods:
+        own = rows[rows.method == method].drop_duplicates("variant").set_index("variant").model
+        listed += [own[variant] for variant in ("tuned", "linear", "classifier") if variant in own][:1]
+    return listed
 
-    Lines mark Original, Retrain and the untrained network; a hollow marker, which no line joins, is a model that lost
-    more than 10 points of retain accuracy against Retrain. What no method was run with has no place.
-    """
-    steps = {variant: label for variant, label in STEPS.items() if variant in set(rows.variant)}
-    methods = [name for name in rows.method[rows.variant == "cmf"].unique() if name != "original"]
-    reference = rows[(rows.variant == "linear")].groupby("method").mean(numeric_only=True)
-    figure, axes = canvas(2.3, 1, 2, sharey=True)
-    points = []
-    for axis, (readout, label) in zip(axes, FEATURES.items()):
-        for name in REFERENCES:
-            axis.axhline(100 * reference[f"{readout}_forget"][name], color=COLOURS[name], linestyle=REFERENCE_DASHES[name],
-                         linewidth=1.2, zorder=1)
-        for method in methods:
-            means = rows[rows.method == method].groupby("variant").mean(numeric_only=True).reindex(steps)
-            lost = reference.output_retain["retrain"] - means.output_retain > evidence.DESTROYED
-            values, (colour, marker) = 100 * means[f"{readout}_forget"], look(method)
-            for at in range(len(steps) - 1):
-                if not lost.iloc[at:at + 2].any():
-                    axis.plot([at, at + 1], values.iloc[at:at + 2], color=colour, zorder=2)
-            for x, (value, broken) in enumerate(zip(values, lost)):
-                axis.plot(x, value, marker, color=colour, markerfacecolor="white" if broken else colour, markersize=6,
-                          zorder=3, clip_on=False)
-            points += [{"method": method, "variant": v, "readout": readout, "forget_accuracy": values[v], "broken": lost[v]}
-                       for v in steps]
-        axis.set_xticks(range(len(steps)), steps.values())
-        axis.set(title=label, xlim=(-0.25, len(steps) - 0.75), ylim=(-3, 103))
-    axes[0].set_ylabel("accuracy on the forgotten class (%)")
-    handles = [mark(*look(name), _label(rows, name), markersize=6) for name in methods]
-    handles += [rule(_label(rows, name), COLOURS[name], REFERENCE_DASHES[name], linewidth=1.2) for name in REFERENCES]
+
+def means(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Mean over forget sets of the mean over seeds, a line per model."""
+    by = ["model", *(["forget"] if "forget" in rows else [])]
+    return rows.groupby(by, sort=False)[columns].mean().groupby("model", sort=False).mean()
+
+
+def learning_curve(curves: pd.DataFrame, rows: pd.DataFrame) -> Figure:
+    """Forget accuracy of output, probe and NCC against the optimiser step; step 0 is the Original."""
+    columns = {label: name for name, label in READOUTS.items()}
+    steps = curves.groupby(["readout", "step"], sort=False).forget_accuracy.agg(["mean", "min", "max"]) * 100
+    figure, ((axis,),) = canvas(2.56, width=style.WIDE)
+    labels = []
+    for readout in steps.index.unique("readout"):
+        of, (colour, marker) = steps.loc[readout], READOUT_STYLE[columns[readout]]
+        axis.fill_between(of.index, of["min"], of["max"], color=colour, alpha=0.12, linewidth=0)
+        axis.plot(of.index, of["mean"], color=colour, marker=marker, linewidth=2, markersize=5, clip_on=False)
+        labels.append((of["mean"].iloc[-1], readout, colour))
+    same = rows[(rows.method == "retrain") & rows.forget.isin(curves.forget.unique())]
+    retrain = 100 * means(same, ["probe_forget"]).probe_forget.mean()
+    axis.axhline(retrain, color=GREY, linestyle=(0, (4, 2)), linewidth=1.3, zorder=1)
+    labels.append((retrain, "Retrain's probe", GREY))
+    step_axis(axis, curves.step.unique())
+    axis.set(xlabel="optimiser step", ylabel=ACCURACY, ylim=(-3, 103))
+    end_labels(axis, labels, style.LARGE)
+    start = steps.xs(0, level="step")["mean"]
+    axis.annotate("Original", (0, start.min()), (0.25, start.min() - 24), size=style.LARGE, arrowprops={
+        "arrowstyle": "-", "linewidth": 0.6, "shrinkB": 3})
+    table = steps["mean"].unstack("readout")
+    fallen = table.index[table[READOUTS["output"]] < 5]
+    if len(fallen):
+        at = table.loc[fallen[0]]
+        text = f"step {fallen[0]}: " + ", ".join(f"{SHOWN_LABELS[n]} {at[label]:.1f} %" for n, label in READOUTS.items())
+        axis.axvline(fallen[0], color=GREY, linewidth=0.7, zorder=0)
+        axis.annotate(text.replace(", ", "\n     "), (fallen[0] * 1.15, 33), size=style.LARGE, va="center")
+    model = curves.model.iloc[0]
+    caption = (f"Accuracy on the forget class while {model} runs, {n_of(curves)}. Lines are means over forget sets, bands go "
+               f"from the least to the greatest; the dashed line is the linear probe of Retrain on the same forget sets "
+               f"({retrain:.1f} %).")
+    return finish(figure, steps.reset_index().assign(model=model), caption)
+
+
+def step_axis(axis, values) -> None:
+    """A logarithmic axis that has room for 0, with at most nine ticks, at powers of 2 or at the values themselves."""
+    values = sorted(values)
+    shown = [v for v in values if v & (v - 1) == 0] if len(values) > 9 else values
+    shown = shown[:: -(-len(shown) // 11)]
+    axis.set_xscale("symlog", base=2, linthresh=1)
+    axis.set_xticks(shown, shown)
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xlim(-0.1 if values[0] < 1 else values[0] / 1.1, values[-1] * 1.03)
+
+
+def dumbbell(rows: pd.DataFrame, models: list[str] | None = None, columns: tuple[str, ...] = ("output", "probe")) -> Figure:
+    """Forget accuracy of each model by the output (hollow) and by what is read off its features (filled)."""
+    of_study = "variant" in rows
+    shown = models or (models_of(rows, (*PAPER, "retrain", "random")) if of_study else list(rows.model.unique()))
+    methods = rows.drop_duplicates("model").set_index("model").method
+    shown = sorted(shown, key=lambda name: methods[name] == "original")
+    table = 100 * means(rows, [f"{name}_forget" for name in columns]).set_axis(list(columns), axis=1)
+    figure, ((axis,),) = canvas(0.24 * len(shown) + 0.85)
+    for place, name in enumerate(shown):
+        values = table.loc[name]
+        axis.plot([values.min(), values.max()], [place, place], color="#aaaaaa", linewidth=2, zorder=1)
+        for readout in columns[::-1]:
+            colour, marker = READOUT_STYLE[readout]
+            axis.plot(values[readout], place, marker, color=colour, markersize=6.5, markeredgewidth=1.4, zorder=3,
+                      markerfacecolor="white" if readout == "output" else colour, clip_on=False)
+    for (readout, x), place in zip(table.loc[shown[0]].items(), style.spread(list(table.loc[shown[0]]), 16, 3, 97)):
+        axis.text(place, -0.5, SHOWN_LABELS[readout], color=READOUT_STYLE[readout][0], ha="center", size=7.5)
+    retrain = table[table.index.map(methods) == "retrain"].drop(columns="output").mean().dropna()
+    for line, (readout, x) in enumerate(retrain.items()):
+        colour = READOUT_STYLE[readout][0]
+        axis.axvline(x, color=colour, linestyle=(0, (4, 2)), linewidth=0.9, zorder=0)
+        axis.annotate(f"Retrain's {SHOWN_LABELS[readout]} {x:.0f} %", (x, 1), (0, 2 + 9 * line), size=7.5, color=colour,
+                      xycoords=("data", "axes fraction"), textcoords="offset points", ha="right" if x > 60 else "left")
+    axis.set_yticks(range(len(shown)), [name.replace("$", r"\$") for name in shown])
+    axis.set(xlim=(-3, 103), ylim=(len(shown) - 0.5, -1), xlabel=ACCURACY)
+    axis.tick_params(axis="y", length=0)
+    figure.suptitle(_headline(table, [name for name in shown if methods[name] in PAPER]), size=8.5)
+    points = table.loc[shown].rename_axis("model").reset_index()
+    what = "output (hollow), " + " and ".join(READOUTS[name].replace("L", "l") for name in columns[1:])
+    caption = f"Accuracy on the forget class by {what}" + (f", {n_of(rows)}, means over them." if of_study else ".")
+    return finish(figure, points, caption + " Dashed: the same for Retrain." * bool(len(retrain)))
+
+
+def _headline(table: pd.DataFrame, methods: list[str]) -> str:
+    """Says what the picture shows only where every method drawn shows it."""
+    drawn, untrained = table.loc[methods], table.get("probe", pd.Series()).get("Untrained network", 0)
+    if methods and "probe" in table and (drawn.output < 0.5).all() and (drawn.probe > untrained).all():
+        return "Output says 0 %; the features say otherwise"
+    return "What output and features tell of the forget class"
+
+
+def cmf(rows: pd.DataFrame) -> Figure:
+    """Each method with a linear and with a class-mean-features head: forget accuracy by output, probe and NCC."""
+    methods = [name for name in PAPER if ((rows.method == name) & (rows.variant == "cmf")).any()]
+    retrain = 100 * means(rows[rows.method == "retrain"], [f"{name}_forget" for name in READOUTS]).mean()
+    retain, floor = means(rows, ["output_retain"]).output_retain, rows.output_retain[rows.method == "retrain"].mean() - BROKEN
+    figure, (axes,) = canvas(0.3 * len(methods) + 0.85, 1, 3, sharey=True)
+    points, broken = [], {}
+    for place, method in enumerate(methods):
+        for variant, label in HEADS.items():
+            part = rows[(rows.method == method) & (rows.variant == variant)]
+            if part.empty:
+                continue
+            model = part.model.iloc[0]
+            if retain[model] < floor:
+                broken[model] = 100 * retain[model]
+                continue
+            values = 100 * means(part, list(retrain.index)).loc[model]
+            points.append({"model": model, "place": place, "head": label} | {n: values[f"{n}_forget"] for n in READOUTS})
     points = pd.DataFrame(points)
-    note = "Raw features." + " Hollow: over 10 points of retain accuracy lost." * bool(points.broken.any())
-    return finish(figure, said(source, rows, note), handles, points=points)
+    for axis, readout in zip(axes, READOUTS):
+        colour = READOUT_STYLE[readout][0]
+        axis.axvline(retrain[f"{readout}_forget"], color=GREY, linestyle=(0, (4, 2)), linewidth=0.9, zorder=0, label="Retrain")
+        for place, own in points.groupby("place"):
+            ends = own[own["head"] != HEADS["cmf_budget"]].set_index("head")[readout]
+            axis.plot(ends, [place] * len(ends), color="#aaaaaa", linewidth=2, zorder=1)
+        for label, face, size in zip(HEADS.values(), ("#c9c9c9", "white", "black"), (4, 6.5, 6.5)):
+            of = points[points["head"] == label]
+            axis.plot(of[readout], of.place, "o", color="#8a8a8a" if size < 5 else "black", markerfacecolor=face, markersize=size,
+                      zorder=3 if size > 5 else 4, clip_on=False, label=label)
+        axis.set_title(READOUTS[readout], color=colour)
+        axis.set(xlim=(-4, 104), xticks=(0, 50, 100), ylim=(len(methods) - 0.5, -0.6))
+        axis.tick_params(axis="y", length=0)
+    axes[0].set_yticks(range(len(methods)), [METHODS[name].label for name in methods])
+    figure.supxlabel(ACCURACY, size=8)
+    handles = axes[0].get_legend_handles_labels()[0]
+    figure.legend(handles=handles[::-1], loc="outside upper center", ncol=2)
+    left_out = "".join(f" Not drawn: {name}, whose retain accuracy is {value:.0f} %." for name, value in broken.items())
+    caption = (f"Forget accuracy of each method with a linear and with a CMF head, {n_of(rows)}, means over them; probe and NCC "
+               f"on raw features. The matched budget is the linear head trained as long as the CMF head.{left_out}")
+    return finish(figure, points.drop(columns="place"), caption)
 
 
-def _label(rows: pd.DataFrame, method: str, variant: str = "linear") -> str:
-    return rows.model[(rows.method == method) & (rows.variant == variant)].iloc[0]
+def alignment(rows: pd.DataFrame) -> Figure:
+    """Cosine between class weight vector and centred class mean, of the forget classes and of the retain classes."""
+    models = models_of(rows, ("original", "retrain", *PAPER, "distilled_head", "prune", "bias_shift"))
+    chosen = rows[rows.model.isin(models)].dropna(subset="alignment")
+    points = pd.DataFrame([
+        {"model": row.model, "seed": row.seed, "class": c, "kind": "forget class" if str(c) in row.forget.split() else "retain class",
+         "cosine": value} for row in chosen.itertuples() for c, value in enumerate(row.alignment)
+    ]).drop_duplicates(["model", "seed", "class", "kind", "cosine"]).dropna()  # the Original is the same for every forget set
+    forget = points[points.kind == "forget class"].groupby("model").cosine
+    order = list(forget.mean().sort_values(ascending=False).index)
+    figure, ((axis,),) = canvas(0.2 * len(order) + 0.75)
+    if "Retrain" in order:
+        own = forget.get_group("Retrain")
+        axis.axvspan(own.min(), own.max(), color="#e3e3e3", linewidth=0, zorder=0)
+        axis.annotate("Retrain", (own.mean(), 1), (0, 2), xycoords=("data", "axes fraction"), textcoords="offset points",
+                      ha="center", size=7.5, color=GREY)
+    np.random.seed(0)  # of the strip plot's jitter
+    for kind, colour, size in (("retain class", RETAIN, 2.5), ("forget class", FORGET, 3.8)):
+        sns.stripplot(points[points.kind == kind], x="cosine", y="model", order=order, color=colour, size=size, alpha=0.8,
+                      jitter=0.22, ax=axis, label=kind)
+    axis.set(xlabel="cosine of class weight vector and class mean", ylabel="", xlim=(min(-0.2, points.cosine.min() - 0.03), 1.02))
+    handles = dict(zip(*axis.get_legend_handles_labels()[::-1]))
+    axis.get_legend().remove()
+    figure.legend(handles=list(handles.values()), labels=list(handles), loc="outside upper center", ncol=2)
+    caption = (f"Cosine between the class weight vector and the centred class mean, a dot per class, {n_of(chosen)}. The grey band "
+               f"goes from Retrain's least to its greatest forget class; 0 is orthogonal, 1 aligned.")
+    return finish(figure, points, caption)
 
 
-def gaps_by_profile(gaps: dict[str, pd.DataFrame] | pd.DataFrame, source: str = "") -> Figure:
-    """Gaps to Retrain in points (method minus Retrain) of NCC and probe, a row per method, a colour per profile.
+def turned(rows: pd.DataFrame) -> Figure:
+    """By which angle weight vector and mean of the forget class turned from the Original."""
+    models = models_of(rows, PAPER) + [name for name in ["Random Label, classifier only"] if name in set(rows.model)]
+    table = means(rows, ["weight_turn_forget", "mean_turn_forget"]).loc[models].dropna()
+    table.columns = ["class weight vector", "class mean"]
+    figure, ((axis,),) = canvas(0.24 * len(table) + 0.6)
+    for place, values in enumerate(table.to_numpy()):
+        axis.plot(values, [place, place], color="#aaaaaa", linewidth=2, zorder=1)
+    for (name, values), (colour, marker) in zip(table.items(), (("black", "s"), (FORGET, "o"))):
+        axis.plot(values, range(len(table)), marker, color=colour, markersize=6, zorder=3, clip_on=False)
+    first = table.iloc[0]
+    for name, place in zip(first.index, style.spread(list(first), 40, 10, 90)):
+        axis.text(place, -0.5, name, ha="center", size=7.5, color="black" if "weight" in name else FORGET)
+    axis.set_yticks(range(len(table)), table.index)
+    axis.set(ylim=(len(table) - 0.5, -1), xlim=(-2, max(92, table.max(axis=None) + 3)), xlabel="turned from the Original (degrees)")
+    axis.set_xticks(range(0, int(axis.get_xlim()[1]) + 1, 30))
+    axis.tick_params(axis="y", length=0)
+    caption = (f"Angle between the Original and the unlearned model, of the forget class's weight vector and of its class mean, "
+               f"{n_of(rows)}, means over them. 0 degrees: not turned; 90: nothing in common.")
+    return finish(figure, table.rename_axis("model").reset_index(), caption)
 
-    ``gaps`` are scorecards by profile, or rows of profile, model, readout, mean, low, high and n (fractions). Bars are
-    the intervals; where n is under five there is none, and the marker is hollow. Pale is a model whose output still reads
-    the class (``remembers``, where the rows have it): its features are no evidence.
-    """
-    points = gaps if isinstance(gaps, pd.DataFrame) else gaps_of(gaps)
-    profiles, models = list(points.profile.unique()), list(points.model.unique())
-    place = {name: i % len(PROFILE_COLOURS) for i, name in enumerate(sorted(profiles))}  # the same in every profile's figure
-    colours, markers = ([listed[place[name]] for name in profiles] for listed in (PROFILE_COLOURS, "osD^vP"))
-    figure, axes = canvas(0.1 * len(models) * (1 + len(profiles)) + 0.5, 1, 2, sharey=True, sharex=True)
-    for axis, (readout, label) in zip(axes, FEATURES.items()):
+
+def neural_collapse(histories: pd.DataFrame) -> Figure:
+    """Retain accuracy and neural collapse of Original and Retrain against the training epoch."""
+    chosen = histories[histories.method.isin(("original", "retrain"))]
+    models = list(chosen.model.unique())
+    figure, axes = canvas(3.2, 2, len(models), sharex=True, sharey="row")
+    for column, model in zip(axes.T, models):
+        of = chosen[chosen.model == model].groupby("epoch")[list(HISTORY)].mean()
+        colour = colour_of(model.lower())
+        labels = [], []
+        for name, (label, dash) in HISTORY.items():
+            panel, scale = (1, 1) if name.startswith("nc") else (0, 100)
+            column[panel].plot(of.index, scale * of[name], color=colour, linestyle=dash)
+            labels[panel].append((scale * of[name].iloc[-1], label, colour))
+        column[0].set(title=model, ylim=(0, 103))
+        column[1].set(xlabel="epoch", yscale="log")
+    axes[1][0].yaxis.set_major_locator(LogLocator(numticks=20))
+    axes[1][0].yaxis.set_minor_formatter(NullFormatter())
+    for axis, of_panel in zip(axes[:, -1], labels):
+        end_labels(axis, of_panel, 7.5)
+    axes[0][0].set_ylabel("accuracy on\nretain classes (%)")
+    axes[1][0].set_ylabel("neural collapse\n(0 = collapsed)")
+    caption = (f"Training of {' and '.join(models)}, {n_of(chosen)}, means over them: accuracy on the retain classes, and NC1 to "
+               f"NC3, which are 0 in a collapsed network.")
+    return finish(figure, chosen[["model", "seed", "forget", "epoch", *HISTORY]], caption)
+
+
+def gaps_by_profile(tables: dict[str, pd.DataFrame]) -> Figure:
+    """Forget accuracy of probe and NCC minus Retrain's, in points, of each method on each data set."""
+    labels = [METHODS[name].label for name in PAPER]
+    points = pd.concat([table.assign(profile=name) for name, table in tables.items()])
+    points = points.assign(method=points.model.str.removesuffix(" (tuned)")).sort_values("model", kind="stable")
+    points = points[points.method.isin(labels)].drop_duplicates(["profile", "method", "column"], keep="last")  # tuned, if there
+    present = [name for name in labels if name in set(points.method)]
+    figure, (axes,) = canvas(0.5 * len(present) + 1.1, 1, 2, sharey=True, sharex=True)
+    for axis, readout in zip(axes, ("probe", "ncc")):
         axis.axvline(0, color="black", linewidth=0.8)
-        for i, profile in enumerate(profiles):
-            for row in points[(points.profile == profile) & (points.readout == readout)].itertuples():
-                y = models.index(row.model) + (i + 0.5) / len(profiles) * 0.8 - 0.4
-                marker, filled, alpha = markers[i], row.low == row.low, 0.3 if getattr(row, "remembers", False) else 1
-                if filled:
-                    axis.plot([100 * row.low, 100 * row.high], [y, y], color=colours[i], linewidth=1.2, alpha=alpha)
-                axis.plot(100 * row.mean, y, marker, color=colours[i], markerfacecolor=colours[i] if filled else "white", alpha=alpha)
-        axis.set(title=label, xlabel="gap (points)", ylim=(len(models) - 0.5, -0.5))
-        axis.set_yticks(np.arange(len(models) + 1) - 0.5, minor=True)
+        for i, (profile, colour, marker) in enumerate(zip(tables, style.PROFILE_COLOURS, "osD^vP")):
+            of = points[(points.profile == profile) & (points.column == f"{readout}_forget")]
+            places = of.method.map(present.index) + (i + 0.5) / len(tables) * 0.8 - 0.4
+            axis.errorbar(of.difference, places, xerr=[of.difference - of.low, of.high - of.difference], fmt=marker, color=colour,
+                          markersize=4, linewidth=1.1, label=profile)
+        axis.set(title=READOUTS[readout], ylim=(len(present) - 0.5, -0.5), xlabel="points, more retained →")
+        axis.set_yticks(np.arange(len(present) + 1) - 0.5, minor=True)
         axis.grid(axis="y", which="minor", color="#dddddd", linewidth=0.6)
         axis.tick_params(axis="y", which="both", length=0)
-        axis.xaxis.set_major_locator(plt.MaxNLocator(4, steps=[1, 2, 5, 10]))
-    axes[0].set_yticks(range(len(models)), models)
-    handles = [mark(colour, marker, name) for name, colour, marker in zip(profiles, colours, markers)]
-    counts = ", ".join(f"{name} {part.n.max():.0f}" for name, part in points.groupby("profile", sort=False))
-    note = f"Accuracy on the forgotten class, minus Retrain's. Forget sets: {counts}. Bars: the scorecard's intervals "
-    note += "over them." + " Hollow: under five sets, no interval." * bool(points.low.isna().any())
-    note += " Pale: the output still reads the class, so nothing is told." * bool(points.get("remembers", pd.Series()).any())
-    return finish(figure, " ".join(filter(None, [source, note])), handles, columns=2, points=points)
+        axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes[0].set_yticks(range(len(present)), present)
+    figure.suptitle("Retained beyond Retrain", size=8.5)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
+    caption = ("Forget accuracy minus Retrain's, by linear probe and by NCC, in percentage points; SCRUB and UNSIR at their tuned "
+               "rates where there are any. Bars: 95 % intervals over forget sets.")
+    return finish(figure, points[["profile", "model", "column", "difference", "low", "high"]], caption)
 
 
-def gaps_of(cards: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """The gaps to Retrain that scorecards hold, by profile (fractions), at the rates that every profile has."""
-    claims = {"NCC still reads it": "ncc", "Probe still reads it": "probe"}
-    parts = [card[card.claim.isin(list(claims)) & (card.variant != "searched")].assign(
-        profile=name, readout=lambda part: part.claim.map(claims),
-        remembers=lambda part: part.reason.astype(str).str.startswith("the output still reads")) for name, card in cards.items()]
-    return pd.concat(parts)[["profile", "model", "readout", "mean", "low", "high", "n", "remembers"]].dropna(subset="mean")
+def attacks(readings: pd.DataFrame) -> Figure:
+    """Forget accuracy of a k-shot linear probe on the features against k, the images per class."""
+    return _attack(readings, "few_shot", "images per class", "k-shot linear probe on the features", "few_shot_shuffled")
 
 
-def alignment(rows: pd.DataFrame, source: str = "") -> Figure:
-    """Cosine between classifier row and centred class mean: every class, a tick at the forget classes' mean.
-
-    Rows are sorted by it, Retrain's range over forget classes is shaded, the output's forget accuracy stands at the right;
-    a class mean at the centre has no direction and no point.
-    """
-    points = _cosines(rows)
-    centred, points = points.model[points.cosine.isna()].unique(), points.dropna()
-    forget = points[points["class"] == "forget"]
-    means = forget.groupby("model").cosine.mean().reindex(points.model.unique()).sort_values(ascending=False)
-    figure, axis = canvas(0.2 * len(means) + 0.4)
-    handles = []
-    of = forget.cosine[forget.model.isin(rows.model[rows.method == "retrain"])]
-    if len(of):
-        handles.append(axis.axvspan(of.min(), of.max(), color="#e3e3e3", linewidth=0, label="Retrain's forget classes"))
-    offsets = np.random.default_rng(0)
-    for kind, colour, size in (("retain", RETAIN, 2.5), ("forget", FORGET, 3.5)):  # the forget classes on top
-        for place, model in enumerate(means.index):
-            of = points.cosine[(points.model == model) & (points["class"] == kind)]
-            axis.plot(of, place + offsets.uniform(-0.22, 0.22, len(of)), ".", color=colour, markersize=2 * size, alpha=0.75,
-                      markeredgewidth=0)
-        handles.insert(0, mark(colour, ".", f"{kind} class", markersize=2 * size))
-    output = 100 * rows.groupby("model").output_forget.mean()
-    for place, (model, mean) in enumerate(means.items()):
-        axis.plot([mean, mean], [place - 0.4, place + 0.4], color="black", linewidth=1.6)
-        axis.text(1.12, place, f"{output[model]:.0f} %", va="center", ha="left", size=7.5)
-    axis.text(1.12, -1, "output", ha="left", va="center", size=7.5)
-    axis.axvline(0, color="black", linewidth=0.6)
-    axis.set_yticks(range(len(means)), [name.replace(", classifier only", "\nclassifier only") for name in means.index])
-    axis.set(xlabel="cos(classifier row, centred class mean)", xlim=(-1.05, 1.05), ylim=(len(means) - 0.5, -0.6))
-    note = "Tick: mean of the forget classes. Output: its accuracy on them."
-    note += f" No dot where a class mean lies at the centre: {', '.join(centred)}." * bool(len(centred))
-    return finish(figure, said(source, rows, note), handles, points=points)
+def fine_tuning(readings: pd.DataFrame) -> Figure:
+    """Forget accuracy while the network is fine-tuned on a few images per class, with its own head."""
+    return _attack(readings, "own_head", "fine-tuning step", "network fine-tuned on a few images, with its own head")
 
 
-def _cosines(rows: pd.DataFrame) -> pd.DataFrame:
-    """A line per class of every row; what is the same network for every forget set gives its retain classes once."""
-    found = [
-        {"model": row.model, "seed": getattr(row, "seed", 0), "number": c, "cosine": value,
-         "class": "forget" if str(c) in row.forget.split() else "retain"}
-        for row in rows.dropna(subset="alignment").itertuples()  # one that diverged has none
-        for c, value in enumerate(row.alignment)
-    ]
-    columns = ["model", "seed", "number", "class", "cosine"]
-    return pd.DataFrame(found, columns=columns).drop_duplicates(columns)
+def _attack(readings: pd.DataFrame, attack: str, x_label: str, what: str, null: str = "") -> Figure:
+    points = readings[readings.attack.isin((attack, null)) & readings.model.isin(ATTACKED)]
+    found = 100 * points.groupby(["attack", "model", "x"], sort=False).forget_accuracy.mean()
+    figure, ((axis,),) = canvas(2.56, width=style.WIDE)
+    labels = []
+    for model in [name for name in ATTACKED if (attack, name) in found.index]:
+        method = points.method[points.model == model].iloc[0]
+        values, colour = found[attack, model], colour_of(method)
+        axis.plot(values.index, values, color=colour, linestyle=ATTACKED[model], marker="o", linewidth=2, clip_on=False)
+        labels.append((values.iloc[-1], model, colour))
+    if null in found.index:
+        shuffled = found[null].groupby("x").mean()
+        axis.plot(shuffled.index, shuffled, color="#b0b0b0", linewidth=1)
+        labels.append((shuffled.iloc[-1], "shuffled labels", "#777777"))
+    step_axis(axis, points.x.unique())
+    axis.set(xlabel=x_label, ylabel=ACCURACY, ylim=(-3, 103))
+    end_labels(axis, labels, style.LARGE)
+    caption = (f"Forget accuracy of a {what}, {n_of(points)}, {points.draw.nunique()} resamples of the images; means over all."
+               + " The thin line has shuffled labels, the mean over these models." * (null in found.index))
+    return finish(figure, found.rename("forget_accuracy").reset_index(), caption)
 
 
-def embeddings(layouts: dict, forget: tuple[int, ...], rows: pd.DataFrame | None = None, classes: list[str] | None = None,
-               models: list[str] | None = None, source: str = "") -> Figure:
-    """t-SNE of the test features of four models, or of ``models``; beneath each what NCC still reads of the forget class.
-
-    Without ``models`` they are Original, Retrain, Random Label and Random Label + CMF, or the first four there are.
-    """
-    usual = [name for name in ("Original", "Retrain", "Random Label", "Random Label + CMF") if name in layouts]
-    more = [name for name in layouts if name not in usual]
-    shown = [name for name in models or sorted((usual + more)[:4], key=list(layouts).index) if name in layouts]
-    down = math.ceil(len(shown) / 2)
-    figure, axes = canvas(1.75 * down, down, 2, squeeze=False)
+def embeddings(layouts: dict[str, dict], forget: tuple[int, ...], classes: list[str]) -> Figure:
+    """t-SNE of the test features of up to four models; ``layouts`` hold points (N, 2) and labels (N,)."""
+    names, points = ", ".join(classes[c] for c in forget), []
+    figure, axes = canvas(3.7, 2, 2)
     for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
+        axis.set_axis_off()
+    for axis, (model, layout) in zip(axes.flat, layouts.items()):
+        frame = pd.DataFrame(np.asarray(layout["points"]), columns=["x", "y"]).assign(model=model, label=np.asarray(layout["labels"]))
+        for of, colour, kind in ((~frame.label.isin(forget), RETAIN, "retain classes"), (frame.label.isin(forget), FORGET, names)):
+            axis.scatter(frame.x[of], frame.y[of], color=colour, s=3, linewidths=0, rasterized=True, label=kind)
+        axis.set_title(model, pad=2)
+        points.append(frame)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside upper center", ncol=2, markerscale=2.5)
+    caption = f"t-SNE of the features of {len(points[0])} test images, one seed; the forget class is {names}. Axes have no unit."
+    return finish(figure, pd.concat(points), caption)
+
+
+def steps(steps: dict) -> Figure:
+    """Test images of the forget class and of its two nearest classes at three steps, coloured by each readout's prediction."""
+    readings, classes, labels = steps["readings"], steps["classes"], np.array(steps["labels"])
+    shown = [readings[i] for i in (0, len(readings) // 2, len(readings) - 1)]
+    names, colours = [steps["names"][c] for c in classes], dict(zip(classes, (FORGET, "#0b3c6f", "#4a9bd4")))
+    rows = {"output": "What the network predicts", "probe": "What a probe on its features predicts",
+            "ncc": "What the nearest class mean predicts"}
+    figure, axes = canvas(4.3, 3, 3, sharex=True, sharey=True)
     points = []
-    for axis, name in zip(axes.flat, shown):
-        layout, labels = np.asarray(layouts[name]["points"]), np.asarray(layouts[name]["labels"])
-        axis.scatter(*layout.T, c=[FORGET if c in forget else RETAIN for c in labels.tolist()], s=2.5, linewidths=0,
-                     rasterized=True)
-        axis.set_title(name, pad=2)
-        read = _ncc(rows, name, forget)
-        axis.set_xlabel("" if math.isnan(read) else f"NCC reads {read:.0f} %", labelpad=1)
-        points.append(pd.DataFrame({"model": name, "x": layout[:, 0], "y": layout[:, 1], "label": labels}))
-    names = ", ".join(classes[c] if classes is not None else str(c) for c in forget)
-    forgotten = f"forgotten class{'es' * (len(forget) > 1)}: {names}"
-    handles = [mark(FORGET, "o", forgotten), mark(RETAIN, "o", "retained classes")]
-    images = len(layouts[shown[0]]["labels"])
-    note = f"t-SNE of the features of {images} test images, without unit; one seed. NCC: accuracy on the forgotten class"
-    untrained = math.nan if "Untrained network" in shown else _ncc(rows, "Untrained network", forget)
-    note += "." if math.isnan(untrained) else f"; in the untrained network it is {untrained:.0f} %."
-    return finish(figure, " ".join(filter(None, [source, note])), handles, columns=2, points=pd.concat(points))
+    for row, (readout, title) in zip(axes, rows.items()):
+        row[1].set_title(title, pad=14)
+        for axis, reading in zip(row, shown):
+            predicted, places = np.array(reading[readout]), np.array(reading["points"])
+            for c, marker in zip(classes, "o^s"):
+                own = labels == c
+                axis.scatter(*places[own].T, c=[colours.get(p, "#8a8a8a") for p in predicted[own]], marker=marker, s=7,
+                             linewidths=0, alpha=0.8)
+            right = 100 * (predicted == classes[0])[labels == classes[0]].mean()
+            axis.text(0.5, 1.02, f"{names[0]}: {right:.0f} %", transform=axis.transAxes, ha="center", size=7.5)
+            axis.set(xticks=[], yticks=[])
+            points.append(pd.DataFrame(places, columns=["x", "y"]).assign(step=reading["step"], readout=readout, label=labels, predicted=predicted))
+    for axis, reading in zip(axes[-1], shown):
+        axis.set_xlabel(f"step {reading['step']}")
+    entries = zip([*colours.values(), "#8a8a8a"], "o^s.", [*names, "another class"])
+    handles = [axes[0][0].plot([], [], marker, color=colour, label=name)[0] for colour, marker, name in entries]
+    figure.legend(handles=handles, loc="outside lower center", ncol=4, columnspacing=1, handletextpad=0.3)
+    caption = (f"{steps['model']} forgets {names[0]}: {len(labels)} test images, seed {steps['seed']}, in the plane of three class "
+               f"means of the Original. The marker is an image's class, the colour its predicted class; numbers are forget accuracies.")
+    return finish(figure, pd.concat(points), caption)
 
 
-def _ncc(rows: pd.DataFrame | None, model: str, forget: tuple[int, ...]) -> float:
-    """Per cent, of the first seed; NaN where it was not measured."""
-    if rows is None:
-        return math.nan
-    found = rows.ncc_forget[(rows.model == model) & (rows.forget == " ".join(map(str, forget)))]
-    return 100 * found.iloc[0] if len(found) else math.nan
+def headroom(rows: pd.DataFrame) -> Figure:
+    """Original minus Retrain (points) of probe and NCC against the number of feature dimensions."""
+    figure, ((axis,),) = canvas(2.0)
+    labels = []
+    for readout, of in rows.sort_values("dimensions").groupby("readout", sort=False):
+        colour, marker = READOUT_STYLE[readout]
+        axis.errorbar(of.dimensions, of.headroom, yerr=[of.headroom - of.low, of.high - of.headroom], color=colour, marker=marker)
+        labels.append((of.headroom.iloc[-1], READOUTS[readout], colour))
+    axis.axhline(0, color="black", linewidth=0.6)
+    axis.set_xscale("log")
+    axis.set_xticks(sorted(rows.dimensions.unique()), sorted(rows.dimensions.unique()))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set(xlabel="feature dimensions", ylabel="headroom: Original\nminus Retrain (points)")
+    end_labels(axis, labels, 7.5)
+    caption = ("Forget accuracy of the Original minus that of Retrain, in percentage points, against the number of feature "
+               "dimensions. Bars: 95 % intervals over forget sets.")
+    return finish(figure, rows, caption)
+
+
+def tuning(table: pd.DataFrame) -> Figure:
+    """Forget accuracy of output, probe and NCC against the learning rate, a panel per tuned method."""
+    own = table[table.variant.isin(("linear", "tuned")) & (table.setting == "lr") & table.method.isin(PAPER)]
+    points = own.rename(columns={"forget": "output"}).melt(["method", "value", "chosen"], list(READOUTS), "readout", "accuracy")
+    points["accuracy"] *= 100
+    methods = list(points.method.unique())
+    across = min(3, len(methods))
+    figure, axes = canvas(1.5 * -(-len(methods) // across) + 0.2, -(-len(methods) // across), across, sharey=True)
+    for axis, method in zip(axes.flat, methods):
+        of = points[points.method == method]
+        sns.lineplot(of, x="value", y="accuracy", hue="readout", style="readout", markers=[m for _, m in READOUT_STYLE.values()],
+                     dashes=False, palette=[c for c, _ in READOUT_STYLE.values()], legend=False, ax=axis)
+        axis.axvline(of.value[of.chosen].iloc[0], color=GREY, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0)
+        axis.set(title=METHODS[method].label, xscale="log", ylim=(-4, 104), xlabel="learning rate", ylabel=ACCURACY)
+    for axis in list(axes.flat)[len(methods):]:
+        axis.set_axis_off()
+    last = points[points.method == methods[-1]].groupby("readout", sort=False).accuracy.last()
+    end_labels(axes.flat[len(methods) - 1], [(last[n], SHOWN_LABELS[n], READOUT_STYLE[n][0]) for n in READOUTS], 7.5)
+    caption = ("Forget accuracy by output, linear probe and NCC on held-out images against the learning rate tried; dashed: the rate "
+               "chosen, by the output alone.")
+    return finish(figure, points, caption)
