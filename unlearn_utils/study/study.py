@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import json
 import os
@@ -22,6 +21,7 @@ from ..settings import READOUTS, BadInput
 from . import packs, profiles, sweep
 from .cells import Cell, Task, dataset_of, images_of, load_features, load_model, look_again, trained
 from .machine import Machine
+from .names import Models, differences, has_recipe, models_of, seeds_of, sets_of
 from .packs import Pack
 from .readings import Attacked, Collapse, Curve, Embedded, Reading, Steps
 from .readouts import READOUTS as READ
@@ -34,8 +34,6 @@ SHOWN = ("output", "probe", "ncc", "geometry", "turn", "probe_in_head", "ncc_in_
 MACHINE = {"device": "auto", "jobs": 0, "cluster": "", "results": "", "data_dir": ""}
 FROM_COMMAND = "UNLEARN_MACHINE"  # what a command says of the machine: it is not kept in what notebooks show
 USED = "UNLEARN_USED"  # names a file in which an executed notebook notes the results that it used
-THUMBNAILS = ("digits", "fashion_mnist")  # sources whose images may be shown
-Models = str | Sequence[str]
 
 
 class Study:
@@ -65,7 +63,7 @@ class Study:
         self.machine = Machine.choose(options["device"], options["jobs"], options["cluster"])
         committed = packs.reference(profile)
         self.pack: Pack | None = packs.read(committed, profile) if options["results"] else None
-        self.differs = _differences(loaded, own)
+        self.differs = differences(loaded, own)
         if self.pack:
             loaded = dataclasses.replace(loaded, images=self.pack.images)
         else:
@@ -73,7 +71,7 @@ class Study:
             if committed.exists() and images_of(loaded).fingerprint != packs.read_images(committed).fingerprint:
                 self.differs["images"] = images_of(loaded).fingerprint
         self.profile = loaded
-        self.pairs = tuple(loaded.pairs(_whole(seeds), self._sets(forget)))
+        self.pairs = tuple(loaded.pairs(seeds_of(seeds), sets_of(loaded, forget)))
         if self.pairs != tuple(own.pairs()):
             self.differs["pairs of seed and forget set"] = [[seed, list(f)] for seed, f in self.pairs]
         for _, forgotten in self.pairs:
@@ -122,6 +120,11 @@ class Study:
         made = sorted({f"{record['made_with']['commit']} on {record['made_with']['hardware']}" for record in committed})
         return f"{len(committed)} committed results ({', '.join(made)}), {len(here)} computed here"
 
+    def others(self) -> list[Study]:
+        """Studies of the committed results of every other profile that has some."""
+        names = [name for name in profiles.names() if name != self.profile.name and packs.reference(name).exists()]
+        return [Study(name, results="committed") for name in names]
+
     def recipes(self, models: Models, variant: Models = "linear") -> pd.DataFrame:
         """What will be trained: a row per model with its optimiser, and the constants of its method."""
         rows = {}
@@ -138,10 +141,11 @@ class Study:
         return pd.DataFrame(rows).T.rename_axis("model")
 
     def _whose(self, method: str, variant: str) -> str:
-        """Whose learning rate it is: tuned by the profile's rule, or published."""
+        """Whose learning rate it is: tuned by the rule in the profile, or the profile's, which names its source."""
         tuned = self.profile.tuning.get(method, {}) | (self.profile.tuning if not METHODS[method].closed_form else {})
         changed = any(key.startswith(f"recipes.{method}.") for key in self.differs)
-        return "changed here" if changed else "tuned" if any(name in tuned for name in needs(variant)) else "published"
+        by_rule = METHODS[method].start == "original" and any(name in tuned for name in needs(variant))
+        return "changed here" if changed else "tuned" if by_rule else "profile"
 
     # ---- models ----
 
@@ -155,7 +159,7 @@ class Study:
 
     def _trained(self, name: str, variant: str, forget, seed: int | None) -> Cell:
         ((method, kind),) = self._models(name, variant)
-        at = self.pairs[0][0] if seed is None else seed, self.forget if forget is None else self._sets(forget)[0]
+        at = self.pairs[0][0] if seed is None else seed, self.forget if forget is None else sets_of(self.profile, forget)[0]
         cell = self._cell(at, method, kind)
         dataset_of(self.profile)  # raises BadInput where the images are not here
         sweep.run([trained(cell)], self.machine)
@@ -195,7 +199,7 @@ class Study:
         """A row per model, forget set and seed: epochs, and gradient passes over the training set."""
         images = sum(images_of(self.profile).train)
         return self._rows(
-            self._asked_for(self._models(models, variant)), trained,
+            self._asked_for(self._models(models, variant)), lambda cell, pair: trained(cell),
             lambda result, pair: [{"epochs": result["history"][-1]["epoch"], "gradient_passes": result["images_seen"] / images}],
         )
 
@@ -224,7 +228,7 @@ class Study:
                 for pooled in [self._pool(np.diagonal(reading[name]), pair[1], "test")]
             ]
 
-        return self._rows([(method, "linear")], Curve, made, self._few)
+        return self._rows([(method, "linear")], lambda cell, pair: Curve(cell), made, self._few)
 
     def steps(self, method: str = "random_label") -> dict[str, Any] | None:
         """Test images of the forget class and its two nearest classes in one plane, step by step, of the first set."""
@@ -232,7 +236,8 @@ class Study:
         task = Steps(self._cell(self.pairs[0], method, "linear"))
         result = self._run([task]).get(task.key)
         return result and {
-            "model": task.cell.label, "forget": self.classes[self.forget[0]], "names": list(self.classes),
+            "model": task.cell.label, "seed": self.pairs[0][0], "forget_set": list(self.forget),
+            "forget": self.classes[self.forget[0]], "names": list(self.classes),
             **{name: result[name] for name in ("classes", "labels", "readings")},
         }
 
@@ -278,7 +283,8 @@ class Study:
         else:
             thing.write(target, caption)
         self._note_line(f"file/{name}.{'png' if hasattr(thing, 'savefig') else 'csv'}")
-        display(thing, HTML(f"<p><small>{caption}</small></p>"))
+        display(thing)
+        display(HTML(f"<p><small>{caption}</small></p>"))
 
     # ---- how ----
 
@@ -294,28 +300,17 @@ class Study:
         for model in models:
             for pair in pairs or self.pairs:
                 cell = self._cell(pair, *model)
-                listed.append((pair, cell, task_of(cell, pair) if task_of.__code__.co_argcount == 2 else task_of(cell)))
+                listed.append((pair, cell, task_of(cell, pair)))
         results = self._run([task for *_, task in listed])
         return pd.DataFrame([_identity(cell, pair) | row for pair, cell, task in listed if task.key in results
                              for row in made(results[task.key], pair)])
 
     def _models(self, models: Models, variant: Models = "linear") -> list[tuple[str, str]]:
-        """(method, variant) of names; of several variants only those for which the profile has a recipe."""
-        variants, listed = [variant] if isinstance(variant, str) else list(variant), []
-        for name in [models] if isinstance(models, str) else models:
-            method, _, own = name.partition(".")
-            if method not in METHODS:
-                raise BadInput(f"there is no method '{method}'; choose from {', '.join(METHODS)}.")
-            for kind in [own] if own else variants:
-                if kind not in VARIANTS:
-                    raise BadInput(f"there is no variant '{kind}'; choose from {', '.join(VARIANTS)}.")
-                if own or len(variants) == 1 and isinstance(models, str) or self.has(method, kind):
-                    listed.append((method, kind))
-        return listed
+        return models_of(self.profile, models, variant)
 
-    def has(self, method: str, variant: str) -> bool:
-        recipes = self.profile.recipes.get(METHODS[method].recipe_of, {})
-        return method == "random" or all(name in recipes for name in needs(variant))
+    def has(self, method: str, variant: str = "linear") -> bool:
+        """Whether the profile has what it takes to train this model, and does not leave it out."""
+        return has_recipe(self.profile, method, variant) and self.profile.asks_for(method, variant)
 
     def _asked_for(self, models) -> list[tuple[str, str]]:
         return [model for model in models if self.profile.asks_for(*model)]
@@ -323,32 +318,6 @@ class Study:
     def _cell(self, pair: tuple[int, tuple[int, ...]], method: str, variant: str) -> Cell:
         """The Original and the untrained network are the same for every forget set."""
         return Cell(self.profile, pair[0], () if METHODS[method].sees_all else pair[1], method, variant)
-
-    def _sets(self, forget) -> list[tuple[int, ...]]:
-        """Forget sets as sorted class numbers. Raises BadInput for what is no class."""
-        lists = {"single": self.profile.runs, "multi": self.profile.multi_runs}
-        if isinstance(forget, str) and forget.startswith("["):  # papermill -p hands over text
-            forget = ast.literal_eval(forget)
-        found = []
-        for entry in [forget] if isinstance(forget, (str, int)) else forget:
-            if isinstance(entry, str) and entry in lists:
-                found += [tuple(sorted(f)) for block in lists[entry] for f in block.forget_sets]
-            else:
-                group = entry if isinstance(entry, (list, tuple)) else [entry]
-                found.append(tuple(sorted({number for name in group for number in self._numbers(name)})))
-        return list(dict.fromkeys(found))
-
-    def _numbers(self, named: int | str) -> tuple[int, ...]:
-        """The classes that a number, a name or the name of a coarse class stands for."""
-        images = images_of(self.profile)
-        if type(named) is int:
-            return (named,)
-        if named in images.classes:
-            return (images.classes.index(named),)
-        if named not in images.groups:
-            known = ", ".join([*images.classes, *images.groups][:20])
-            raise BadInput(f"there is no class {named!r} in profile '{self.profile.name}'; its classes are {known}.")
-        return tuple(images.groups[named])
 
     def _pool(self, hits, forget: tuple[int, ...], part: str) -> dict[str, float]:
         """Share of hits among the images of the retain and of the forget classes."""
@@ -411,26 +380,5 @@ def _has_steps(method: str) -> None:
         raise BadInput(f"'{method}' has no unlearning steps, so it has no curve; choose a method that trains, like random_label.")
 
 
-def _whole(seeds) -> list[int]:
-    seeds = [seeds] if isinstance(seeds, int) else list(seeds)
-    if not all(type(seed) is int for seed in seeds):
-        raise BadInput(f"seeds is {seeds!r}, but it must be a list of whole numbers, like [0, 1].")
-    return seeds
-
-
 def _count(n: int, what: str) -> str:
     return f"{n} {what}{'s' * (n != 1)}"
-
-
-def _differences(profile: profiles.Profile, own: profiles.Profile) -> dict[str, Any]:
-    """The settings in which a profile is not its own, by dotted key."""
-
-    def flat(value: Any, path: str) -> dict[str, Any]:
-        if dataclasses.is_dataclass(value):
-            value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        if not isinstance(value, dict):
-            return {path: value}
-        return {k: v for key, part in value.items() for k, v in flat(part, f"{path}.{key}".lstrip(".")).items()}
-
-    mine, usual = flat(profile, ""), flat(own, "")
-    return {key: repr(mine.get(key)) for key in sorted(mine.keys() | usual.keys()) if mine.get(key) != usual.get(key)}

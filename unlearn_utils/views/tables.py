@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..methods import METHODS
 from ..paths import write
-from .compare import FEWEST, Comparison, compare
+from .compare import Comparison, compare
 
 PAPER_SETTINGS = {  # the profiles that are experiments of the paper: network and data set in its tables
     "cifar10": ("resnet18", "cifar10"), "cifar100": ("resnet18", "cifar100"),
@@ -27,6 +27,10 @@ PLAIN = re.compile(r"alignment|mean_distance|margin|.*bias|nc[123]|.*auroc|.*tur
 READOUTS = {"output": "Output", "probe": "Linear probe", "ncc": "NCC", "probe_in_head": "Probe, normalised features",
             "ncc_in_head": "NCC, normalised features", "binary": "Binary probe"}
 SIDES = {"retain": "retain", "forget": "forget", "group": "forget group", "false_positives": "false positives"}
+CLAIM_HEADS = [  # what the numbers of a claim are
+    "forget accuracy", "probe / the Original's; difference", "probe / Retrain's; difference", "output of the classifier-only model",
+    "probe with a linear → CMF head; change", "probe of one image per class / on Retrain; difference",
+]
 COLUMNS = ("output_retain", "output_forget", "probe_forget", "ncc_forget")
 
 
@@ -97,8 +101,15 @@ def head(column: str) -> str:
     return column.replace("_", " ")
 
 
-def claims(rows: pd.DataFrame, readings: pd.DataFrame, method: str = "random_label") -> pd.DataFrame:
-    """The paper's claims as numbers of one method: ``text`` by claim, accuracies on the forget class in %.
+def measurements(rows: pd.DataFrame) -> Table:
+    """Every row, accuracies as fractions; the first few are shown."""
+    numbers = rows.drop(columns="alignment", errors="ignore").set_index("model")
+    shown = numbers[["seed", "forget", *(column for column in COLUMNS if column in numbers)]].head(4)
+    return Table(shown.round(3), numbers, f"The first of {len(rows)} rows, accuracies as fractions.")
+
+
+def claims(rows: pd.DataFrame, readings: pd.DataFrame, method: str = "random_label") -> Table:
+    """The paper's claims as numbers of one method, accuracies on the forget class in %.
 
     ``rows`` hold the method with variants linear, classifier and cmf; ``readings`` the few-shot attack.
     """
@@ -109,11 +120,12 @@ def claims(rows: pd.DataFrame, readings: pd.DataFrame, method: str = "random_lab
     original, retrain = of.loc["Original"], of.loc["Retrain"]
     near, above = (_only(compare(rows, name, ["probe_forget"]), label["linear"]) for name in ("original", "retrain"))
     change = _only(compare(rows, {label["cmf"]: label["linear"]}, ["probe_forget"]), label["cmf"])
+    rows = rows[rows.variant.isin(["linear", "tuned"]) | rows.model.isin(label.values())]
     few = readings[readings.attack == "few_shot"]
     one = few[few.x == few.x.min()]
     shot = _only(compare(one, "retrain", ["forget_accuracy"]), label["linear"])
     by = one.groupby("model").forget_accuracy.mean() * 100
-    return pd.Series({
+    found = {
         "1. The output forgets": f"{linear.output_forget:.1f}",
         "2. A linear probe comes near the Original's": (
             f"{linear.probe_forget:.1f} / {original.probe_forget:.1f}; {near}"),
@@ -124,17 +136,13 @@ def claims(rows: pd.DataFrame, readings: pd.DataFrame, method: str = "random_lab
             f"{linear.probe_forget:.1f} → {cmf.probe_forget:.1f}; {change}; its output {cmf.output_forget:.1f}, "
             f"retain {cmf.output_retain:.1f}"),
         "6. One image per class brings it back (ours)": f"{by[label['linear']]:.1f} / {by['Retrain']:.1f}; {shot}",
-    }, name="text").to_frame().rename_axis("claim")
+    }
+    text = pd.DataFrame({"what": CLAIM_HEADS, label["linear"]: found.values()}, index=pd.Index(found, name="claim"))
+    return Table(text, text, f"{label['linear']}, {n_of(rows)}.")
 
 
 def _only(comparison: Comparison, model: str) -> str:
     return comparison.text(next(comparison.frame[comparison.frame.model == model].itertuples()))
-
-
-CLAIM_HEADS = {  # what the numbers of a claim are, for the page
-    "1": "output, forget accuracy", "2": "probe / the Original's; difference", "3": "probe / Retrain's; difference",
-    "4": "output of the classifier-only model", "5": "probe with linear → CMF head; change", "6": "k = 1 probe / on Retrain; difference",
-}
 
 
 @lru_cache

@@ -1,0 +1,49 @@
+"""Results to and from other machines, and the committed results of a profile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..paths import Outputs
+from ..settings import BadInput
+from . import packs, run
+from .cells import images_of
+from .study import Study
+
+
+def exchange(study: Study, options) -> int:
+    """What --bring, --merge, --export and --carry ask for. Raises BadInput."""
+    name, reference = study.profile.name, packs.reference(study.profile.name)
+    if options.bring:
+        print(f"{packs.bring(Path(options.bring))} models added to the cache.")
+    if options.merge:
+        merged = packs.read(reference, name) if reference.exists() else None
+        for path in options.merge:
+            pack = packs.read(Path(path), name)
+            merged, said = packs.merge(merged, pack) if merged else (pack, f"{len(pack.records)} results.")
+            print(f"{path}: {said}")
+        packs.write(merged, _committed(name))
+    if options.export:
+        pack = collected(study)
+        packs.write(pack, Path(options.export))
+        print(f"{len(pack.records)} results in {options.export}")
+    if options.carry:
+        if not (count := packs.carry(run.used_by(study.outputs), Path(options.carry))):
+            raise BadInput("no model of this study is cached here, so --carry has nothing to copy; run it first.")
+        print(f"{count} models in {options.carry}")
+    return 0
+
+
+def collected(study: Study) -> packs.Pack:
+    """The results that the executed notebooks of a study used, and the models behind them."""
+    return packs.collect(study.profile.name, images_of(study.profile), run.used_by(study.outputs))
+
+
+def refresh(study: Study, some: bool) -> None:
+    """Write the committed results; where only some notebooks were executed, those of the others stay."""
+    packs.refresh(collected(study), _committed(study.profile.name), some)
+
+
+def _committed(name: str) -> Path:
+    place = Outputs(name).path.parent
+    return (place.parent if place.name == "local" else place) / name / packs.NAME
