@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, MultipleLocator, NullFormatter, NullLocator
 
 from ..methods import METHODS
 from ..settings import READOUTS
@@ -24,9 +24,9 @@ HISTORY = {"train_retain": ("training", "-"), "test_retain": ("test", (0, (3, 1.
            "nc1": ("NC1", "-"), "nc2": ("NC2", (0, (3, 1.5))), "nc3": ("NC3", (0, (1, 1)))}
 ATTACKED = {"Original": "-", "Retrain": (0, (4, 1.5)), "Untrained network": (0, (1, 1)), "Random Label": "-",
             "Random Label + CMF": (0, (4, 1.5)), "Random Label, classifier only": (0, (1, 1))}
-BROKEN = 0.1  # of retain accuracy: a model that lost more against Retrain is not compared
-HEADS = {"cmf_budget": "linear head, matched budget", "linear": "linear head", "cmf": "CMF head"}
-SHOWN_LABELS = {"output": "output", "probe": "probe", "ncc": "NCC"}
+HEADS = {"linear": "linear head", "cmf": "CMF head", "cmf_budget": "linear head, matched budget"}
+SHORT = {"output": "output", "probe": "probe", "ncc": "NCC"}
+BROKEN = 10  # points of retain accuracy: a model that lost more against Retrain is not compared
 
 
 def models_of(rows: pd.DataFrame, methods: tuple[str, ...]) -> list[str]:
@@ -62,16 +62,13 @@ def learning_curve(curves: pd.DataFrame, rows: pd.DataFrame) -> Figure:
     step_axis(axis, curves.step.unique())
     axis.set(xlabel="optimiser step", ylabel=ACCURACY, ylim=(-3, 103))
     end_labels(axis, labels, style.LARGE)
-    start = steps.xs(0, level="step")["mean"]
-    axis.annotate("Original", (0, start.min()), (0.25, start.min() - 24), size=style.LARGE, arrowprops={
-        "arrowstyle": "-", "linewidth": 0.6, "shrinkB": 3})
     table = steps["mean"].unstack("readout")
     fallen = table.index[table[READOUTS["output"]] < 5]
     if len(fallen):
         at = table.loc[fallen[0]]
-        text = f"step {fallen[0]}: " + ", ".join(f"{SHOWN_LABELS[n]} {at[label]:.1f} %" for n, label in READOUTS.items())
+        lines = [f"step {fallen[0]}:", *(f"{SHORT[name]} {at[label]:.1f} %" for name, label in READOUTS.items())]
         axis.axvline(fallen[0], color=GREY, linewidth=0.7, zorder=0)
-        axis.annotate(text.replace(", ", "\n     "), (fallen[0] * 1.15, 33), size=style.LARGE, va="center")
+        axis.text(fallen[0] * 1.15, 34, "\n".join(lines), size=style.LARGE, va="center")
     model = curves.model.iloc[0]
     caption = (f"Accuracy on the forget class while {model} runs, {n_of(curves)}. Lines are means over forget sets, bands go "
                f"from the least to the greatest; the dashed line is the linear probe of Retrain on the same forget sets "
@@ -80,10 +77,9 @@ def learning_curve(curves: pd.DataFrame, rows: pd.DataFrame) -> Figure:
 
 
 def step_axis(axis, values) -> None:
-    """A logarithmic axis that has room for 0, with at most nine ticks, at powers of 2 or at the values themselves."""
+    """A logarithmic axis that has room for 0, with ticks at the values or, of many, at powers of 2."""
     values = sorted(values)
     shown = [v for v in values if v & (v - 1) == 0] if len(values) > 9 else values
-    shown = shown[:: -(-len(shown) // 11)]
     axis.set_xscale("symlog", base=2, linthresh=1)
     axis.set_xticks(shown, shown)
     axis.xaxis.set_minor_locator(NullLocator())
@@ -91,92 +87,88 @@ def step_axis(axis, values) -> None:
 
 
 def dumbbell(rows: pd.DataFrame, models: list[str] | None = None, columns: tuple[str, ...] = ("output", "probe")) -> Figure:
-    """Forget accuracy of each model by the output (hollow) and by what is read off its features (filled)."""
+    """Forget accuracy of each model by the output (hollow) and by what is read off its features (filled).
+
+    ``rows`` are those of a study, or one per model (``evaluate``); ``columns`` are readouts. Without ``models`` they are
+    the paper's methods, Retrain and the untrained network, or all of ``evaluate``. The Original is the last row.
+    """
     of_study = "variant" in rows
     shown = models or (models_of(rows, (*PAPER, "retrain", "random")) if of_study else list(rows.model.unique()))
     methods = rows.drop_duplicates("model").set_index("model").method
     shown = sorted(shown, key=lambda name: methods[name] == "original")
-    table = 100 * means(rows, [f"{name}_forget" for name in columns]).set_axis(list(columns), axis=1)
+    table = 100 * means(rows, [f"{name}_forget" for name in columns]).set_axis([SHORT[name] for name in columns], axis=1)
     figure, ((axis,),) = canvas(0.24 * len(shown) + 0.85)
-    for place, name in enumerate(shown):
-        values = table.loc[name]
-        axis.plot([values.min(), values.max()], [place, place], color="#aaaaaa", linewidth=2, zorder=1)
-        for readout in columns[::-1]:
-            colour, marker = READOUT_STYLE[readout]
-            axis.plot(values[readout], place, marker, color=colour, markersize=6.5, markeredgewidth=1.4, zorder=3,
-                      markerfacecolor="white" if readout == "output" else colour, clip_on=False)
-    for (readout, x), place in zip(table.loc[shown[0]].items(), style.spread(list(table.loc[shown[0]]), 16, 3, 97)):
-        axis.text(place, -0.5, SHOWN_LABELS[readout], color=READOUT_STYLE[readout][0], ha="center", size=7.5)
+    axis.set(xlim=(-3, 103), xlabel=ACCURACY)
+    looks = {SHORT[name]: (*READOUT_STYLE[name], "white" if name == "output" else READOUT_STYLE[name][0]) for name in columns}
+    joined(axis, table.loc[shown], looks, gap=16)
     retrain = table[table.index.map(methods) == "retrain"].drop(columns="output").mean().dropna()
     for line, (readout, x) in enumerate(retrain.items()):
-        colour = READOUT_STYLE[readout][0]
-        axis.axvline(x, color=colour, linestyle=(0, (4, 2)), linewidth=0.9, zorder=0)
-        axis.annotate(f"Retrain's {SHOWN_LABELS[readout]} {x:.0f} %", (x, 1), (0, 2 + 9 * line), size=7.5, color=colour,
+        axis.axvline(x, color=looks[readout][0], linestyle=(0, (4, 2)), linewidth=0.9, zorder=0)
+        axis.annotate(f"Retrain's {readout} {x:.0f} %", (x, 1), (0, 2 + 9 * line), size=7.5, color=looks[readout][0],
                       xycoords=("data", "axes fraction"), textcoords="offset points", ha="right" if x > 60 else "left")
-    axis.set_yticks(range(len(shown)), [name.replace("$", r"\$") for name in shown])
-    axis.set(xlim=(-3, 103), ylim=(len(shown) - 0.5, -1), xlabel=ACCURACY)
+    drawn, untrained = table.loc[[name for name in shown if methods[name] in PAPER]], table.loc[methods.index[methods == "random"]]
+    holds = len(drawn) and "probe" in table and (drawn.output < 0.5).all() and (drawn.probe > untrained.get("probe", 0).max()).all()
+    figure.suptitle("Output says 0 %; the features say otherwise" if holds else "Forget accuracy of output and features", size=8.5)
+    filled = " and ".join(READOUTS[name] if name == "ncc" else READOUTS[name].lower() for name in columns[1:])
+    over = f", {n_of(rows)}, means over them" if of_study else ""
+    caption = f"Forget accuracy by output (hollow) and by {filled} (filled){over}." + " Dashed: Retrain's." * bool(len(retrain))
+    return finish(figure, table.loc[shown].reset_index(), caption)
+
+
+def joined(axis, table: pd.DataFrame, looks: dict[str, tuple[str, str, str]], gap: float = 0) -> None:
+    """A row of the axes per row of ``table``, its values joined by a line; ``looks`` are (colour, marker, face) of a column.
+
+    With ``gap``, in data units, the columns' names stand above the first row, at least so far apart.
+    """
+    for place, values in enumerate(table.to_numpy()):
+        axis.plot([np.nanmin(values), np.nanmax(values)], [place, place], color="#aaaaaa", linewidth=2, zorder=1)
+    for name, (colour, marker, face) in reversed(looks.items()):
+        axis.plot(table[name], range(len(table)), marker, color=colour, markerfacecolor=face, markersize=6.5,
+                  markeredgewidth=1.3, zorder=3, clip_on=False, label=name)
+    if gap:
+        low, high = axis.get_xlim()
+        for name, place in zip(table, style.spread(list(table.iloc[0]), gap, low + gap / 2, high - gap / 2)):
+            axis.text(place, -0.5, name, color=looks[name][0], ha="center", size=7.5,
+                      bbox={"facecolor": "white", "linewidth": 0, "pad": 0.5})
+    names = [name.replace(", classifier only", ",\nclassifier only").replace("$", r"\$") for name in table.index]
+    axis.set_yticks(range(len(table)), names, linespacing=0.9)
+    axis.set_ylim(len(table) - 0.5, -1 if gap else -0.6)
     axis.tick_params(axis="y", length=0)
-    figure.suptitle(_headline(table, [name for name in shown if methods[name] in PAPER]), size=8.5)
-    points = table.loc[shown].rename_axis("model").reset_index()
-    what = "output (hollow), " + " and ".join(READOUTS[name].replace("L", "l") for name in columns[1:])
-    caption = f"Accuracy on the forget class by {what}" + (f", {n_of(rows)}, means over them." if of_study else ".")
-    return finish(figure, points, caption + " Dashed: the same for Retrain." * bool(len(retrain)))
-
-
-def _headline(table: pd.DataFrame, methods: list[str]) -> str:
-    """Says what the picture shows only where every method drawn shows it."""
-    drawn, untrained = table.loc[methods], table.get("probe", pd.Series()).get("Untrained network", 0)
-    if methods and "probe" in table and (drawn.output < 0.5).all() and (drawn.probe > untrained).all():
-        return "Output says 0 %; the features say otherwise"
-    return "What output and features tell of the forget class"
+    axis.spines.left.set_visible(False)
 
 
 def cmf(rows: pd.DataFrame) -> Figure:
     """Each method with a linear and with a class-mean-features head: forget accuracy by output, probe and NCC."""
     methods = [name for name in PAPER if ((rows.method == name) & (rows.variant == "cmf")).any()]
-    retrain = 100 * means(rows[rows.method == "retrain"], [f"{name}_forget" for name in READOUTS]).mean()
-    retain, floor = means(rows, ["output_retain"]).output_retain, rows.output_retain[rows.method == "retrain"].mean() - BROKEN
-    figure, (axes,) = canvas(0.3 * len(methods) + 0.85, 1, 3, sharey=True)
-    points, broken = [], {}
-    for place, method in enumerate(methods):
-        for variant, label in HEADS.items():
-            part = rows[(rows.method == method) & (rows.variant == variant)]
-            if part.empty:
-                continue
-            model = part.model.iloc[0]
-            if retain[model] < floor:
-                broken[model] = 100 * retain[model]
-                continue
-            values = 100 * means(part, list(retrain.index)).loc[model]
-            points.append({"model": model, "place": place, "head": label} | {n: values[f"{n}_forget"] for n in READOUTS})
-    points = pd.DataFrame(points)
+    chosen = rows[rows.method.isin(methods) & rows.variant.isin(HEADS)]
+    table = means(rows, ["output_retain", *(f"{name}_forget" for name in READOUTS)]) * 100
+    retrain = table.loc[rows.model[rows.method == "retrain"].iloc[0]]
+    table = chosen.drop_duplicates("model")[["model", "method", "variant"]].join(table, on="model")
+    broken = table[table.output_retain < retrain.output_retain - BROKEN]
+    table = table.drop(broken.index)
+    figure, (axes,) = canvas(0.28 * len(methods) + 0.95, 1, 3, sharey=True)
+    looks = {"linear head": ("black", "o", "white"), "CMF head": ("black", "o", "black"),
+             "linear head, matched budget": ("#8a8a8a", "|", "#8a8a8a")}
+    low = 5 * (min(table.iloc[:, -2:].min(axis=None), retrain.iloc[-2:].min()) // 5)
     for axis, readout in zip(axes, READOUTS):
-        colour = READOUT_STYLE[readout][0]
+        of = table.pivot(index="method", columns="variant", values=f"{readout}_forget").reindex(index=methods, columns=HEADS)
+        joined(axis, of.set_axis([METHODS[name].label for name in methods]).rename(columns=HEADS), looks)
         axis.axvline(retrain[f"{readout}_forget"], color=GREY, linestyle=(0, (4, 2)), linewidth=0.9, zorder=0, label="Retrain")
-        for place, own in points.groupby("place"):
-            ends = own[own["head"] != HEADS["cmf_budget"]].set_index("head")[readout]
-            axis.plot(ends, [place] * len(ends), color="#aaaaaa", linewidth=2, zorder=1)
-        for label, face, size in zip(HEADS.values(), ("#c9c9c9", "white", "black"), (4, 6.5, 6.5)):
-            of = points[points["head"] == label]
-            axis.plot(of[readout], of.place, "o", color="#8a8a8a" if size < 5 else "black", markerfacecolor=face, markersize=size,
-                      zorder=3 if size > 5 else 4, clip_on=False, label=label)
-        axis.set_title(READOUTS[readout], color=colour)
-        axis.set(xlim=(-4, 104), xticks=(0, 50, 100), ylim=(len(methods) - 0.5, -0.6))
-        axis.tick_params(axis="y", length=0)
-    axes[0].set_yticks(range(len(methods)), [METHODS[name].label for name in methods])
+        axis.set(title=READOUTS[readout], xlim=(-4, 104) if readout == "output" else (low - 2, 102))
     figure.supxlabel(ACCURACY, size=8)
-    handles = axes[0].get_legend_handles_labels()[0]
-    figure.legend(handles=handles[::-1], loc="outside upper center", ncol=2)
-    left_out = "".join(f" Not drawn: {name}, whose retain accuracy is {value:.0f} %." for name, value in broken.items())
-    caption = (f"Forget accuracy of each method with a linear and with a CMF head, {n_of(rows)}, means over them; probe and NCC "
-               f"on raw features. The matched budget is the linear head trained as long as the CMF head.{left_out}")
-    return finish(figure, points.drop(columns="place"), caption)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncol=2)
+    left_out = ", ".join(f"{model} ({value:.0f} %)" for model, value in zip(broken.model, broken.output_retain))
+    caption = (f"Forget accuracy of each method with a linear and with a CMF head, {n_of(chosen)}, means over them; probe and NCC "
+               f"on features without normalisation. The matched budget is a linear head trained by the recipe of the CMF head."
+               + f" Not drawn, because retain accuracy is over {BROKEN} points below Retrain's: {left_out}." * bool(left_out))
+    return finish(figure, table, caption)
 
 
 def alignment(rows: pd.DataFrame) -> Figure:
     """Cosine between class weight vector and centred class mean, of the forget classes and of the retain classes."""
     models = models_of(rows, ("original", "retrain", *PAPER, "distilled_head", "prune", "bias_shift"))
     chosen = rows[rows.model.isin(models)].dropna(subset="alignment")
+    chosen = chosen.assign(model=chosen.model.str.replace("Distilled head, classifier only", "Distilled head"))
     points = pd.DataFrame([
         {"model": row.model, "seed": row.seed, "class": c, "kind": "forget class" if str(c) in row.forget.split() else "retain class",
          "cosine": value} for row in chosen.itertuples() for c, value in enumerate(row.alignment)
@@ -193,10 +185,12 @@ def alignment(rows: pd.DataFrame) -> Figure:
     for kind, colour, size in (("retain class", RETAIN, 2.5), ("forget class", FORGET, 3.8)):
         sns.stripplot(points[points.kind == kind], x="cosine", y="model", order=order, color=colour, size=size, alpha=0.8,
                       jitter=0.22, ax=axis, label=kind)
-    axis.set(xlabel="cosine of class weight vector and class mean", ylabel="", xlim=(min(-0.2, points.cosine.min() - 0.03), 1.02))
-    handles = dict(zip(*axis.get_legend_handles_labels()[::-1]))
+    axis.set(xlabel="cosine of weight vector and class mean", ylabel="", xlim=(min(-0.2, points.cosine.min() - 0.03), 1.02))
+    axis.xaxis.set_major_locator(MultipleLocator(0.2))
+    axis.tick_params(axis="y", length=0)
+    handles = dict(zip(*axis.get_legend_handles_labels()[::-1]))  # one for each kind
     axis.get_legend().remove()
-    figure.legend(handles=list(handles.values()), labels=list(handles), loc="outside upper center", ncol=2)
+    figure.legend(handles.values(), handles, loc="outside upper center", ncol=2, markerscale=1.5)
     caption = (f"Cosine between the class weight vector and the centred class mean, a dot per class, {n_of(chosen)}. The grey band "
                f"goes from Retrain's least to its greatest forget class; 0 is orthogonal, 1 aligned.")
     return finish(figure, points, caption)
@@ -207,38 +201,32 @@ def turned(rows: pd.DataFrame) -> Figure:
     models = models_of(rows, PAPER) + [name for name in ["Random Label, classifier only"] if name in set(rows.model)]
     table = means(rows, ["weight_turn_forget", "mean_turn_forget"]).loc[models].dropna()
     table.columns = ["class weight vector", "class mean"]
-    figure, ((axis,),) = canvas(0.24 * len(table) + 0.6)
-    for place, values in enumerate(table.to_numpy()):
-        axis.plot(values, [place, place], color="#aaaaaa", linewidth=2, zorder=1)
-    for (name, values), (colour, marker) in zip(table.items(), (("black", "s"), (FORGET, "o"))):
-        axis.plot(values, range(len(table)), marker, color=colour, markersize=6, zorder=3, clip_on=False)
-    first = table.iloc[0]
-    for name, place in zip(first.index, style.spread(list(first), 40, 10, 90)):
-        axis.text(place, -0.5, name, ha="center", size=7.5, color="black" if "weight" in name else FORGET)
-    axis.set_yticks(range(len(table)), table.index)
-    axis.set(ylim=(len(table) - 0.5, -1), xlim=(-2, max(92, table.max(axis=None) + 3)), xlabel="turned from the Original (degrees)")
+    figure, ((axis,),) = canvas(0.24 * len(table) + 0.7)
+    axis.set(xlim=(-2, max(93, table.max(axis=None) + 3)), xlabel="turned from the Original (degrees)")
     axis.set_xticks(range(0, int(axis.get_xlim()[1]) + 1, 30))
-    axis.tick_params(axis="y", length=0)
-    caption = (f"Angle between the Original and the unlearned model, of the forget class's weight vector and of its class mean, "
-               f"{n_of(rows)}, means over them. 0 degrees: not turned; 90: nothing in common.")
-    return finish(figure, table.rename_axis("model").reset_index(), caption)
+    joined(axis, table, {"class weight vector": ("black", "s", "black"), "class mean": (FORGET, "o", FORGET)}, gap=42)
+    caption = (f"Angle between the Original and the unlearned model, of the weight vector and of the mean of the forget class, "
+               f"{n_of(rows)}, means over them. At 0 degrees nothing turned, at 90 the two have nothing in common.")
+    return finish(figure, table.reset_index(), caption)
 
 
 def neural_collapse(histories: pd.DataFrame) -> Figure:
     """Retain accuracy and neural collapse of Original and Retrain against the training epoch."""
     chosen = histories[histories.method.isin(("original", "retrain"))]
     models = list(chosen.model.unique())
+    means_of = chosen.groupby(["model", "epoch"])[list(HISTORY)].mean()
     figure, axes = canvas(3.2, 2, len(models), sharex=True, sharey="row")
     for column, model in zip(axes.T, models):
-        of = chosen[chosen.model == model].groupby("epoch")[list(HISTORY)].mean()
-        colour = colour_of(model.lower())
-        labels = [], []
+        of, colour, labels = means_of.loc[model], colour_of(model.lower()), ([], [])
         for name, (label, dash) in HISTORY.items():
             panel, scale = (1, 1) if name.startswith("nc") else (0, 100)
             column[panel].plot(of.index, scale * of[name], color=colour, linestyle=dash)
             labels[panel].append((scale * of[name].iloc[-1], label, colour))
         column[0].set(title=model, ylim=(0, 103))
         column[1].set(xlabel="epoch", yscale="log")
+    values = means_of[["nc1", "nc2", "nc3"]]
+    low, high = np.floor(np.log10(values.min(axis=None))), np.ceil(np.log10(values.max(axis=None)))
+    axes[1][0].set_ylim(10**low, 10**high)
     axes[1][0].yaxis.set_major_locator(LogLocator(numticks=20))
     axes[1][0].yaxis.set_minor_formatter(NullFormatter())
     for axis, of_panel in zip(axes[:, -1], labels):
@@ -265,12 +253,13 @@ def gaps_by_profile(tables: dict[str, pd.DataFrame]) -> Figure:
             places = of.method.map(present.index) + (i + 0.5) / len(tables) * 0.8 - 0.4
             axis.errorbar(of.difference, places, xerr=[of.difference - of.low, of.high - of.difference], fmt=marker, color=colour,
                           markersize=4, linewidth=1.1, label=profile)
-        axis.set(title=READOUTS[readout], ylim=(len(present) - 0.5, -0.5), xlabel="points, more retained →")
+        axis.set(title=READOUTS[readout], ylim=(len(present) - 0.5, -0.5))
         axis.set_yticks(np.arange(len(present) + 1) - 0.5, minor=True)
         axis.grid(axis="y", which="minor", color="#dddddd", linewidth=0.6)
         axis.tick_params(axis="y", which="both", length=0)
         axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes[0].set_yticks(range(len(present)), present)
+    figure.supxlabel("forget accuracy minus Retrain's (points), more retained →", size=8)
     figure.suptitle("Retained beyond Retrain", size=8.5)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
     caption = ("Forget accuracy minus Retrain's, by linear probe and by NCC, in percentage points; SCRUB and UNSIR at their tuned "
@@ -280,15 +269,20 @@ def gaps_by_profile(tables: dict[str, pd.DataFrame]) -> Figure:
 
 def attacks(readings: pd.DataFrame) -> Figure:
     """Forget accuracy of a k-shot linear probe on the features against k, the images per class."""
-    return _attack(readings, "few_shot", "images per class", "k-shot linear probe on the features", "few_shot_shuffled")
+    figure = _attack(readings, "few_shot", "images per class", "few_shot_shuffled")
+    figure.caption = (f"Forget accuracy of a linear probe trained on the features of k images per class, {figure.caption} and over "
+                      f"resamples of the images. The thin line has shuffled labels, the mean over these models.")
+    return figure
 
 
 def fine_tuning(readings: pd.DataFrame) -> Figure:
     """Forget accuracy while the network is fine-tuned on a few images per class, with its own head."""
-    return _attack(readings, "own_head", "fine-tuning step", "network fine-tuned on a few images, with its own head")
+    figure = _attack(readings, "own_head", "fine-tuning step")
+    figure.caption = f"Forget accuracy of a network that is fine-tuned on a few images with its own head, {figure.caption}."
+    return figure
 
 
-def _attack(readings: pd.DataFrame, attack: str, x_label: str, what: str, null: str = "") -> Figure:
+def _attack(readings: pd.DataFrame, attack: str, x_label: str, null: str = "") -> Figure:
     points = readings[readings.attack.isin((attack, null)) & readings.model.isin(ATTACKED)]
     found = 100 * points.groupby(["attack", "model", "x"], sort=False).forget_accuracy.mean()
     figure, ((axis,),) = canvas(2.56, width=style.WIDE)
@@ -305,9 +299,7 @@ def _attack(readings: pd.DataFrame, attack: str, x_label: str, what: str, null: 
     step_axis(axis, points.x.unique())
     axis.set(xlabel=x_label, ylabel=ACCURACY, ylim=(-3, 103))
     end_labels(axis, labels, style.LARGE)
-    caption = (f"Forget accuracy of a {what}, {n_of(points)}, {points.draw.nunique()} resamples of the images; means over all."
-               + " The thin line has shuffled labels, the mean over these models." * (null in found.index))
-    return finish(figure, found.rename("forget_accuracy").reset_index(), caption)
+    return finish(figure, found.rename("forget_accuracy").reset_index(), f"{n_of(points)}, means over them")
 
 
 def embeddings(layouts: dict[str, dict], forget: tuple[int, ...], classes: list[str]) -> Figure:
@@ -318,7 +310,7 @@ def embeddings(layouts: dict[str, dict], forget: tuple[int, ...], classes: list[
         axis.set_axis_off()
     for axis, (model, layout) in zip(axes.flat, layouts.items()):
         frame = pd.DataFrame(np.asarray(layout["points"]), columns=["x", "y"]).assign(model=model, label=np.asarray(layout["labels"]))
-        for of, colour, kind in ((~frame.label.isin(forget), RETAIN, "retain classes"), (frame.label.isin(forget), FORGET, names)):
+        for of, colour, kind in ((~frame.label.isin(forget), RETAIN, "retain classes"), (frame.label.isin(forget), FORGET, f"forget class: {names}")):
             axis.scatter(frame.x[of], frame.y[of], color=colour, s=3, linewidths=0, rasterized=True, label=kind)
         axis.set_title(model, pad=2)
         points.append(frame)
@@ -390,12 +382,13 @@ def tuning(table: pd.DataFrame) -> Figure:
         of = points[points.method == method]
         sns.lineplot(of, x="value", y="accuracy", hue="readout", style="readout", markers=[m for _, m in READOUT_STYLE.values()],
                      dashes=False, palette=[c for c, _ in READOUT_STYLE.values()], legend=False, ax=axis)
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.axvline(of.value[of.chosen].iloc[0], color=GREY, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0)
         axis.set(title=METHODS[method].label, xscale="log", ylim=(-4, 104), xlabel="learning rate", ylabel=ACCURACY)
     for axis in list(axes.flat)[len(methods):]:
         axis.set_axis_off()
-    last = points[points.method == methods[-1]].groupby("readout", sort=False).accuracy.last()
-    end_labels(axes.flat[len(methods) - 1], [(last[n], SHOWN_LABELS[n], READOUT_STYLE[n][0]) for n in READOUTS], 7.5)
+    last = points[points.method == methods[across - 1]].groupby("readout", sort=False).accuracy.last()
+    end_labels(axes.flat[across - 1], [(last[n], SHORT[n], READOUT_STYLE[n][0]) for n in READOUTS], 7.5)
     caption = ("Forget accuracy by output, linear probe and NCC on held-out images against the learning rate tried; dashed: the rate "
                "chosen, by the output alone.")
     return finish(figure, points, caption)
