@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 
 import numpy as np
@@ -27,9 +28,10 @@ def arrows(vectors: dict[str, tuple]) -> Figure:
         raise BadInput("arrows compares with the Original, so one of the models must be called 'Original'.")
     before = vectors["Original"]
     start = np.array([90 - _angle(*before), 90])  # degrees: the Original's class mean points up
-    figure, (axes,) = canvas(1.9, 1, len(vectors))
+    across = len(vectors) if len(vectors) < 4 else math.ceil(len(vectors) ** 0.5)
+    figure, axes = canvas(1.65 * math.ceil(len(vectors) / across), math.ceil(len(vectors) / across), across)
     points, tips = [], [[0, 0]]
-    for axis, (name, pair) in zip(axes, vectors.items()):
+    for axis, (name, pair) in zip(axes.flat, vectors.items()):
         between, turns = _angle(*pair), np.array([_angle(new, old) for new, old in zip(pair, before)])
         sides = [start + turns * side for side in ((-1, 1), (1, 1), (-1, -1), (1, -1))]
         at = min(sides, key=lambda ends: abs(abs((ends[1] - ends[0] + 180) % 360 - 180) - between))
@@ -37,14 +39,15 @@ def arrows(vectors: dict[str, tuple]) -> Figure:
             _arrow(axis, _at(old), colour, dashed=True)
             _arrow(axis, _at(new), colour)
             tips.append(_at(new))
-        axis.set_title(f"{textwrap.fill(name, 13)}\n{between:.0f}° apart", size=7.5)
-        for turn, what, colour, y in zip(turns, ("weights", "mean"), ("black", FORGET), (-0.02, -0.16)):
-            text = f"{what} +{turn:.0f}°" if name != "Original" else what
-            axis.text(0.5, y, text, ha="center", size=7.5, color=colour, transform=axis.transAxes)
+        axis.set_title(f"{textwrap.fill(name, 15 if across > 2 else 32)}\n{between:.0f}° apart", size=7.5)
+        for turn, what, colour, y in zip(turns, ("weight vector", "class mean"), ("black", FORGET), (-6, -15)):
+            text = f"{what} turned {turn:.0f}°" if name != "Original" and across < 3 else what
+            axis.annotate(text, (0.5, 0), (0, y), xycoords="axes fraction", textcoords="offset points", ha="center", va="center",
+                          size=7.5, color=colour)
         points.append({"model": name, "between": between, "weight_turn": turns[0], "mean_turn": turns[1]})
     low, high = np.min(tips, axis=0), np.max([*tips, _at(start[0])], axis=0)
-    for axis in axes:
-        axis.set(xlim=(low[0] - 0.15, high[0] + 0.15), ylim=(low[1] - 0.2, 1.1), aspect="equal")
+    for axis in axes.flat:
+        axis.set(xlim=(low[0] - 0.15, high[0] + 0.15), ylim=(low[1] - 0.1, 1.05), aspect="equal")
         axis.set_axis_off()
     caption = ("Weight vector (black) and class mean (orange) of the forget class, the Original's dashed, lengths not to scale. Each "
                "arrow stands at the angle by which it turned from the Original's; the angle between the two is written above.")

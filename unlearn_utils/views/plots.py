@@ -24,7 +24,7 @@ HISTORY = {"train_retain": ("training", "-"), "test_retain": ("test", (0, (3, 1.
            "nc1": ("NC1", "-"), "nc2": ("NC2", (0, (3, 1.5))), "nc3": ("NC3", (0, (1, 1)))}
 ATTACKED = {"Original": "-", "Retrain": (0, (4, 1.5)), "Untrained network": (0, (1, 1)), "Random Label": "-",
             "Random Label + CMF": (0, (4, 1.5)), "Random Label, classifier only": (0, (1, 1))}
-HEADS = {"linear": "linear head", "cmf": "CMF head", "cmf_budget": "linear head, matched budget"}
+HEADS = {"linear": "linear head", "cmf": "CMF head", "cmf_budget": "linear, matched budget"}
 SHORT = {"output": "output", "probe": "probe", "ncc": "NCC"}
 BROKEN = 10  # points of retain accuracy: a model that lost more against Retrain is not compared
 
@@ -60,7 +60,7 @@ def learning_curve(curves: pd.DataFrame, rows: pd.DataFrame) -> Figure:
     axis.axhline(retrain, color=GREY, linestyle=(0, (4, 2)), linewidth=1.3, zorder=1)
     labels.append((retrain, "Retrain's probe", GREY))
     step_axis(axis, curves.step.unique())
-    axis.set(xlabel="optimiser step", ylabel=ACCURACY, ylim=(-3, 103))
+    axis.set(xlabel="optimiser step (at 0: the Original)", ylabel=ACCURACY, ylim=(-3, 103))
     end_labels(axis, labels, style.LARGE)
     table = steps["mean"].unstack("readout")
     fallen = table.index[table[READOUTS["output"]] < 5]
@@ -127,11 +127,11 @@ def joined(axis, table: pd.DataFrame, looks: dict[str, tuple[str, str, str]], ga
                   markeredgewidth=1.3, zorder=3, clip_on=False, label=name)
     if gap:
         low, high = axis.get_xlim()
-        for name, place in zip(table, style.spread(list(table.iloc[0]), gap, low + gap / 2, high - gap / 2)):
+        for name, place in zip(table, style.spread(list(table.iloc[0]), gap, low + 0.3 * gap, high - 0.3 * gap)):
             axis.text(place, -0.5, name, color=looks[name][0], ha="center", size=7.5,
                       bbox={"facecolor": "white", "linewidth": 0, "pad": 0.5})
     names = [name.replace(", classifier only", ",\nclassifier only").replace("$", r"\$") for name in table.index]
-    axis.set_yticks(range(len(table)), names, linespacing=0.9)
+    axis.set_yticks(range(len(table)), names, linespacing=1)
     axis.set_ylim(len(table) - 0.5, -1 if gap else -0.6)
     axis.tick_params(axis="y", length=0)
     axis.spines.left.set_visible(False)
@@ -146,13 +146,14 @@ def cmf(rows: pd.DataFrame) -> Figure:
     table = chosen.drop_duplicates("model")[["model", "method", "variant"]].join(table, on="model")
     broken = table[table.output_retain < retrain.output_retain - BROKEN]
     table = table.drop(broken.index)
-    figure, (axes,) = canvas(0.28 * len(methods) + 0.95, 1, 3, sharey=True)
-    looks = {"linear head": ("black", "o", "white"), "CMF head": ("black", "o", "black"),
-             "linear head, matched budget": ("#8a8a8a", "|", "#8a8a8a")}
+    figure, (axes,) = canvas(0.3 * len(methods) + 0.95, 1, 3, sharey=True)
+    looks = {"linear head": ("black", "o", "white"), "CMF head": ("black", "o", "black")}
     low = 5 * (min(table.iloc[:, -2:].min(axis=None), retrain.iloc[-2:].min()) // 5)
     for axis, readout in zip(axes, READOUTS):
         of = table.pivot(index="method", columns="variant", values=f"{readout}_forget").reindex(index=methods, columns=HEADS)
-        joined(axis, of.set_axis([METHODS[name].label for name in methods]).rename(columns=HEADS), looks)
+        of = of.set_axis([METHODS[name].label for name in methods]).rename(columns=HEADS)
+        joined(axis, of[list(looks)], looks)
+        axis.plot(of.iloc[:, 2], np.arange(len(of)) + 0.3, ".", color="#8a8a8a", markersize=6, label=of.columns[2], zorder=4)
         axis.axvline(retrain[f"{readout}_forget"], color=GREY, linestyle=(0, (4, 2)), linewidth=0.9, zorder=0, label="Retrain")
         axis.set(title=READOUTS[readout], xlim=(-4, 104) if readout == "output" else (low - 2, 102))
     figure.supxlabel(ACCURACY, size=8)
@@ -201,7 +202,7 @@ def turned(rows: pd.DataFrame) -> Figure:
     models = models_of(rows, PAPER) + [name for name in ["Random Label, classifier only"] if name in set(rows.model)]
     table = means(rows, ["weight_turn_forget", "mean_turn_forget"]).loc[models].dropna()
     table.columns = ["class weight vector", "class mean"]
-    figure, ((axis,),) = canvas(0.24 * len(table) + 0.7)
+    figure, ((axis,),) = canvas(0.27 * len(table) + 0.7)
     axis.set(xlim=(-2, max(93, table.max(axis=None) + 3)), xlabel="turned from the Original (degrees)")
     axis.set_xticks(range(0, int(axis.get_xlim()[1]) + 1, 30))
     joined(axis, table, {"class weight vector": ("black", "s", "black"), "class mean": (FORGET, "o", FORGET)}, gap=42)
@@ -253,13 +254,12 @@ def gaps_by_profile(tables: dict[str, pd.DataFrame]) -> Figure:
             places = of.method.map(present.index) + (i + 0.5) / len(tables) * 0.8 - 0.4
             axis.errorbar(of.difference, places, xerr=[of.difference - of.low, of.high - of.difference], fmt=marker, color=colour,
                           markersize=4, linewidth=1.1, label=profile)
-        axis.set(title=READOUTS[readout], ylim=(len(present) - 0.5, -0.5))
+        axis.set(title=READOUTS[readout], ylim=(len(present) - 0.5, -0.5), xlabel="minus Retrain (points)\nmore retained →")
         axis.set_yticks(np.arange(len(present) + 1) - 0.5, minor=True)
         axis.grid(axis="y", which="minor", color="#dddddd", linewidth=0.6)
         axis.tick_params(axis="y", which="both", length=0)
         axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes[0].set_yticks(range(len(present)), present)
-    figure.supxlabel("forget accuracy minus Retrain's (points), more retained →", size=8)
     figure.suptitle("Retained beyond Retrain", size=8.5)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
     caption = ("Forget accuracy minus Retrain's, by linear probe and by NCC, in percentage points; SCRUB and UNSIR at their tuned "
@@ -373,22 +373,21 @@ def headroom(rows: pd.DataFrame) -> Figure:
 def tuning(table: pd.DataFrame) -> Figure:
     """Forget accuracy of output, probe and NCC against the learning rate, a panel per tuned method."""
     own = table[table.variant.isin(("linear", "tuned")) & (table.setting == "lr") & table.method.isin(PAPER)]
-    points = own.rename(columns={"forget": "output"}).melt(["method", "value", "chosen"], list(READOUTS), "readout", "accuracy")
+    own = own.rename(columns={"forget": "output"}).assign(method=own.method.map(lambda name: METHODS[name].label))
+    points = own.melt(["method", "value", "chosen"], list(READOUTS), "readout", "accuracy").replace(SHORT)
     points["accuracy"] *= 100
-    methods = list(points.method.unique())
-    across = min(3, len(methods))
-    figure, axes = canvas(1.5 * -(-len(methods) // across) + 0.2, -(-len(methods) // across), across, sharey=True)
-    for axis, method in zip(axes.flat, methods):
-        of = points[points.method == method]
-        sns.lineplot(of, x="value", y="accuracy", hue="readout", style="readout", markers=[m for _, m in READOUT_STYLE.values()],
-                     dashes=False, palette=[c for c, _ in READOUT_STYLE.values()], legend=False, ax=axis)
+    colours, markers = ({SHORT[name]: look[i] for name, look in READOUT_STYLE.items()} for i in (0, 1))
+    across = min(3, points.method.nunique())
+    grid = sns.relplot(points, x="value", y="accuracy", col="method", col_wrap=across, kind="line", hue="readout", style="readout",
+                       palette=colours, markers=markers, dashes=False, legend=False, height=1.5, aspect=style.WIDTH / 1.5 / across)
+    grid.figure.set_layout_engine("constrained")
+    grid.set(xscale="log", ylim=(-4, 104)).set_titles("{col_name}").set_axis_labels("learning rate", ACCURACY)
+    for method, axis in grid.axes_dict.items():
         axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.axvline(of.value[of.chosen].iloc[0], color=GREY, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0)
-        axis.set(title=METHODS[method].label, xscale="log", ylim=(-4, 104), xlabel="learning rate", ylabel=ACCURACY)
-    for axis in list(axes.flat)[len(methods):]:
-        axis.set_axis_off()
-    last = points[points.method == methods[across - 1]].groupby("readout", sort=False).accuracy.last()
-    end_labels(axes.flat[across - 1], [(last[n], SHORT[n], READOUT_STYLE[n][0]) for n in READOUTS], 7.5)
+        axis.axvline(own.value[own.chosen & (own.method == method)].iloc[0], color=GREY, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0)
+    corner = list(grid.axes_dict)[across - 1]
+    last = points[points.method == corner].groupby("readout", sort=False).accuracy.last()
+    end_labels(grid.axes_dict[corner], [(value, name, colours[name]) for name, value in last.items()], 7.5)
     caption = ("Forget accuracy by output, linear probe and NCC on held-out images against the learning rate tried; dashed: the rate "
                "chosen, by the output alone.")
-    return finish(figure, points, caption)
+    return finish(grid.figure, points, caption)
