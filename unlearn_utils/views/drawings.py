@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import textwrap
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -26,31 +23,28 @@ def arrows(vectors: dict[str, tuple]) -> Figure:
     """
     if "Original" not in vectors:
         raise BadInput("arrows compares with the Original, so one of the models must be called 'Original'.")
-    before = vectors["Original"]
+    before, down = vectors["Original"], -(-len(vectors) // 2)
     start = np.array([90 - _angle(*before), 90])  # degrees: the Original's class mean points up
-    across = len(vectors) if len(vectors) < 4 else math.ceil(len(vectors) ** 0.5)
-    figure, axes = canvas(1.65 * math.ceil(len(vectors) / across), math.ceil(len(vectors) / across), across)
-    points, tips = [], [[0, 0]]
+    figure, axes = canvas(1.65 * down, down, 2, sharex=True, sharey=True)
+    points = []
+    for axis in axes.flat:
+        axis.set(aspect="equal")
+        axis.set_axis_off()
     for axis, (name, pair) in zip(axes.flat, vectors.items()):
         between, turns = _angle(*pair), np.array([_angle(new, old) for new, old in zip(pair, before)])
         sides = [start + turns * side for side in ((-1, 1), (1, 1), (-1, -1), (1, -1))]
         at = min(sides, key=lambda ends: abs(abs((ends[1] - ends[0] + 180) % 360 - 180) - between))
-        for old, new, colour in zip(start, at, ("black", FORGET)):
+        texts = ("weight vector", "class mean")
+        for old, new, turn, text, colour, y in zip(start, at, turns, texts, ("black", FORGET), (-6, -15)):
             _arrow(axis, _at(old), colour, dashed=True)
             _arrow(axis, _at(new), colour)
-            tips.append(_at(new))
-        axis.set_title(f"{textwrap.fill(name, 15 if across > 2 else 32)}\n{between:.0f}° apart", size=7.5)
-        for turn, what, colour, y in zip(turns, ("weight vector", "class mean"), ("black", FORGET), (-6, -15)):
-            text = f"{what} turned {turn:.0f}°" if name != "Original" and across < 3 else what
-            axis.annotate(text, (0.5, 0), (0, y), xycoords="axes fraction", textcoords="offset points", ha="center", va="center",
-                          size=7.5, color=colour)
+            axis.plot(*np.transpose([(0, 0), _at(old), _at(new)]), alpha=0)  # what the limits of the axes hold
+            axis.annotate(text + f" turned {turn:.0f}°" * (name != "Original"), (0.5, 0), (0, y), ha="center", va="center",
+                          xycoords="axes fraction", textcoords="offset points", size=7.5, color=colour)
+        axis.set_title(f"{name}\n{between:.0f}° apart", size=7.5)
         points.append({"model": name, "between": between, "weight_turn": turns[0], "mean_turn": turns[1]})
-    low, high = np.min(tips, axis=0), np.max([*tips, _at(start[0])], axis=0)
-    for axis in axes.flat:
-        axis.set(xlim=(low[0] - 0.15, high[0] + 0.15), ylim=(low[1] - 0.1, 1.05), aspect="equal")
-        axis.set_axis_off()
-    caption = ("Weight vector (black) and class mean (orange) of the forget class, the Original's dashed, lengths not to scale. Each "
-               "arrow stands at the angle by which it turned from the Original's; the angle between the two is written above.")
+    caption = ("Weight vector (black) and class mean (orange) of the forget class at the angles by which they turned from the "
+               "Original's (dashed). Lengths are not to scale; the angle between the two is written above.")
     return finish(figure, pd.DataFrame(points), caption)
 
 
@@ -74,8 +68,8 @@ def _drawn(*drawings) -> Figure:
         axis.title.set_size(7.5)
         axis.set(xlim=(-1.4, 1.4), ylim=(-1.05, 1.3), aspect="equal")
         axis.set_axis_off()
-    caption = ("A drawing and not a measurement: dots are features (orange: forget class, blue: retain classes), the black arrow "
-               "is the class weight vector of the forget class, dashed before unlearning; the cross is the global mean.")
+    caption = ("A drawing, not a measurement: features of the forget class (orange) and of retain classes (blue), the forget "
+               "class's weight vector (black, dashed before unlearning), and the global mean (cross).")
     return finish(figure, pd.DataFrame({"drawing": [draw.__name__.strip("_") for draw in drawings]}), caption)
 
 
