@@ -15,34 +15,36 @@ LAST = 100  # gradient steps that the theory's path is drawn for: later, roundin
 
 
 def arrows(vectors: dict[str, tuple]) -> Figure:
-    """Weight vector and centred class mean of the forget class, by model, in the plane of the Original's two vectors.
+    """Weight vector and centred class mean of the forget class, by model, with the Original's two dashed in every panel.
 
-    ``vectors`` hold (weight vector (d,), class mean (d,)) under a model's name, "Original" among them. Every vector is
-    brought to length 1 and then seen at a right angle to the plane, so an arrow that turned out of it is short; the
-    angles written are those in all d dimensions. Raises BadInput where there is no Original. Ours.
+    ``vectors`` hold (weight vector (d,), class mean (d,)) by name, "Original" among them and the others made from it. An
+    arrow stands at the angle by which it turned in all d dimensions, on the side where the angle between the two is drawn
+    best; a projection would hide a vector that left the plane. Raises BadInput where there is no Original. Ours.
     """
     if "Original" not in vectors:
         raise BadInput("arrows compares with the Original, so one of the models must be called 'Original'.")
-    units = {name: [_unit(v) for v in pair] for name, pair in vectors.items()}
-    weight, mean = units["Original"]
-    plane = np.stack([_unit(weight - (weight @ mean) * mean), mean])  # (2, d): the Original's class mean points up
-    figure, (axes,) = canvas(1.75, 1, len(units))
+    before, down = vectors["Original"], -(-len(vectors) // 2)
+    start = np.array([90 - _angle(*before), 90])  # degrees: the Original's class mean points up
+    figure, axes = canvas(1.65 * down, down, 2, sharex=True, sharey=True)
     points = []
-    for axis, (name, pair) in zip(axes, units.items()):
-        for vector, old, colour in zip(pair, units["Original"], ("black", FORGET)):
-            _arrow(axis, plane @ old, colour, dashed=True)
-            _arrow(axis, plane @ vector, colour)
-        turns = [_degrees(vector, old) for vector, old in zip(pair, units["Original"])]
-        axis.set_title(f"{name}\nangle {_degrees(*pair):.0f}°", size=7.5)
-        if name != "Original":
-            axis.text(0, -0.42, f"weights {turns[0]:.0f}°", ha="center", size=7)
-            axis.text(0, -0.62, f"mean {turns[1]:.0f}°", ha="center", size=7, color=FORGET)
-        axis.set(xlim=(-0.6, 0.7), ylim=(-0.65, 1.1), aspect="equal")
+    for axis in axes.flat:
+        axis.set(aspect="equal")
         axis.set_axis_off()
-        points.append({"model": name, "angle": _degrees(*pair), "weight_turn": turns[0], "mean_turn": turns[1]})
-    caption = ("Class weight vector (black) and class mean (orange) of the forget class, of length 1, seen in the plane of the "
-               "Original's two (dashed). Below each, by how many degrees the two turned from the Original's; an arrow that left "
-               "the plane is short.")
+    for axis, (name, pair) in zip(axes.flat, vectors.items()):
+        between, turns = _angle(*pair), np.array([_angle(new, old) for new, old in zip(pair, before)])
+        sides = [start + turns * side for side in ((-1, 1), (1, 1), (-1, -1), (1, -1))]
+        at = min(sides, key=lambda ends: abs(abs((ends[1] - ends[0] + 180) % 360 - 180) - between))
+        texts = ("weight vector", "class mean")
+        for old, new, turn, text, colour, y in zip(start, at, turns, texts, ("black", FORGET), (-6, -15)):
+            _arrow(axis, _at(old), colour, dashed=True)
+            _arrow(axis, _at(new), colour)
+            axis.plot(*np.transpose([(0, 0), _at(old), _at(new)]), alpha=0)  # what the limits of the axes hold
+            axis.annotate(text + f" turned {turn:.0f}°" * (name != "Original"), (0.5, 0), (0, y), ha="center", va="center",
+                          xycoords="axes fraction", textcoords="offset points", size=7.5, color=colour)
+        axis.set_title(f"{name}\n{between:.0f}° apart", size=7.5)
+        points.append({"model": name, "between": between, "weight_turn": turns[0], "mean_turn": turns[1]})
+    caption = ("Weight vector (black) and class mean (orange) of the forget class at the angles by which they turned from the "
+               "Original's (dashed). Lengths are not to scale; the angle between the two is written above.")
     return finish(figure, pd.DataFrame(points), caption)
 
 
@@ -66,8 +68,8 @@ def _drawn(*drawings) -> Figure:
         axis.title.set_size(7.5)
         axis.set(xlim=(-1.4, 1.4), ylim=(-1.05, 1.3), aspect="equal")
         axis.set_axis_off()
-    caption = ("A drawing and not a measurement: dots are features (orange: forget class, blue: retain classes), the black arrow "
-               "is the class weight vector of the forget class, dashed before unlearning; the cross is the global mean.")
+    caption = ("A drawing, not a measurement: features of the forget class (orange) and of retain classes (blue), the forget "
+               "class's weight vector (black, dashed before unlearning), and the global mean (cross).")
     return finish(figure, pd.DataFrame({"drawing": [draw.__name__.strip("_") for draw in drawings]}), caption)
 
 
@@ -81,7 +83,7 @@ def _weights_leave(axis) -> None:
 
 
 def _mean_leaves(axis) -> None:
-    axis.set_title("Measured in Random Label:\nthe class mean leaves the weights")
+    axis.set_title("Measured in Random Label:\nthe mean leaves the weights")
     axis.scatter(*(CLOUD + _at(90)).T, s=7, facecolors="none", edgecolors=BEFORE, linewidths=0.5)
     axis.scatter(*(CLOUD + _at(20, 0.55)).T, s=7, color=FORGET, linewidths=0, alpha=0.75)
     _arrow(axis, _at(90, 0.85), "black", dashed=True)
@@ -117,19 +119,16 @@ def theory_path(path: list, means, forget: int = 0) -> Figure:
     axis.set(xlim=(0, len(cosine) - 1), ylim=(-1.05, 1.05), xlabel="gradient step", ylabel="cosine of weight\nvector and class mean")
     end_labels(axis, [(np.delete(cosine[-1], forget).mean(), "retain classes", RETAIN),
                       (cosine[-1, forget], "forget class", FORGET)], 7.5)
-    caption = (f"A numerical example of the theory, without images: {len(means)} collapsed classes, cross-entropy, classifier alone. "
-               f"The forget class's weight vector turns against its class mean; those of the retain classes stay aligned.")
+    caption = (f"Theory, without images: cosine between weight vector and class mean of {len(means)} collapsed classes while gradient "
+               f"descent on the retain classes and ascent on the forget class change the classifier alone.")
     points = pd.DataFrame(cosine, columns=[f"class {c}" for c in range(len(means))]).rename_axis("step").reset_index()
     return finish(figure, points, caption)
 
 
-def _unit(vector) -> np.ndarray:
-    vector = np.asarray(vector, dtype=float)
-    return vector / np.linalg.norm(vector)
-
-
-def _degrees(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.degrees(np.arccos(np.clip(one @ other, -1, 1))))
+def _angle(one, other) -> float:
+    """Degrees between two vectors."""
+    one, other = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
+    return float(np.degrees(np.arccos(np.clip(one @ other / np.linalg.norm(one) / np.linalg.norm(other), -1, 1))))
 
 
 def _at(degrees: float, length: float = 1.0) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, MultipleLocator, NullFormatter, NullLocator
 
 from ..methods import METHODS
 from ..settings import READOUTS
@@ -24,9 +24,11 @@ HISTORY = {"train_retain": ("training", "-"), "test_retain": ("test", (0, (3, 1.
            "nc1": ("NC1", "-"), "nc2": ("NC2", (0, (3, 1.5))), "nc3": ("NC3", (0, (1, 1)))}
 ATTACKED = {"Original": "-", "Retrain": (0, (4, 1.5)), "Untrained network": (0, (1, 1)), "Random Label": "-",
             "Random Label + CMF": (0, (4, 1.5)), "Random Label, classifier only": (0, (1, 1))}
-BROKEN = 0.1  # of retain accuracy: a model that lost more against Retrain is not compared
-HEADS = {"cmf_budget": "linear head, matched budget", "linear": "linear head", "cmf": "CMF head"}
-SHOWN_LABELS = {"output": "output", "probe": "probe", "ncc": "NCC"}
+MATCHED = "linear, matched budget"
+HEADS = {"linear": "linear head", "cmf": "CMF head", "cmf_budget": MATCHED}
+SHORT = {"output": "output", "probe": "probe", "ncc": "NCC"}
+OTHER = "#8a8a8a"  # predicted as a class that is not drawn
+BROKEN = 10  # points of retain accuracy: a model that lost more against Retrain is not compared
 
 
 def models_of(rows: pd.DataFrame, methods: tuple[str, ...]) -> list[str]:
@@ -46,44 +48,37 @@ def means(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 
 def learning_curve(curves: pd.DataFrame, rows: pd.DataFrame) -> Figure:
     """Forget accuracy of output, probe and NCC against the optimiser step; step 0 is the Original."""
-    columns = {label: name for name, label in READOUTS.items()}
     steps = curves.groupby(["readout", "step"], sort=False).forget_accuracy.agg(["mean", "min", "max"]) * 100
     figure, ((axis,),) = canvas(2.56, width=style.WIDE)
     labels = []
-    for readout in steps.index.unique("readout"):
-        of, (colour, marker) = steps.loc[readout], READOUT_STYLE[columns[readout]]
+    for name, readout in READOUTS.items():
+        of, (colour, marker) = steps.loc[readout], READOUT_STYLE[name]
         axis.fill_between(of.index, of["min"], of["max"], color=colour, alpha=0.12, linewidth=0)
         axis.plot(of.index, of["mean"], color=colour, marker=marker, linewidth=2, markersize=5, clip_on=False)
         labels.append((of["mean"].iloc[-1], readout, colour))
     same = rows[(rows.method == "retrain") & rows.forget.isin(curves.forget.unique())]
-    retrain = 100 * means(same, ["probe_forget"]).probe_forget.mean()
+    retrain = 100 * means(same, ["probe_forget"]).iloc[0, 0]
     axis.axhline(retrain, color=GREY, linestyle=(0, (4, 2)), linewidth=1.3, zorder=1)
     labels.append((retrain, "Retrain's probe", GREY))
     step_axis(axis, curves.step.unique())
-    axis.set(xlabel="optimiser step", ylabel=ACCURACY, ylim=(-3, 103))
+    axis.set(xlabel="optimiser step (at 0: the Original)", ylabel=ACCURACY, ylim=(-3, 103))
     end_labels(axis, labels, style.LARGE)
-    start = steps.xs(0, level="step")["mean"]
-    axis.annotate("Original", (0, start.min()), (0.25, start.min() - 24), size=style.LARGE, arrowprops={
-        "arrowstyle": "-", "linewidth": 0.6, "shrinkB": 3})
     table = steps["mean"].unstack("readout")
     fallen = table.index[table[READOUTS["output"]] < 5]
     if len(fallen):
         at = table.loc[fallen[0]]
-        text = f"step {fallen[0]}: " + ", ".join(f"{SHOWN_LABELS[n]} {at[label]:.1f} %" for n, label in READOUTS.items())
+        lines = [f"step {fallen[0]}:", *(f"{SHORT[name]} {at[label]:.1f} %" for name, label in READOUTS.items())]
         axis.axvline(fallen[0], color=GREY, linewidth=0.7, zorder=0)
-        axis.annotate(text.replace(", ", "\n     "), (fallen[0] * 1.15, 33), size=style.LARGE, va="center")
-    model = curves.model.iloc[0]
-    caption = (f"Accuracy on the forget class while {model} runs, {n_of(curves)}. Lines are means over forget sets, bands go "
-               f"from the least to the greatest; the dashed line is the linear probe of Retrain on the same forget sets "
-               f"({retrain:.1f} %).")
-    return finish(figure, steps.reset_index().assign(model=model), caption)
+        axis.text(fallen[0] * 1.15, 34, "\n".join(lines), size=style.LARGE, va="center")
+    caption = (f"Forget accuracy during {curves.model.iloc[0]}, {n_of(curves)}: means over them and, shaded, the least to the "
+               f"greatest. Dashed: the linear probe of Retrain on the same forget sets ({retrain:.1f} %).")
+    return finish(figure, steps.reset_index(), caption)
 
 
 def step_axis(axis, values) -> None:
-    """A logarithmic axis that has room for 0, with at most nine ticks, at powers of 2 or at the values themselves."""
+    """A logarithmic axis that has room for 0, with ticks at the values or, of many, at powers of 2."""
     values = sorted(values)
     shown = [v for v in values if v & (v - 1) == 0] if len(values) > 9 else values
-    shown = shown[:: -(-len(shown) // 11)]
     axis.set_xscale("symlog", base=2, linthresh=1)
     axis.set_xticks(shown, shown)
     axis.xaxis.set_minor_locator(NullLocator())
@@ -91,96 +86,98 @@ def step_axis(axis, values) -> None:
 
 
 def dumbbell(rows: pd.DataFrame, models: list[str] | None = None, columns: tuple[str, ...] = ("output", "probe")) -> Figure:
-    """Forget accuracy of each model by the output (hollow) and by what is read off its features (filled)."""
+    """Forget accuracy of each model by the output (hollow) and by what is read off its features (filled).
+
+    ``rows`` are those of a study, or one per model (``evaluate``); ``columns`` are readouts. Without ``models`` they are
+    the paper's methods, Retrain and the untrained network, or all of ``evaluate``. The Original is the last row.
+    """
     of_study = "variant" in rows
     shown = models or (models_of(rows, (*PAPER, "retrain", "random")) if of_study else list(rows.model.unique()))
     methods = rows.drop_duplicates("model").set_index("model").method
     shown = sorted(shown, key=lambda name: methods[name] == "original")
-    table = 100 * means(rows, [f"{name}_forget" for name in columns]).set_axis(list(columns), axis=1)
+    table = 100 * means(rows, [f"{name}_forget" for name in columns]).set_axis([SHORT[name] for name in columns], axis=1)
     figure, ((axis,),) = canvas(0.24 * len(shown) + 0.85)
-    for place, name in enumerate(shown):
-        values = table.loc[name]
-        axis.plot([values.min(), values.max()], [place, place], color="#aaaaaa", linewidth=2, zorder=1)
-        for readout in columns[::-1]:
-            colour, marker = READOUT_STYLE[readout]
-            axis.plot(values[readout], place, marker, color=colour, markersize=6.5, markeredgewidth=1.4, zorder=3,
-                      markerfacecolor="white" if readout == "output" else colour, clip_on=False)
-    for (readout, x), place in zip(table.loc[shown[0]].items(), style.spread(list(table.loc[shown[0]]), 16, 3, 97)):
-        axis.text(place, -0.5, SHOWN_LABELS[readout], color=READOUT_STYLE[readout][0], ha="center", size=7.5)
+    axis.set(xlim=(-3, 103), xlabel=ACCURACY)
+    looks = {SHORT[name]: (*READOUT_STYLE[name], READOUT_STYLE[name][0]) for name in columns}
+    looks["output"] = (*looks["output"][:2], "white")
+    joined(axis, table.loc[shown], looks, gap=16)
     retrain = table[table.index.map(methods) == "retrain"].drop(columns="output").mean().dropna()
     for line, (readout, x) in enumerate(retrain.items()):
-        colour = READOUT_STYLE[readout][0]
-        axis.axvline(x, color=colour, linestyle=(0, (4, 2)), linewidth=0.9, zorder=0)
-        axis.annotate(f"Retrain's {SHOWN_LABELS[readout]} {x:.0f} %", (x, 1), (0, 2 + 9 * line), size=7.5, color=colour,
+        axis.axvline(x, color=looks[readout][0], linestyle=(0, (4, 2)), linewidth=0.9, zorder=0)
+        axis.annotate(f"Retrain's {readout} {x:.0f} %", (x, 1), (0, 2 + 9 * line), size=7.5, color=looks[readout][0],
                       xycoords=("data", "axes fraction"), textcoords="offset points", ha="right" if x > 60 else "left")
-    axis.set_yticks(range(len(shown)), [name.replace("$", r"\$") for name in shown])
-    axis.set(xlim=(-3, 103), ylim=(len(shown) - 0.5, -1), xlabel=ACCURACY)
+    drawn = table.loc[[name for name in shown if methods[name] in PAPER]]
+    untrained = table.loc[methods.index[methods == "random"]].max()
+    otherwise = len(drawn) and "probe" in table and (drawn.output < 0.5).all() and (drawn.probe > untrained.probe).all()
+    title = "Output says 0 %; the features say otherwise" if otherwise else "Forget accuracy of output and features"
+    figure.suptitle(title, size=8.5)
+    filled = " and ".join({"probe": "linear probe", "ncc": "NCC"}[name] for name in columns[1:])
+    over = f", {n_of(rows)}, means over them" if of_study else ""
+    caption = f"Forget accuracy by output (hollow) and by {filled} (filled){over}." + " Dashed: Retrain's." * bool(len(retrain))
+    return finish(figure, table.loc[shown].reset_index(), caption)
+
+
+def joined(axis, table: pd.DataFrame, looks: dict[str, tuple[str, str, str]], gap: float = 0) -> None:
+    """A row per row of ``table``, its values joined; ``looks`` are (colour, marker, face) of a column.
+
+    With ``gap``, in data units, the columns' names stand above the first row, at least so far apart.
+    """
+    axis.hlines(range(len(table)), table.min(axis=1), table.max(axis=1), color="#aaaaaa", linewidth=2, zorder=1)
+    for name, (colour, marker, face) in reversed(looks.items()):
+        axis.plot(table[name], range(len(table)), marker, color=colour, markerfacecolor=face, markersize=6.5,
+                  markeredgewidth=1.3, zorder=3, clip_on=False, label=name)
+    if gap:
+        low, high = axis.get_xlim()
+        for name, place in zip(table, style.spread(list(table.iloc[0]), gap, low + 0.3 * gap, high - 0.3 * gap)):
+            axis.text(place, -0.5, name, color=looks[name][0], ha="center", size=7.5,
+                      bbox={"facecolor": "white", "linewidth": 0, "pad": 0.5})
+    names = [name.replace(", classifier only", ",\nclassifier only").replace("$", r"\$") for name in table.index]
+    axis.set_yticks(range(len(table)), names, linespacing=1)
+    axis.set_ylim(len(table) - 0.5, -1 if gap else -0.6)
     axis.tick_params(axis="y", length=0)
-    figure.suptitle(_headline(table, [name for name in shown if methods[name] in PAPER]), size=8.5)
-    points = table.loc[shown].rename_axis("model").reset_index()
-    what = "output (hollow), " + " and ".join(READOUTS[name].replace("L", "l") for name in columns[1:])
-    caption = f"Accuracy on the forget class by {what}" + (f", {n_of(rows)}, means over them." if of_study else ".")
-    return finish(figure, points, caption + " Dashed: the same for Retrain." * bool(len(retrain)))
-
-
-def _headline(table: pd.DataFrame, methods: list[str]) -> str:
-    """Says what the picture shows only where every method drawn shows it."""
-    drawn, untrained = table.loc[methods], table.get("probe", pd.Series()).get("Untrained network", 0)
-    if methods and "probe" in table and (drawn.output < 0.5).all() and (drawn.probe > untrained).all():
-        return "Output says 0 %; the features say otherwise"
-    return "What output and features tell of the forget class"
+    axis.spines.left.set_visible(False)
 
 
 def cmf(rows: pd.DataFrame) -> Figure:
     """Each method with a linear and with a class-mean-features head: forget accuracy by output, probe and NCC."""
     methods = [name for name in PAPER if ((rows.method == name) & (rows.variant == "cmf")).any()]
-    retrain = 100 * means(rows[rows.method == "retrain"], [f"{name}_forget" for name in READOUTS]).mean()
-    retain, floor = means(rows, ["output_retain"]).output_retain, rows.output_retain[rows.method == "retrain"].mean() - BROKEN
-    figure, (axes,) = canvas(0.3 * len(methods) + 0.85, 1, 3, sharey=True)
-    points, broken = [], {}
-    for place, method in enumerate(methods):
-        for variant, label in HEADS.items():
-            part = rows[(rows.method == method) & (rows.variant == variant)]
-            if part.empty:
-                continue
-            model = part.model.iloc[0]
-            if retain[model] < floor:
-                broken[model] = 100 * retain[model]
-                continue
-            values = 100 * means(part, list(retrain.index)).loc[model]
-            points.append({"model": model, "place": place, "head": label} | {n: values[f"{n}_forget"] for n in READOUTS})
-    points = pd.DataFrame(points)
+    chosen = rows[rows.method.isin(methods) & rows.variant.isin(HEADS)]
+    table = means(rows, ["output_retain", *(f"{name}_forget" for name in READOUTS)]) * 100
+    retrain = table.loc[rows.model[rows.method == "retrain"].iloc[0]]
+    table = chosen.drop_duplicates("model")[["model", "method", "variant"]].join(table, on="model")
+    broken = table[table.output_retain < retrain.output_retain - BROKEN]
+    table = table.drop(broken.index)
+    figure, (axes,) = canvas(0.3 * len(methods) + 0.95, 1, 3, sharey=True)
+    looks = {"linear head": ("black", "o", "white"), "CMF head": ("black", "o", "black")}
+    low = 5 * (min(table.iloc[:, -2:].min(axis=None), retrain.iloc[-2:].min()) // 5)
     for axis, readout in zip(axes, READOUTS):
-        colour = READOUT_STYLE[readout][0]
-        axis.axvline(retrain[f"{readout}_forget"], color=GREY, linestyle=(0, (4, 2)), linewidth=0.9, zorder=0, label="Retrain")
-        for place, own in points.groupby("place"):
-            ends = own[own["head"] != HEADS["cmf_budget"]].set_index("head")[readout]
-            axis.plot(ends, [place] * len(ends), color="#aaaaaa", linewidth=2, zorder=1)
-        for label, face, size in zip(HEADS.values(), ("#c9c9c9", "white", "black"), (4, 6.5, 6.5)):
-            of = points[points["head"] == label]
-            axis.plot(of[readout], of.place, "o", color="#8a8a8a" if size < 5 else "black", markerfacecolor=face, markersize=size,
-                      zorder=3 if size > 5 else 4, clip_on=False, label=label)
-        axis.set_title(READOUTS[readout], color=colour)
-        axis.set(xlim=(-4, 104), xticks=(0, 50, 100), ylim=(len(methods) - 0.5, -0.6))
-        axis.tick_params(axis="y", length=0)
-    axes[0].set_yticks(range(len(methods)), [METHODS[name].label for name in methods])
+        column = f"{readout}_forget"
+        of = table.pivot(index="method", columns="variant", values=column).reindex(index=methods, columns=HEADS)
+        of = of.rename(index=lambda name: METHODS[name].label, columns=HEADS)
+        joined(axis, of[list(looks)], looks)
+        axis.plot(of[MATCHED], np.arange(len(of)) + 0.3, ".", color="#8a8a8a", markersize=6, label=MATCHED, zorder=4)
+        axis.axvline(retrain[column], color=GREY, linestyle=(0, (4, 2)), linewidth=0.9, zorder=0, label="Retrain")
+        axis.set(title=READOUTS[readout], xlim=(-4, 104) if readout == "output" else (low - 2, 102))
+    axes[0].set_xticks((0, 50, 100))
     figure.supxlabel(ACCURACY, size=8)
-    handles = axes[0].get_legend_handles_labels()[0]
-    figure.legend(handles=handles[::-1], loc="outside upper center", ncol=2)
-    left_out = "".join(f" Not drawn: {name}, whose retain accuracy is {value:.0f} %." for name, value in broken.items())
-    caption = (f"Forget accuracy of each method with a linear and with a CMF head, {n_of(rows)}, means over them; probe and NCC "
-               f"on raw features. The matched budget is the linear head trained as long as the CMF head.{left_out}")
-    return finish(figure, points.drop(columns="place"), caption)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncol=2)
+    left_out = ", ".join(f"{model} ({value:.0f} %)" for model, value in zip(broken.model, broken.output_retain))
+    caption = (f"Forget accuracy with a linear and with a CMF head, {n_of(chosen)}, means over them; features without "
+               f"normalisation. Matched budget: a linear head trained by the CMF head's recipe."
+               + f" Not drawn, as retain accuracy is over {BROKEN} points below Retrain's: {left_out}." * bool(left_out))
+    return finish(figure, table, caption)
 
 
 def alignment(rows: pd.DataFrame) -> Figure:
     """Cosine between class weight vector and centred class mean, of the forget classes and of the retain classes."""
     models = models_of(rows, ("original", "retrain", *PAPER, "distilled_head", "prune", "bias_shift"))
     chosen = rows[rows.model.isin(models)].dropna(subset="alignment")
-    points = pd.DataFrame([
-        {"model": row.model, "seed": row.seed, "class": c, "kind": "forget class" if str(c) in row.forget.split() else "retain class",
-         "cosine": value} for row in chosen.itertuples() for c, value in enumerate(row.alignment)
-    ]).drop_duplicates(["model", "seed", "class", "kind", "cosine"]).dropna()  # the Original is the same for every forget set
+    chosen = chosen.assign(model=chosen.model.str.replace("Distilled head, classifier only", "Distilled head"))
+    points = chosen[["model", "seed", "forget", "alignment"]].rename(columns={"alignment": "cosine"})
+    points = points.assign(number=[range(len(cosines)) for cosines in points.cosine]).explode(["cosine", "number"]).dropna()
+    own = [str(row.number) in row.forget.split() for row in points.itertuples()]
+    points = points.assign(cosine=points.cosine.astype(float), kind=np.where(own, "forget class", "retain class"))
+    points = points.drop_duplicates(["model", "seed", "number", "kind", "cosine"])  # one Original for every forget set
     forget = points[points.kind == "forget class"].groupby("model").cosine
     order = list(forget.mean().sort_values(ascending=False).index)
     figure, ((axis,),) = canvas(0.2 * len(order) + 0.75)
@@ -193,12 +190,15 @@ def alignment(rows: pd.DataFrame) -> Figure:
     for kind, colour, size in (("retain class", RETAIN, 2.5), ("forget class", FORGET, 3.8)):
         sns.stripplot(points[points.kind == kind], x="cosine", y="model", order=order, color=colour, size=size, alpha=0.8,
                       jitter=0.22, ax=axis, label=kind)
-    axis.set(xlabel="cosine of class weight vector and class mean", ylabel="", xlim=(min(-0.2, points.cosine.min() - 0.03), 1.02))
-    handles = dict(zip(*axis.get_legend_handles_labels()[::-1]))
+    axis.set(xlabel="cosine of weight vector and class mean", ylabel="")
+    axis.set_xlim(min(-0.2, points.cosine.min() - 0.03), 1.02)
+    axis.xaxis.set_major_locator(MultipleLocator(0.2))
+    axis.tick_params(axis="y", length=0)
+    handles = dict(zip(*axis.get_legend_handles_labels()[::-1]))  # one for each kind
     axis.get_legend().remove()
-    figure.legend(handles=list(handles.values()), labels=list(handles), loc="outside upper center", ncol=2)
-    caption = (f"Cosine between the class weight vector and the centred class mean, a dot per class, {n_of(chosen)}. The grey band "
-               f"goes from Retrain's least to its greatest forget class; 0 is orthogonal, 1 aligned.")
+    figure.legend(handles.values(), handles, loc="outside upper center", ncol=2, markerscale=1.5)
+    caption = (f"Cosine between class weight vector and centred class mean, a dot per class, {n_of(chosen)}; 0 is orthogonal, "
+               f"1 aligned. The grey band goes from the least to the greatest of Retrain's forget classes.")
     return finish(figure, points, caption)
 
 
@@ -207,55 +207,51 @@ def turned(rows: pd.DataFrame) -> Figure:
     models = models_of(rows, PAPER) + [name for name in ["Random Label, classifier only"] if name in set(rows.model)]
     table = means(rows, ["weight_turn_forget", "mean_turn_forget"]).loc[models].dropna()
     table.columns = ["class weight vector", "class mean"]
-    figure, ((axis,),) = canvas(0.24 * len(table) + 0.6)
-    for place, values in enumerate(table.to_numpy()):
-        axis.plot(values, [place, place], color="#aaaaaa", linewidth=2, zorder=1)
-    for (name, values), (colour, marker) in zip(table.items(), (("black", "s"), (FORGET, "o"))):
-        axis.plot(values, range(len(table)), marker, color=colour, markersize=6, zorder=3, clip_on=False)
-    first = table.iloc[0]
-    for name, place in zip(first.index, style.spread(list(first), 40, 10, 90)):
-        axis.text(place, -0.5, name, ha="center", size=7.5, color="black" if "weight" in name else FORGET)
-    axis.set_yticks(range(len(table)), table.index)
-    axis.set(ylim=(len(table) - 0.5, -1), xlim=(-2, max(92, table.max(axis=None) + 3)), xlabel="turned from the Original (degrees)")
+    figure, ((axis,),) = canvas(0.27 * len(table) + 0.7)
+    axis.set(xlim=(-2, max(93, table.max(axis=None) + 3)), xlabel="turned from the Original (degrees)")
     axis.set_xticks(range(0, int(axis.get_xlim()[1]) + 1, 30))
-    axis.tick_params(axis="y", length=0)
-    caption = (f"Angle between the Original and the unlearned model, of the forget class's weight vector and of its class mean, "
-               f"{n_of(rows)}, means over them. 0 degrees: not turned; 90: nothing in common.")
-    return finish(figure, table.rename_axis("model").reset_index(), caption)
+    joined(axis, table, dict(zip(table, (("black", "s", "black"), (FORGET, "o", FORGET)))), gap=42)
+    caption = (f"Angle by which weight vector and mean of the forget class turned from the Original's, {n_of(rows)}, means over "
+               f"them. At 0 degrees nothing turned, at 90 the two are orthogonal.")
+    return finish(figure, table.reset_index(), caption)
 
 
 def neural_collapse(histories: pd.DataFrame) -> Figure:
     """Retain accuracy and neural collapse of Original and Retrain against the training epoch."""
     chosen = histories[histories.method.isin(("original", "retrain"))]
     models = list(chosen.model.unique())
+    means_of = chosen.groupby(["model", "epoch"])[list(HISTORY)].mean()
     figure, axes = canvas(3.2, 2, len(models), sharex=True, sharey="row")
     for column, model in zip(axes.T, models):
-        of = chosen[chosen.model == model].groupby("epoch")[list(HISTORY)].mean()
-        colour = colour_of(model.lower())
-        labels = [], []
+        of, colour, labels = means_of.loc[model], colour_of(model.lower()), ([], [])
         for name, (label, dash) in HISTORY.items():
             panel, scale = (1, 1) if name.startswith("nc") else (0, 100)
             column[panel].plot(of.index, scale * of[name], color=colour, linestyle=dash)
             labels[panel].append((scale * of[name].iloc[-1], label, colour))
         column[0].set(title=model, ylim=(0, 103))
         column[1].set(xlabel="epoch", yscale="log")
+    decades = np.log10(means_of[["nc1", "nc2", "nc3"]])
+    axes[1][0].set_ylim(10 ** np.floor(decades.min(axis=None)), 10 ** np.ceil(decades.max(axis=None)))
     axes[1][0].yaxis.set_major_locator(LogLocator(numticks=20))
     axes[1][0].yaxis.set_minor_formatter(NullFormatter())
     for axis, of_panel in zip(axes[:, -1], labels):
         end_labels(axis, of_panel, 7.5)
     axes[0][0].set_ylabel("accuracy on\nretain classes (%)")
     axes[1][0].set_ylabel("neural collapse\n(0 = collapsed)")
-    caption = (f"Training of {' and '.join(models)}, {n_of(chosen)}, means over them: accuracy on the retain classes, and NC1 to "
-               f"NC3, which are 0 in a collapsed network.")
+    caption = (f"Training of {' and '.join(models)}, {n_of(chosen)}, means over them: retain accuracy, and NC1 to NC3, which are 0 "
+               f"in a collapsed network.")
     return finish(figure, chosen[["model", "seed", "forget", "epoch", *HISTORY]], caption)
 
 
 def gaps_by_profile(tables: dict[str, pd.DataFrame]) -> Figure:
-    """Forget accuracy of probe and NCC minus Retrain's, in points, of each method on each data set."""
+    """Forget accuracy of probe and NCC minus Retrain's, in points, of each method on each data set.
+
+    ``tables`` hold model, column, difference, low and high by data set; a tuned row takes the place of the published one.
+    """
     labels = [METHODS[name].label for name in PAPER]
-    points = pd.concat([table.assign(profile=name) for name, table in tables.items()])
-    points = points.assign(method=points.model.str.removesuffix(" (tuned)")).sort_values("model", kind="stable")
-    points = points[points.method.isin(labels)].drop_duplicates(["profile", "method", "column"], keep="last")  # tuned, if there
+    points = pd.concat([table.assign(profile=name) for name, table in tables.items()]).sort_values("model", kind="stable")
+    points = points.assign(method=points.model.str.removesuffix(" (tuned)"))
+    points = points[points.method.isin(labels)].drop_duplicates(["profile", "method", "column"], keep="last")
     present = [name for name in labels if name in set(points.method)]
     figure, (axes,) = canvas(0.5 * len(present) + 1.1, 1, 2, sharey=True, sharex=True)
     for axis, readout in zip(axes, ("probe", "ncc")):
@@ -263,24 +259,25 @@ def gaps_by_profile(tables: dict[str, pd.DataFrame]) -> Figure:
         for i, (profile, colour, marker) in enumerate(zip(tables, style.PROFILE_COLOURS, "osD^vP")):
             of = points[(points.profile == profile) & (points.column == f"{readout}_forget")]
             places = of.method.map(present.index) + (i + 0.5) / len(tables) * 0.8 - 0.4
-            axis.errorbar(of.difference, places, xerr=[of.difference - of.low, of.high - of.difference], fmt=marker, color=colour,
-                          markersize=4, linewidth=1.1, label=profile)
-        axis.set(title=READOUTS[readout], ylim=(len(present) - 0.5, -0.5), xlabel="points, more retained →")
-        axis.set_yticks(np.arange(len(present) + 1) - 0.5, minor=True)
-        axis.grid(axis="y", which="minor", color="#dddddd", linewidth=0.6)
-        axis.tick_params(axis="y", which="both", length=0)
+            axis.errorbar(of.difference, places, xerr=[of.difference - of.low, of.high - of.difference], fmt=marker,
+                          color=colour, markersize=4, linewidth=1.1, label=profile)
+        axis.hlines(np.arange(len(present) - 1) + 0.5, 0, 1, transform=axis.get_yaxis_transform(), color="#dddddd", linewidth=0.6)
+        axis.set(title=READOUTS[readout], ylim=(len(present) - 0.5, -0.5), xlabel="minus Retrain (points)\nmore retained →")
         axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes[0].set_yticks(range(len(present)), present)
     figure.suptitle("Retained beyond Retrain", size=8.5)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
-    caption = ("Forget accuracy minus Retrain's, by linear probe and by NCC, in percentage points; SCRUB and UNSIR at their tuned "
-               "rates where there are any. Bars: 95 % intervals over forget sets.")
+    caption = ("Forget accuracy minus Retrain's, by linear probe and by NCC, in percentage points; SCRUB and UNSIR at their "
+               "tuned rates where there are any. Bars: 95 % intervals over forget sets.")
     return finish(figure, points[["profile", "model", "column", "difference", "low", "high"]], caption)
 
 
 def attacks(readings: pd.DataFrame) -> Figure:
     """Forget accuracy of a k-shot linear probe on the features against k, the images per class."""
-    return _attack(readings, "few_shot", "images per class", "k-shot linear probe on the features", "few_shot_shuffled")
+    what = "linear probe trained on the features of k images per class"
+    figure = _attack(readings, "few_shot", "images per class", what, "few_shot_shuffled")
+    figure.caption += " The thin line has shuffled labels, the mean over these models."
+    return figure
 
 
 def fine_tuning(readings: pd.DataFrame) -> Figure:
@@ -294,8 +291,7 @@ def _attack(readings: pd.DataFrame, attack: str, x_label: str, what: str, null: 
     figure, ((axis,),) = canvas(2.56, width=style.WIDE)
     labels = []
     for model in [name for name in ATTACKED if (attack, name) in found.index]:
-        method = points.method[points.model == model].iloc[0]
-        values, colour = found[attack, model], colour_of(method)
+        values, colour = found[attack, model], colour_of(points.method[points.model == model].iloc[0])
         axis.plot(values.index, values, color=colour, linestyle=ATTACKED[model], marker="o", linewidth=2, clip_on=False)
         labels.append((values.iloc[-1], model, colour))
     if null in found.index:
@@ -305,8 +301,7 @@ def _attack(readings: pd.DataFrame, attack: str, x_label: str, what: str, null: 
     step_axis(axis, points.x.unique())
     axis.set(xlabel=x_label, ylabel=ACCURACY, ylim=(-3, 103))
     end_labels(axis, labels, style.LARGE)
-    caption = (f"Forget accuracy of a {what}, {n_of(points)}, {points.draw.nunique()} resamples of the images; means over all."
-               + " The thin line has shuffled labels, the mean over these models." * (null in found.index))
+    caption = f"Forget accuracy of a {what}, {n_of(points)}, means over them and over resamples of the images."
     return finish(figure, found.rename("forget_accuracy").reset_index(), caption)
 
 
@@ -314,48 +309,45 @@ def embeddings(layouts: dict[str, dict], forget: tuple[int, ...], classes: list[
     """t-SNE of the test features of up to four models; ``layouts`` hold points (N, 2) and labels (N,)."""
     names, points = ", ".join(classes[c] for c in forget), []
     figure, axes = canvas(3.7, 2, 2)
+    for axis, (model, layout) in zip(axes.flat, layouts.items()):
+        of = pd.DataFrame(np.asarray(layout["points"]), columns=["x", "y"]).assign(model=model, label=np.asarray(layout["labels"]))
+        own = of.label.isin(forget)
+        for part, colour, kind in ((of[own], FORGET, f"forget class: {names}"), (of[~own], RETAIN, "retain classes")):
+            axis.scatter(part.x, part.y, color=colour, s=3, linewidths=0, zorder=2 + (colour == FORGET), label=kind)
+        axis.set_title(model, pad=2)
+        points.append(of)
     for axis in axes.flat:
         axis.set_axis_off()
-    for axis, (model, layout) in zip(axes.flat, layouts.items()):
-        frame = pd.DataFrame(np.asarray(layout["points"]), columns=["x", "y"]).assign(model=model, label=np.asarray(layout["labels"]))
-        for of, colour, kind in ((~frame.label.isin(forget), RETAIN, "retain classes"), (frame.label.isin(forget), FORGET, names)):
-            axis.scatter(frame.x[of], frame.y[of], color=colour, s=3, linewidths=0, rasterized=True, label=kind)
-        axis.set_title(model, pad=2)
-        points.append(frame)
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], loc="outside upper center", ncol=2, markerscale=2.5)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncol=2, markerscale=2.5)
     caption = f"t-SNE of the features of {len(points[0])} test images, one seed; the forget class is {names}. Axes have no unit."
     return finish(figure, pd.concat(points), caption)
 
 
 def steps(steps: dict) -> Figure:
-    """Test images of the forget class and of its two nearest classes at three steps, coloured by each readout's prediction."""
+    """Test images of the forget class and its two nearest at three steps, coloured by what each readout predicts."""
     readings, classes, labels = steps["readings"], steps["classes"], np.array(steps["labels"])
     shown = [readings[i] for i in (0, len(readings) // 2, len(readings) - 1)]
     names, colours = [steps["names"][c] for c in classes], dict(zip(classes, (FORGET, "#0b3c6f", "#4a9bd4")))
-    rows = {"output": "What the network predicts", "probe": "What a probe on its features predicts",
-            "ncc": "What the nearest class mean predicts"}
     figure, axes = canvas(4.3, 3, 3, sharex=True, sharey=True)
-    points = []
-    for row, (readout, title) in zip(axes, rows.items()):
-        row[1].set_title(title, pad=14)
+    points, who = [], {"output": "the network", "probe": "a probe on its features", "ncc": "the nearest class mean"}
+    for row, readout in zip(axes, READOUTS):
+        row[1].set_title(f"What {who[readout]} predicts", pad=14)
         for axis, reading in zip(row, shown):
             predicted, places = np.array(reading[readout]), np.array(reading["points"])
             for c, marker in zip(classes, "o^s"):
                 own = labels == c
-                axis.scatter(*places[own].T, c=[colours.get(p, "#8a8a8a") for p in predicted[own]], marker=marker, s=7,
-                             linewidths=0, alpha=0.8)
+                shades = [colours.get(p, OTHER) for p in predicted[own]]
+                axis.scatter(*places[own].T, c=shades, marker=marker, s=7, linewidths=0, alpha=0.8)
             right = 100 * (predicted == classes[0])[labels == classes[0]].mean()
             axis.text(0.5, 1.02, f"{names[0]}: {right:.0f} %", transform=axis.transAxes, ha="center", size=7.5)
-            axis.set(xticks=[], yticks=[])
-            points.append(pd.DataFrame(places, columns=["x", "y"]).assign(step=reading["step"], readout=readout, label=labels, predicted=predicted))
-    for axis, reading in zip(axes[-1], shown):
-        axis.set_xlabel(f"step {reading['step']}")
-    entries = zip([*colours.values(), "#8a8a8a"], "o^s.", [*names, "another class"])
+            axis.set(xticks=[], yticks=[], xlabel=f"step {reading['step']}" * (readout == "ncc"))
+            places = pd.DataFrame(places, columns=["x", "y"])
+            points.append(places.assign(step=reading["step"], readout=readout, label=labels, predicted=predicted))
+    entries = zip([*colours.values(), OTHER], "o^s.", [*names, "another class"])
     handles = [axes[0][0].plot([], [], marker, color=colour, label=name)[0] for colour, marker, name in entries]
     figure.legend(handles=handles, loc="outside lower center", ncol=4, columnspacing=1, handletextpad=0.3)
-    caption = (f"{steps['model']} forgets {names[0]}: {len(labels)} test images, seed {steps['seed']}, in the plane of three class "
-               f"means of the Original. The marker is an image's class, the colour its predicted class; numbers are forget accuracies.")
+    caption = (f"{steps['model']} unlearns {names[0]}: {len(labels)} test images, seed {steps['seed']}, in the plane of three "
+               f"class means of the Original. Marker: an image's class; colour: its predicted class; numbers: forget accuracy.")
     return finish(figure, pd.concat(points), caption)
 
 
@@ -365,37 +357,38 @@ def headroom(rows: pd.DataFrame) -> Figure:
     labels = []
     for readout, of in rows.sort_values("dimensions").groupby("readout", sort=False):
         colour, marker = READOUT_STYLE[readout]
-        axis.errorbar(of.dimensions, of.headroom, yerr=[of.headroom - of.low, of.high - of.headroom], color=colour, marker=marker)
+        bars = [of.headroom - of.low, of.high - of.headroom]
+        axis.errorbar(of.dimensions, of.headroom, yerr=bars, color=colour, marker=marker)
         labels.append((of.headroom.iloc[-1], READOUTS[readout], colour))
     axis.axhline(0, color="black", linewidth=0.6)
     axis.set_xscale("log")
-    axis.set_xticks(sorted(rows.dimensions.unique()), sorted(rows.dimensions.unique()))
+    axis.set_xticks(of.dimensions, of.dimensions)
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set(xlabel="feature dimensions", ylabel="headroom: Original\nminus Retrain (points)")
     end_labels(axis, labels, 7.5)
-    caption = ("Forget accuracy of the Original minus that of Retrain, in percentage points, against the number of feature "
-               "dimensions. Bars: 95 % intervals over forget sets.")
+    caption = "Forget accuracy of the Original minus Retrain's, in percentage points. Bars: 95 % intervals over forget sets."
     return finish(figure, rows, caption)
 
 
 def tuning(table: pd.DataFrame) -> Figure:
     """Forget accuracy of output, probe and NCC against the learning rate, a panel per tuned method."""
     own = table[table.variant.isin(("linear", "tuned")) & (table.setting == "lr") & table.method.isin(PAPER)]
-    points = own.rename(columns={"forget": "output"}).melt(["method", "value", "chosen"], list(READOUTS), "readout", "accuracy")
+    own = own.rename(columns={"forget": "output"}).assign(method=own.method.map(lambda name: METHODS[name].label))
+    points = own.melt(["method", "value", "chosen"], list(READOUTS), "readout", "accuracy").replace(SHORT)
     points["accuracy"] *= 100
-    methods = list(points.method.unique())
-    across = min(3, len(methods))
-    figure, axes = canvas(1.5 * -(-len(methods) // across) + 0.2, -(-len(methods) // across), across, sharey=True)
-    for axis, method in zip(axes.flat, methods):
-        of = points[points.method == method]
-        sns.lineplot(of, x="value", y="accuracy", hue="readout", style="readout", markers=[m for _, m in READOUT_STYLE.values()],
-                     dashes=False, palette=[c for c, _ in READOUT_STYLE.values()], legend=False, ax=axis)
-        axis.axvline(of.value[of.chosen].iloc[0], color=GREY, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0)
-        axis.set(title=METHODS[method].label, xscale="log", ylim=(-4, 104), xlabel="learning rate", ylabel=ACCURACY)
-    for axis in list(axes.flat)[len(methods):]:
-        axis.set_axis_off()
-    last = points[points.method == methods[-1]].groupby("readout", sort=False).accuracy.last()
-    end_labels(axes.flat[len(methods) - 1], [(last[n], SHOWN_LABELS[n], READOUT_STYLE[n][0]) for n in READOUTS], 7.5)
-    caption = ("Forget accuracy by output, linear probe and NCC on held-out images against the learning rate tried; dashed: the rate "
-               "chosen, by the output alone.")
-    return finish(figure, points, caption)
+    colours, markers = ({SHORT[name]: look[i] for name, look in READOUT_STYLE.items()} for i in (0, 1))
+    across = min(3, points.method.nunique())
+    grid = sns.relplot(points, x="value", y="accuracy", col="method", col_wrap=across, kind="line", hue="readout",
+                       style="readout", palette=colours, markers=markers, dashes=False, legend=False, height=1.5,
+                       aspect=style.WIDTH / 1.5 / across)
+    grid.figure.set_layout_engine("constrained")
+    grid.set(xscale="log", ylim=(-4, 104)).set_titles("{col_name}").set_axis_labels("learning rate", ACCURACY)
+    for method, axis in grid.axes_dict.items():
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        chosen = own.value[own.chosen & (own.method == method)].iloc[0]
+        axis.axvline(chosen, color=GREY, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0)
+    corner = list(grid.axes_dict)[across - 1]
+    last = points[points.method == corner].groupby("readout", sort=False).accuracy.last()
+    end_labels(grid.axes_dict[corner], [(value, name, colours[name]) for name, value in last.items()], 7.5)
+    caption = "Forget accuracy on held-out images at each learning rate tried. Dashed: the rate chosen, by the output alone."
+    return finish(grid.figure, points, caption)

@@ -84,10 +84,10 @@ def end_labels(axis, labels: list[tuple[float, str, str]], size: float = SMALL) 
     draw = axis.yaxis.get_transform()  # so that labels are as far apart on a logarithmic axis
     heights = draw.transform([height for height, _, _ in labels])
     low, high = draw.transform(axis.get_ylim())
-    points = 72 * axis.get_position().height * axis.figure.get_figheight()
-    places = draw.inverted().transform(spread(list(heights), 1.25 * size / points * (high - low), low, high))
+    width, height = 72 * axis.get_position().size * axis.figure.get_size_inches()  # points, of the axes
+    places = draw.inverted().transform(spread(list(heights), 1.25 * size / height * (high - low), low, high))
     for (height, text, colour), place in zip(labels, places):
-        axis.annotate(text, (1.0, height), (1.04, place), xycoords=axis.get_yaxis_transform(), va="center", size=size,
+        axis.annotate(text, (1.0, height), (1 + 12 / width, place), xycoords=axis.get_yaxis_transform(), va="center", size=size,
                       color=colour, annotation_clip=False, arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5,
                                                                        "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)})
 
