@@ -9,7 +9,7 @@ from typing import Any, Callable
 import torch
 from torch import Tensor
 
-from .. import attacks, metrics
+from .. import attacks, geometry, metrics
 from ..heads import class_means
 from ..models import Model
 from ..representation import Features, extract, output_predictions
@@ -78,7 +78,7 @@ class Collapse(OfModel):
 
     @property
     def code(self) -> str:
-        return code.version(metrics.nc1_of_moments, metrics.nc2, metrics.nc3)
+        return code.version(geometry.nc1_of_moments, geometry.nc2, geometry.nc3)
 
     def compute(self, device: str) -> Result:
         record, epochs = stored(trained(self.cell)), []
@@ -89,8 +89,8 @@ class Collapse(OfModel):
             centre = (means * counts[:, None]).sum(0) / counts.sum()
             centred = means - centre
             epochs.append({
-                "epoch": at["epoch"], "nc1": metrics.nc1_of_moments(means, centre, within), "nc2": metrics.nc2(centred),
-                "nc3": metrics.nc3(weight, centred),
+                "epoch": at["epoch"], "nc1": geometry.nc1_of_moments(means, centre, within), "nc2": geometry.nc2(centred),
+                "nc3": geometry.nc3(weight, centred),
             })
         return {"epochs": epochs}, {}
 
@@ -193,7 +193,7 @@ class Steps(OfRun):
 
     @property
     def code(self) -> str:
-        placing = (metrics.plane_of, metrics.in_plane, class_means)
+        placing = (geometry.plane_of, geometry.in_plane, class_means)
         reading = (metrics.probed, metrics.nearest, output_predictions, extract, worth_reading)
         return code.version(*placing, *reading, begin, train, generator, refit_head)
 
@@ -219,7 +219,7 @@ class Steps(OfRun):
         apart = (means - means[self.cell.forget[0]]).norm(dim=1)
         classes = apart.argsort()[:3].tolist()  # the forget class first: its distance is 0
         kept = [torch.where(at.test_labels == c)[0][: self.images // 3] for c in classes]
-        return {"classes": classes, "kept": torch.cat(kept), "plane": metrics.plane_of(means[classes])}
+        return {"classes": classes, "kept": torch.cat(kept), "plane": geometry.plane_of(means[classes])}
 
     def _reading(self, at: At, model: Model, features: Features, classes: list[int], kept: Tensor, plane: tuple) -> dict:
         test, common = features.test[kept], (features.train, at.train_labels)
@@ -229,7 +229,7 @@ class Steps(OfRun):
             "probe": metrics.probed(*common, test, at.classes, at.recipe, at.seed).argmax(1),
             "ncc": metrics.nearest(*common, test, at.classes)[0],
         }
-        places = {name: _rounded(metrics.in_plane(p, *plane), 3) for name, p in {"points": test, "means": means}.items()}
+        places = {name: _rounded(geometry.in_plane(p, *plane), 3) for name, p in {"points": test, "means": means}.items()}
         return {**places, **{name: found.tolist() for name, found in predicted.items()}}
 
 
@@ -318,11 +318,11 @@ class Embedded(OfModel):
 
     @property
     def code(self) -> str:
-        return code.version(metrics.tsne)
+        return code.version(geometry.tsne)
 
     def compute(self, device: str) -> Result:
         at = look(self.cell, device)
         labels, features = at.test_labels.cpu(), at.features.test.cpu()
         keep = torch.cat([torch.where(labels == c)[0][: self.points // at.classes] for c in labels.unique()])
-        layout = metrics.tsne(features[keep]) if at.finite() else torch.full((len(keep), 2), torch.nan)
+        layout = geometry.tsne(features[keep]) if at.finite() else torch.full((len(keep), 2), torch.nan)
         return {"points": _rounded(layout, 2), "labels": labels[keep].tolist()}, {}

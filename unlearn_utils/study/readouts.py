@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ..bias import bias_numbers, margin_parts
+from ..geometry import (
+    alignment, bias_numbers, centred_means, margin_parts, mean_distance, nc1, nc2, nc3, turned,
+)
 from ..heads import ClassMeanHead
-from ..membership import FEWEST, membership_inference
 from ..methods import METHODS, check_free
 from ..metrics import (
-    alignment, auroc, centred_means, confusion, false_positives, group_accuracy, mean_distance, nc1, nc2, nc3, nearest,
-    pooled_accuracy, probe_scores, probed, refitted_head, turned,
+    FEWEST_LOSSES, auroc, binary_probes, confusion, false_positives, group_accuracy, membership_inference, nearest,
+    pooled_accuracy, probe_scores, probed, refitted_head,
 )
 from ..representation import Features, output_predictions
 from ..settings import BadInput
@@ -228,7 +229,7 @@ def members(at: At) -> dict:
     found = [None] * at.classes
     for c in at.cell.forget or range(at.classes):
         groups = losses[0][at.train_labels == c], losses[1][at.test_labels == c]
-        if min(map(len, groups)) >= FEWEST:
+        if min(map(len, groups)) >= FEWEST_LOSSES:
             found[c] = membership_inference(*groups)[0]
     return {"membership": found}
 
