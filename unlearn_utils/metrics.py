@@ -5,7 +5,7 @@ Accuracies are fractions in [0, 1], one per class, so that any forget set is a v
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -221,7 +221,7 @@ def auroc(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def recovery(value: float, retrain: float, original: float, smallest: float = 0.02) -> float:
-    """Recovered fraction of the headroom, (value - retrain) / (original - retrain): 0 like Retrain, 1 like the Original.
+    """Recovered fraction of the headroom, (value - retrain) / (original - retrain): 0 as Retrain, 1 as the Original.
 
     NaN where the headroom is under ``smallest``: the ratio would be noise.
     """

@@ -115,7 +115,14 @@ MOST = 10**18  # below it: so no number is infinite or NaN, and a seed fits in 6
 FROM_ONE = "epochs batch_size width blocks image_size channels shots steps few_sets".split()
 RANGES = dict.fromkeys(FROM_ONE, (1, MOST)) | dict.fromkeys(("momentum", "validation"), (0, 1))  # others from 0 on
 MAY_BE_EMPTY = ("multi_runs", "left_out")
-WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list", dict: "a table"}
+WORDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    list: "a list",
+    dict: "a table",
+}
 
 
 def read_table(cls: type, table: Any, where: str, **given: Any) -> Any:

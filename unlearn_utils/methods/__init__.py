@@ -37,9 +37,18 @@ class Method:
 
 
 def method(
-    name: str, label: str, *, citation: str = "", start: Literal["original", "initialisation"] = "original",
-    sees_all: bool = False, role: Literal["", "method", "extension", "reference"] = "", variants: tuple = (),
-    why: str = "", head_only: bool = False, recipe_of: str = "", other_seed: int = 0,
+    name: str,
+    label: str,
+    *,
+    citation: str = "",
+    start: Literal["original", "initialisation"] = "original",
+    sees_all: bool = False,
+    role: Literal["", "method", "extension", "reference"] = "",
+    variants: tuple = (),
+    why: str = "",
+    head_only: bool = False,
+    recipe_of: str = "",
+    other_seed: int = 0,
 ):
     """Register a method under ``name``; ``label`` is what tables show. Raises BadInput for a name that is taken.
 
@@ -52,13 +61,22 @@ def method(
     the method whose recipe it takes, and ``other_seed`` is added to the seed of its initialisation.
     """
     if not str(name).isidentifier() or not isinstance(label, str):
-        raise BadInput(f"@method({name!r}, {label!r}) needs a name in one word and a label, like @method('mine', 'My method').")
+        raise BadInput(
+            f"@method({name!r}, {label!r}) needs a name in one word and a label, like @method('mine', 'My method')."
+        )
 
     def register(cls: type) -> type:
         check_free("method", name, METHODS.get(name), cls)
         if any(known.label == label and other != name for other, known in METHODS.items()):
             raise BadInput(f"method '{name}' has the label '{label}' of another method; tables need one of its own.")
-        cls.name, cls.label, cls.start, cls.sees_all, cls.variants, cls.why = name, label, start, sees_all, variants, why
+        cls.name, cls.label, cls.start, cls.sees_all, cls.variants, cls.why = (
+            name,
+            label,
+            start,
+            sees_all,
+            variants,
+            why,
+        )
         cls.head_only, cls.recipe_of, cls.other_seed = head_only, recipe_of or name, other_seed
         cls.role = role or ("reference" if start == "initialisation" else "method")
         cls.closed_form = cls.losses is Method.losses
@@ -80,7 +98,9 @@ def check(name: str, variant: str, recipe: Recipe) -> None:
     build(name, recipe.constants)
     cls = METHODS[name]
     if cls.variants and variant not in cls.variants:
-        raise BadInput(f"method '{name}' cannot be used with '{variant}', only with {', '.join(cls.variants)}: {cls.why}.")
+        raise BadInput(
+            f"method '{name}' cannot be used with '{variant}', only with {', '.join(cls.variants)}: {cls.why}."
+        )
     if cls.closed_form != (recipe.epochs == 0):
         needs = "is a closed form: its recipe has no" if cls.closed_form else f"trains: its recipe ('{variant}') needs"
         raise BadInput(f"method '{name}' {needs} epochs and lr.")

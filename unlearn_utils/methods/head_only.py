@@ -9,7 +9,12 @@ from . import Method, method
 
 
 @method(
-    "prune", "Pruned head", citation="control, as in the official code", role="reference", variants=("linear",), head_only=True,
+    "prune",
+    "Pruned head",
+    citation="control, as in the official code",
+    role="reference",
+    variants=("linear",),
+    head_only=True,
     why="only a linear head has a weight vector of its own for each class",
 )
 @dataclass(frozen=True)
@@ -26,7 +31,12 @@ class Prune(Method):
 
 
 @method(
-    "bias_shift", "BiasShift", citation="control, arXiv 2605.08730", role="reference", variants=("linear",), head_only=True,
+    "bias_shift",
+    "BiasShift",
+    citation="control, arXiv 2605.08730",
+    role="reference",
+    variants=("linear",),
+    head_only=True,
     why="only a linear head has a bias of its own for each class",
 )
 @dataclass(frozen=True)
@@ -52,7 +62,11 @@ class BiasShift(Method):
 
 
 @method(
-    "distilled_head", "Distilled head", citation="control, ours", role="reference", variants=("classifier",),
+    "distilled_head",
+    "Distilled head",
+    citation="control, ours",
+    role="reference",
+    variants=("classifier",),
     why="it is defined with the encoder frozen",
 )
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """NegGrad+, as in the paper's official code."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Iterator
 
 import torch
 from torch import Tensor
@@ -15,8 +15,9 @@ from . import Method, method
 class NegGradPlus(Method):
     """min CE(D_r) - scale * CE(D_f).
 
-    For every retain batch one forget batch; their cycle goes on across epochs. The official code clips only the ascent gradient, before it adds the descent gradient; with the CMF
-    head it scales the ascent by 0.5 and clips the sum instead (``ascent_clip`` 0 and the recipe's ``clip``).
+    For every retain batch one forget batch; their cycle goes on across epochs. The official code clips only the ascent
+    gradient, before it adds the descent gradient; with the CMF head it scales the ascent by 0.5 and clips the sum
+    instead (``ascent_clip`` 0 and the recipe's ``clip``).
     """
 
     ascent_scale: float = 1.0

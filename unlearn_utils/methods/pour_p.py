@@ -10,7 +10,11 @@ from . import Method, method
 
 
 @method(
-    "pour_p", "POUR-P", citation="Le et al. 2025, arXiv 2511.19339", role="extension", variants=("linear",),
+    "pour_p",
+    "POUR-P",
+    citation="Le et al. 2025, arXiv 2511.19339",
+    role="extension",
+    variants=("linear",),
     why="it is a closed form, and a CMF head is refitted to what it leaves",
 )
 @dataclass(frozen=True)

@@ -33,8 +33,14 @@ class Retrain(Method):
             yield cross_entropy(run.model(x), y)
 
 
-@method("retrain_again", "Retrain, second seed", citation="null control", start="initialisation", recipe_of="retrain",
-        other_seed=1000)
+@method(
+    "retrain_again",
+    "Retrain, second seed",
+    citation="null control",
+    start="initialisation",
+    recipe_of="retrain",
+    other_seed=1000,
+)
 @dataclass(frozen=True)
 class RetrainAgain(Retrain):
     """min CE(D_r), from scratch and from another initialisation: its difference from Retrain is the null."""

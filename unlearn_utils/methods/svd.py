@@ -9,7 +9,11 @@ from . import Method, method
 
 
 @method(
-    "svd", "SVD", citation="Kodge et al. 2024", variants=("linear", "tuned"), head_only=True,
+    "svd",
+    "SVD",
+    citation="Kodge et al. 2024",
+    variants=("linear", "tuned"),
+    head_only=True,
     why="it edits the weight of a linear head and leaves the encoder alone",
 )
 @dataclass(frozen=True)

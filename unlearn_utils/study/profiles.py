@@ -97,9 +97,7 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
-def load(
-    name: str, overrides: dict[str, Any] | None = None, data_dir: str = "", hyperparameters: str = ""
-) -> Profile:
+def load(name: str, overrides: dict[str, Any] | None = None, data_dir: str = "", hyperparameters: str = "") -> Profile:
     """Read a profile; ``overrides`` maps dotted keys to values, e.g. ``{"probe.epochs": 5}``.
 
     ``data_dir`` takes the place of the profile's image folder; ``hyperparameters`` names one of the profile's
@@ -176,13 +174,19 @@ def _check_images(data: Data, network: Network, name: str) -> None:
         (data.normalisation == "imagenet" and data.channels != 3, "ImageNet's normalisation takes 3 channels"),
         (not sizes_rise, "data.image_size, crop_to and enlarge_to must not fall; leave out the last two, or set both"),
         (data.random_resized_crop and not data.crop_to, "data.random_resized_crop needs data.crop_to"),
-        (network.architecture.endswith("_224") and (seen, data.channels) != (224, 3),
-         f"{network.architecture} takes 224 pixels and 3 channels, not {seen} and {data.channels}"),
-        (not resnet and (network.width, network.blocks) != (usual.width, usual.blocks),
-         f"network.width and network.blocks are a ResNet's; leave them out for {network.architecture}"),
+        (
+            network.architecture.endswith("_224") and (seen, data.channels) != (224, 3),
+            f"{network.architecture} takes 224 pixels and 3 channels, not {seen} and {data.channels}",
+        ),
+        (
+            not resnet and (network.width, network.blocks) != (usual.width, usual.blocks),
+            f"network.width and network.blocks are a ResNet's; leave them out for {network.architecture}",
+        ),
         (resnet and network.weights == "imagenet", "ImageNet weights are there for timm's encoders only"),
-        (resnet and len(network.blocks) > stages,
-         f"network.blocks has {len(network.blocks)} stages, but {seen} pixels allow at most {stages}"),
+        (
+            resnet and len(network.blocks) > stages,
+            f"network.blocks has {len(network.blocks)} stages, but {seen} pixels allow at most {stages}",
+        ),
     ):
         if wrong:
             raise BadInput(f"profile '{name}': {said}.")
