@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import attacks, metrics
+from .. import attacks, geometry, metrics
 from ..heads import class_means
 from ..models import Model
 from ..representation import Features, extract, output_predictions
 from ..settings import BadInput
 from ..training import begin, generator, refit_head, train, worth_reading
 from . import code
-from .cells import Cell, Result, Task, dataset_of, load_model, prepare, recorded, stored, trained, views_of
+from .cells import Cell, Result, Task, dataset_of, load_model, prepare, stored, trained, views_of
 from .readouts import READOUTS, At, look, read
+from .variants import recorded
 
 
 class OfModel(Task):
@@ -78,7 +80,7 @@ class Collapse(OfModel):
 
     @property
     def code(self) -> str:
-        return code.version(metrics.nc1_of_moments, metrics.nc2, metrics.nc3)
+        return code.version(geometry.nc1_of_moments, geometry.nc2, geometry.nc3)
 
     def compute(self, device: str) -> Result:
         record, epochs = stored(trained(self.cell)), []
@@ -88,10 +90,14 @@ class Collapse(OfModel):
             means, within, weight = (moments[f"{at['epoch']}.{name}"] for name in ("means", "within", "weight"))
             centre = (means * counts[:, None]).sum(0) / counts.sum()
             centred = means - centre
-            epochs.append({
-                "epoch": at["epoch"], "nc1": metrics.nc1_of_moments(means, centre, within), "nc2": metrics.nc2(centred),
-                "nc3": metrics.nc3(weight, centred),
-            })
+            epochs.append(
+                {
+                    "epoch": at["epoch"],
+                    "nc1": geometry.nc1_of_moments(means, centre, within),
+                    "nc2": geometry.nc2(centred),
+                    "nc3": geometry.nc3(weight, centred),
+                }
+            )
         return {"epochs": epochs}, {}
 
 
@@ -110,8 +116,8 @@ class OfRun(Task):
         return super().spec | {"model": trained(self.cell).key}  # whose run it is
 
     def follow(self, device: str, read: Callable[[Model, Features, int], None], every_epoch: bool) -> list[int]:
-        """Call ``read`` with model, features and step at steps 0, 1, 2, 4, 8, ..., and at the last step or at the end of
-        every epoch; returns the steps at which epochs end.
+        """Call ``read`` with model, features and step at steps 0, 1, 2, 4, 8, ..., and at the last step or at the end
+        of every epoch; returns the steps at which epochs end.
         """
         run, method = prepare(self.cell, device)
         phases, ends, done, last = method.phases(run.recipe), [], 0, -1
@@ -163,11 +169,14 @@ class Curve(OfRun):
 
         def read(model: Model, features: Features, step: int) -> None:
             common = (features.train, at.train_labels, features.test, at.classes)
-            readings.append({
-                "x": step, "output": counts(output_predictions(model, features.test)),
-                "probe": counts(metrics.probed(*common, at.recipe, at.seed).argmax(1)),
-                "ncc": counts(metrics.nearest(*common)[0]),
-            })
+            readings.append(
+                {
+                    "x": step,
+                    "output": counts(output_predictions(model, features.test)),
+                    "probe": counts(metrics.probed(*common, at.recipe, at.seed).argmax(1)),
+                    "ncc": counts(metrics.nearest(*common)[0]),
+                }
+            )
 
         ends = self.follow(device, read, every_epoch=True)
         return {"readings": readings, "epoch_ends": ends}, {}
@@ -193,7 +202,7 @@ class Steps(OfRun):
 
     @property
     def code(self) -> str:
-        placing = (metrics.plane_of, metrics.in_plane, class_means)
+        placing = (geometry.plane_of, geometry.in_plane, class_means)
         reading = (metrics.probed, metrics.nearest, output_predictions, extract, worth_reading)
         return code.version(*placing, *reading, begin, train, generator, refit_head)
 
@@ -209,7 +218,9 @@ class Steps(OfRun):
         self.follow(device, read, every_epoch=False)
         kept = chosen["kept"]
         return {
-            "classes": chosen["classes"], "images": kept.tolist(), "labels": at.test_labels[kept].tolist(),
+            "classes": chosen["classes"],
+            "images": kept.tolist(),
+            "labels": at.test_labels[kept].tolist(),
             "readings": thinned(readings, self.steps),
         }, {}
 
@@ -219,9 +230,11 @@ class Steps(OfRun):
         apart = (means - means[self.cell.forget[0]]).norm(dim=1)
         classes = apart.argsort()[:3].tolist()  # the forget class first: its distance is 0
         kept = [torch.where(at.test_labels == c)[0][: self.images // 3] for c in classes]
-        return {"classes": classes, "kept": torch.cat(kept), "plane": metrics.plane_of(means[classes])}
+        return {"classes": classes, "kept": torch.cat(kept), "plane": geometry.plane_of(means[classes])}
 
-    def _reading(self, at: At, model: Model, features: Features, classes: list[int], kept: Tensor, plane: tuple) -> dict:
+    def _reading(
+        self, at: At, model: Model, features: Features, classes: list[int], kept: Tensor, plane: tuple
+    ) -> dict:
         test, common = features.test[kept], (features.train, at.train_labels)
         means = class_means(*common, at.classes)[classes]
         predicted = {
@@ -229,7 +242,9 @@ class Steps(OfRun):
             "probe": metrics.probed(*common, test, at.classes, at.recipe, at.seed).argmax(1),
             "ncc": metrics.nearest(*common, test, at.classes)[0],
         }
-        places = {name: _rounded(metrics.in_plane(p, *plane), 3) for name, p in {"points": test, "means": means}.items()}
+        places = {
+            name: _rounded(geometry.in_plane(p, *plane), 3) for name, p in {"points": test, "means": means}.items()
+        }
         return {**places, **{name: found.tolist() for name, found in predicted.items()}}
 
 
@@ -246,7 +261,7 @@ def thinned(readings: list, most: int) -> list:
 
 @dataclass(frozen=True)
 class Attacked(OfModel):
-    """Readings of one relearning attack on the cell's model, aimed at ``target``: test images of each class read right."""
+    """One relearning attack on the cell's model, aimed at ``target``: correct test images of each class."""
 
     cell: Cell
     attack: str
@@ -270,7 +285,9 @@ class Attacked(OfModel):
     def asked(self) -> dict[str, Any]:
         on_features = self.attack in attacks.ON_FEATURES
         return {
-            "model": trained(self.cell).question, "attack": self.attack, "target": list(self.target),
+            "model": trained(self.cell).question,
+            "attack": self.attack,
+            "target": list(self.target),
             "budget": [list(self.shots), self.draws] if on_features else asdict(self.cell.profile.attack),
         }
 
@@ -298,10 +315,12 @@ class Attacked(OfModel):
             else:
                 readings = attacks.few_shot(features, *common, *budget, shuffled=self.attack == "few_shot_shuffled")
         counts = torch.bincount(at.test_labels.cpu()).tolist()
-        return {"readings": [
-            {"x": r["x"], "draw": r["draw"], "hits": [round(a * n) for a, n in zip(r["accuracy"], counts)]}
-            for r in readings
-        ]}, {}
+        return {
+            "readings": [
+                {"x": r["x"], "draw": r["draw"], "hits": [round(a * n) for a, n in zip(r["accuracy"], counts)]}
+                for r in readings
+            ]
+        }, {}
 
 
 @dataclass(frozen=True)
@@ -318,11 +337,11 @@ class Embedded(OfModel):
 
     @property
     def code(self) -> str:
-        return code.version(metrics.tsne)
+        return code.version(geometry.tsne)
 
     def compute(self, device: str) -> Result:
         at = look(self.cell, device)
         labels, features = at.test_labels.cpu(), at.features.test.cpu()
         keep = torch.cat([torch.where(labels == c)[0][: self.points // at.classes] for c in labels.unique()])
-        layout = metrics.tsne(features[keep]) if at.finite() else torch.full((len(keep), 2), torch.nan)
+        layout = geometry.tsne(features[keep]) if at.finite() else torch.full((len(keep), 2), torch.nan)
         return {"points": _rounded(layout, 2), "labels": labels[keep].tolist()}, {}

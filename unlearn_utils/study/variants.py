@@ -23,7 +23,7 @@ class Variant:
 
 VARIANTS = {
     "linear": Variant(),
-    # For a method whose output does not forget at the published learning rate: the rate that the profile's search found.
+    # Where the output does not forget at the published learning rate: the rate that the profile's search found.
     "tuned": Variant(" (tuned)"),
     "cmf": Variant(" + CMF", head="cmf"),
     "cmf_none": Variant(" + CMF (no normalisation)", head="cmf", normalisation="none", recipe="cmf"),
@@ -34,6 +34,20 @@ VARIANTS = {
     "classifier": Variant(", classifier only", encoder_frozen=True),
     "zeroed_classifier": Variant(", zeroed classifier only", encoder_frozen=True, zeroed=True),
 }
+
+# Names of variants and normalisations in questions and random generators, where they are those of earlier results.
+RECORDED = {
+    "tuned": "searched",
+    "cmf_none": "cmf_centred",
+    "cmf_unit_length": "cmf_raw",
+    "none": "centred",
+    "unit_length": "raw",
+}
+
+
+def recorded(name: str | None) -> str | None:
+    """The name of a variant or normalisation in questions and random generators."""
+    return RECORDED.get(name, name)
 
 
 def needs(variant: str) -> tuple[str, ...]:
