@@ -127,8 +127,8 @@ def checked(argv: list[str]) -> tuple[argparse.Namespace, dict[Path, dict[str, A
             raise BadInput(f"--results is '{options.results}', but it must be 'committed', or left out.")
         if options.batch_size < 0:
             raise BadInput(f"--batch-size is {options.batch_size}, but it must be a number of images, or 0 for all.")
-        if (options.refresh_reference or options.check) and (options.settings or options.results or options.batch_size):
-            raise BadInput("--check and --refresh-reference take a profile as it is; leave out --set, --results, --batch-size.")
+        if (options.refresh_reference or options.check) and (options.settings or options.batch_size):
+            raise BadInput("--check and --refresh-reference take a profile as it is; leave out --set and --batch-size.")
         if options.fresh and not options.check:
             raise BadInput("--fresh goes with --check.")
         home()
@@ -160,7 +160,7 @@ def main() -> int:
     options, given = checked(sys.argv[1:])
     os.environ["UNLEARN_HOME"] = str(home())  # where a relative one counts from is this folder, not a notebook's
     if options.refresh_reference:
-        os.environ[REFERENCE] = "1"
+        os.environ[REFERENCE] = "drawn" if options.results else options.profile
     try:
         return work(options, given)
     except BadInput as problem:

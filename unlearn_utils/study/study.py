@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -15,7 +16,7 @@ import pandas as pd
 from ..data import check_forget_set
 from ..methods import METHODS
 from ..models import Model, check_network
-from ..paths import Outputs, write
+from ..paths import REFERENCE, ROOT, Outputs, write
 from ..representation import Features
 from ..settings import READOUTS, BadInput
 from . import packs, profiles, sweep
@@ -57,6 +58,8 @@ class Study:
             raise BadInput(f"results is {options['results']!r}, but it must be '' (compute what is missing) or 'committed'.")
         changed = dict(overrides or {})
         alternative = changed.pop("recipes", "")
+        if os.environ.get(REFERENCE) == profile:  # the committed results themselves are being made
+            options["results"] = ""
         own = profiles.load(profile, data_dir=options["data_dir"])
         loaded = profiles.load(profile, changed, options["data_dir"], alternative)
         profiles.check_names(loaded, METHODS, VARIANTS)
@@ -119,6 +122,22 @@ class Study:
             return f"{len(here)} results computed here"
         made = sorted({f"{record['made_with']['commit']} on {record['made_with']['hardware']}" for record in committed})
         return f"{len(committed)} committed results ({', '.join(made)}), {len(here)} computed here"
+
+    @property
+    def few(self) -> Study:
+        """The same study on its first few forget sets, one seed each, for what is too expensive to do with all."""
+        first = {forget: (seed, forget) for seed, forget in reversed(self.pairs)}
+        fewer = copy.copy(self)
+        fewer.pairs = tuple(first[f] for f in dict.fromkeys(f for _, f in self.pairs))[: self.profile.few_sets]
+        return fewer
+
+    @property
+    def tuning(self) -> pd.DataFrame:
+        """The search that chose the profile's rates: a row per method, variant and candidate. Raises BadInput without one."""
+        path = ROOT / "figures" / self.profile.name / "tuning.csv"
+        if not path.exists():
+            raise BadInput(f"profile '{self.profile.name}' has no search; python -m unlearn_utils.study.tune makes one.")
+        return pd.read_csv(path)
 
     def others(self) -> list[Study]:
         """Studies of the committed results of every other profile that has some."""
@@ -228,7 +247,7 @@ class Study:
                 for pooled in [self._pool(np.diagonal(reading[name]), pair[1], "test")]
             ]
 
-        return self._rows([(method, "linear")], lambda cell, pair: Curve(cell), made, self._few)
+        return self._rows([(method, "linear")], lambda cell, pair: Curve(cell), made, self.few.pairs)
 
     def steps(self, method: str = "random_label") -> dict[str, Any] | None:
         """Test images of the forget class and its two nearest classes in one plane, step by step, of the first set."""
@@ -287,12 +306,6 @@ class Study:
         display(HTML(f"<p><small>{caption}</small></p>"))
 
     # ---- how ----
-
-    @property
-    def _few(self) -> list[tuple[int, tuple[int, ...]]]:
-        """One pair for each of the first forget sets, for what is too expensive to do with all."""
-        first = {forget: (seed, forget) for seed, forget in reversed(self.pairs)}
-        return [first[forget] for forget in dict.fromkeys(f for _, f in self.pairs)][: self.profile.few_sets]
 
     def _rows(self, models, task_of: Callable, made: Callable, pairs=None) -> pd.DataFrame:
         """Rows of one task per model and pair; ``made`` turns a result into what follows the model's name."""

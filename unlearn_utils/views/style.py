@@ -59,6 +59,7 @@ def canvas(height: float, down: int = 1, across: int = 1, width: float = WIDTH, 
 def finish(figure: Figure, points: pd.DataFrame, caption: str) -> Figure:
     """The figure with what it shows and what stands below it."""
     figure.points, figure.caption = points.reset_index(drop=True), caption
+    plt.close(figure)  # shown where it is asked for, and not a second time at the end of the cell
     return figure
 
 
