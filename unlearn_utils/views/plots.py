@@ -16,7 +16,7 @@ from ..methods import METHODS
 from ..settings import READOUTS
 from . import style
 from .drawings import arrows  # noqa: F401
-from .style import FORGET, GREY, READOUT_STYLE, RETAIN, canvas, colour_of, end_labels, finish, joined, n_of, step_axis
+from .style import FORGET, GREY, READOUT_STYLE, RETAIN, canvas, end_labels, finish, joined, means, models_of, n_of
 
 PAPER = ("random_label", "salun", "neggrad_plus", "scrub", "unsir")  # what the summaries over methods show
 ACCURACY = "forget accuracy (%)"
@@ -30,21 +30,6 @@ SHORT = {"output": "output", "probe": "probe", "ncc": "NCC"}
 KINDS = {"retain class": RETAIN, "forget class": FORGET}
 OTHER = "#8a8a8a"  # predicted as a class that is not drawn
 BROKEN = 10  # points of retain accuracy: a model that lost more against Retrain is not compared
-
-
-def models_of(rows: pd.DataFrame, methods: tuple[str, ...]) -> list[str]:
-    """The model of each method in ``rows``, in the order given: tuned if there is one, else as published."""
-    listed = []
-    for method in methods:
-        own = rows[rows.method == method].drop_duplicates("variant").set_index("variant").model
-        listed += [own[variant] for variant in ("tuned", "linear", "classifier") if variant in own][:1]
-    return listed
-
-
-def means(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """Mean over forget sets of the mean over seeds, a line per model."""
-    by = ["model", *(["forget"] if "forget" in rows else [])]
-    return rows.groupby(by, sort=False)[columns].mean().groupby("model", sort=False).mean()
 
 
 def learning_curve(curves: pd.DataFrame, rows: pd.DataFrame) -> Figure:
@@ -61,7 +46,7 @@ def learning_curve(curves: pd.DataFrame, rows: pd.DataFrame) -> Figure:
     retrain = 100 * means(same, ["probe_forget"]).iloc[0, 0]
     axis.axhline(retrain, color=GREY, linestyle=(0, (4, 2)), linewidth=1.3, zorder=1)
     labels.append((retrain, "Retrain's probe", GREY))
-    step_axis(axis, curves.step.unique())
+    style.step_axis(axis, curves.step.unique())
     axis.set(xlabel="optimiser step (at 0: the Original)", ylabel=ACCURACY, ylim=(-3, 103))
     end_labels(axis, labels, style.LARGE)
     table = steps["mean"].unstack("readout")
@@ -134,7 +119,7 @@ def cmf(rows: pd.DataFrame) -> Figure:
     left_out = ", ".join(f"{model} ({value:.0f} %)" for model, value in zip(broken.model, broken.output_retain))
     caption = (f"Forget accuracy with a linear and with a CMF head, {n_of(chosen)}, means over them; features without "
                f"normalisation. Matched budget: a linear head trained by the CMF head's recipe."
-               + f" Not drawn, as retain accuracy is over {BROKEN} points below Retrain's: {left_out}." * bool(left_out))
+               + f" Not drawn, as retain accuracy is {BROKEN} points below Retrain's: {left_out}." * bool(left_out))
     return finish(figure, table, caption)
 
 
@@ -148,14 +133,14 @@ def alignment(rows: pd.DataFrame) -> Figure:
     own = [str(row.number) in row.forget.split() for row in points.itertuples()]
     points = points.assign(cosine=points.cosine.astype(float), kind=np.where(own, "forget class", "retain class"))
     points = points.drop_duplicates(["model", "seed", "number", "kind", "cosine"])  # one Original for every forget set
+    points = points.sort_values("kind", ascending=False, kind="stable")  # forget classes are drawn last
     forget = points[points.kind == "forget class"].groupby("model").cosine
     order = list(forget.mean().sort_values(ascending=False).index)
     figure, ((axis,),) = canvas(0.2 * len(order) + 0.75)
     if "Retrain" in order:
         own = forget.get_group("Retrain")
         axis.axvspan(own.min(), own.max(), color="#e3e3e3", linewidth=0, zorder=0)
-        axis.annotate("Retrain", (own.mean(), 1), (0, 2), xycoords=("data", "axes fraction"), textcoords="offset points",
-                      ha="center", size=7.5, color=GREY)
+        axis.text(own.mean(), 1.01, "Retrain", transform=axis.get_xaxis_transform(), ha="center", size=7.5, color=GREY)
     np.random.seed(0)  # of the strip plot's jitter
     sns.stripplot(points, x="cosine", y="model", hue="kind", order=order, palette=KINDS, hue_order=KINDS, size=3.2,
                   alpha=0.8, jitter=0.22, ax=axis)
@@ -178,8 +163,8 @@ def turned(rows: pd.DataFrame) -> Figure:
     axis.set(xlim=(-2, max(93, table.max(axis=None) + 3)), xlabel="turned from the Original (degrees)")
     axis.set_xticks(range(0, int(axis.get_xlim()[1]) + 1, 30))
     joined(axis, table, dict(zip(table, (("black", "s", "black"), (FORGET, "o", FORGET)))), gap=42)
-    caption = (f"Angle by which weight vector and mean of the forget class turned from the Original's, {n_of(rows)}, means "
-               f"over them. At 90 degrees a vector is orthogonal to what it was.")
+    caption = (f"Angle by which weight vector and mean of the forget class turned from the Original's, {n_of(rows)}, "
+               f"means over them. At 90 degrees a vector is orthogonal to what it was.")
     return finish(figure, table.reset_index(), caption)
 
 
@@ -190,7 +175,7 @@ def neural_collapse(histories: pd.DataFrame) -> Figure:
     means_of = chosen.groupby(["model", "epoch"])[list(HISTORY)].mean()
     figure, axes = canvas(3.2, 2, len(models), sharex=True, sharey="row")
     for column, model in zip(axes.T, models):
-        of, colour, labels = means_of.loc[model], colour_of(model.lower()), ([], [])
+        of, colour, labels = means_of.loc[model], style.colour_of(model.lower()), ([], [])
         for name, (label, dash) in HISTORY.items():
             panel, scale = (1, 1) if name.startswith("nc") else (0, 100)
             column[panel].plot(of.index, scale * of[name], color=colour, linestyle=dash)
@@ -236,8 +221,8 @@ def gaps_by_profile(tables: dict[str, pd.DataFrame]) -> Figure:
     axes[0].set_yticks(range(len(present)), present)
     figure.suptitle("Retained beyond Retrain", size=8.5)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
-    caption = ("Forget accuracy minus Retrain's, by linear probe and by NCC, in percentage points; SCRUB and UNSIR at their "
-               "tuned rates where there are any. Bars: 95 % intervals over forget sets.")
+    caption = ("Forget accuracy minus Retrain's, by linear probe and by NCC, in percentage points; a method's tuned "
+               "learning rate where there is one. Bars: 95 % intervals over forget sets.")
     return finish(figure, points[["profile", "model", "column", "difference", "low", "high"]], caption)
 
 
@@ -260,14 +245,14 @@ def _attack(readings: pd.DataFrame, attack: str, x_label: str, what: str, null: 
     figure, ((axis,),) = canvas(2.56, width=style.WIDE)
     labels = []
     for model in [name for name in ATTACKED if (attack, name) in found.index]:
-        values, colour = found[attack, model], colour_of(points.method[points.model == model].iloc[0])
+        values, colour = found[attack, model], style.colour_of(points.method[points.model == model].iloc[0])
         axis.plot(values.index, values, color=colour, linestyle=ATTACKED[model], marker="o", linewidth=2, clip_on=False)
         labels.append((values.iloc[-1], model, colour))
     if null in found.index:
         shuffled = found[null].groupby("x").mean()
         axis.plot(shuffled.index, shuffled, color="#b0b0b0", linewidth=1)
         labels.append((shuffled.iloc[-1], "shuffled labels", "#777777"))
-    step_axis(axis, points.x.unique())
+    style.step_axis(axis, points.x.unique())
     axis.set(xlabel=x_label, ylabel=ACCURACY, ylim=(-3, 103))
     end_labels(axis, labels, style.LARGE)
     caption = f"Forget accuracy of a {what}, {n_of(points)}, means over them and over resamples of the images."
@@ -316,8 +301,8 @@ def steps(steps: dict) -> Figure:
     entries = zip([*colours.values(), OTHER], "o^s.", [*names, "another class"])
     handles = [axes[0][0].plot([], [], marker, color=colour, label=name)[0] for colour, marker, name in entries]
     figure.legend(handles=handles, loc="outside lower center", ncol=4, columnspacing=1, handletextpad=0.3)
-    caption = (f"{steps['model']} unlearns {names[0]}: {len(labels)} test images, seed {steps['seed']}, in the plane of "
-               f"three class means of the Original. Marker: class; colour: predicted class; numbers: forget accuracy.")
+    caption = (f"{steps['model']} unlearns {names[0]}: {len(labels)} test images, seed {steps['seed']}, in the plane "
+               f"of three class means of the Original. Marker: class; colour: predicted class; numbers: accuracy.")
     return finish(figure, pd.concat(points), caption)
 
 

@@ -23,8 +23,8 @@ SMALL, LARGE = 7, 10.5  # pt: the smallest text, and the text of a wide figure, 
 sns.set_theme(context="paper", style="ticks", rc={
     "figure.dpi": 200, "savefig.dpi": 200, "pdf.fonttype": 42, "axes.spines.top": False, "axes.spines.right": False,
     "legend.frameon": False, "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8, "legend.fontsize": 7.5,
-    "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "axes.linewidth": 0.7, "xtick.major.width": 0.7, "lines.linewidth": 1.3,
-    "ytick.major.width": 0.7, "xtick.major.size": 3, "ytick.major.size": 3, "lines.markersize": 4.5,
+    "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "xtick.major.width": 0.7, "ytick.major.width": 0.7,
+    "xtick.major.size": 3, "ytick.major.size": 3, "axes.linewidth": 0.7, "lines.linewidth": 1.3, "lines.markersize": 4.5,
 })
 
 RETAIN, FORGET = "#6b8fb5", "#e05a00"  # blue and orange, for retain and forget classes and for nothing else
@@ -33,8 +33,9 @@ READOUT_STYLE = {"output": ("#882255", "o"), "probe": ("#117733", "D"), "ncc": (
 METHOD_STYLE = {  # references and controls are black and grey
     "original": ("#000000", "o"), "retrain": ("#5a5a5a", "s"), "random": ("#949494", "X"), "prune": ("#7b7b7b", "<"),
     "retrain_again": ("#6f6f6f", "d"), "bias_shift": ("#868686", ">"), "distilled_head": ("#626262", "p"),
-    "random_label": ("#0072b2", "^"), "salun": ("#0a7a4a", "v"), "neggrad_plus": ("#c247e0", "P"), "svd": ("#6d5800", "8"),
-    "scrub": ("#4a2208", "h"), "unsir": ("#f0407c", "*"), "finetune": ("#12205e", "H"), "pour_p": ("#6a1fc0", "D"),
+    "random_label": ("#0072b2", "^"), "salun": ("#0a7a4a", "v"), "neggrad_plus": ("#c247e0", "P"),
+    "scrub": ("#4a2208", "h"), "unsir": ("#f0407c", "*"), "svd": ("#6d5800", "8"), "finetune": ("#12205e", "H"),
+    "pour_p": ("#6a1fc0", "D"),
 }
 SPARES = ("#005f73", "#6b4f9e", "#9c4a3c", "#3d6b00", "#5b5bd6")
 PROFILE_COLOURS = ("#004488", "#7d6200", "#994455", "#117755", "#444444", "#7755bb")
@@ -69,8 +70,23 @@ def n_of(rows: pd.DataFrame) -> str:
     return f"n = {len(seeds)} forget set{'s' * (len(seeds) > 1)}, {each} seed{'s' * (max(seeds) > 1)}"
 
 
+def models_of(rows: pd.DataFrame, methods: tuple[str, ...]) -> list[str]:
+    """The model of each method in ``rows``, in the order given: tuned if there is one, else as published."""
+    listed = []
+    for method in methods:
+        own = rows[rows.method == method].drop_duplicates("variant").set_index("variant").model
+        listed += [own[variant] for variant in ("tuned", "linear", "classifier") if variant in own][:1]
+    return listed
+
+
+def means(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Mean over forget sets of the mean over seeds, a line per model."""
+    by = ["model", *(["forget"] if "forget" in rows else [])]
+    return rows.groupby(by, sort=False)[columns].mean().groupby("model", sort=False).mean()
+
+
 def spread(values: list[float], gap: float, low: float, high: float) -> np.ndarray:
-    """Places for labels, in the order of ``values`` and near them, at least ``gap`` apart and within bounds, if they fit."""
+    """Places for labels near ``values``, in their order, at least ``gap`` apart and, if they fit, within bounds."""
     order, gaps = np.argsort(values, kind="stable"), gap * np.arange(len(values))
     wanted = np.array(values, dtype=float)[order] - gaps  # these only have to rise
     rising = (np.maximum.accumulate(wanted) + np.minimum.accumulate(wanted[::-1])[::-1]) / 2
