@@ -31,7 +31,8 @@ def model(name, method, variant="linear", output=0.0, probe=0.5, ncc=0.4, retain
     return [
         {"model": name, "method": method, "variant": variant, "seed": seed, "forget": forget, "output_retain": retain,
          "output_forget": output + 0.01 * s * (output > 0), "probe_forget": probe + 0.01 * s,
-         "ncc_forget": ncc + 0.01 * s, "alignment": [0.2 if c == s else 0.9 for c in range(4)], "weight_turn_forget": 20.0, "mean_turn_forget": 80.0}
+         "ncc_forget": ncc + 0.01 * s, "weight_turn_forget": 20.0, "mean_turn_forget": 80.0,
+         "alignment": [0.2 if c == s else 0.9 for c in range(4)]}
         for s, forget in enumerate(SETS) for seed in seeds]
 
 
@@ -51,7 +52,8 @@ def rows():
 def curves():
     falls = {"Output": (0.9, 0.5, 0.04, 0.0), "Linear probe": (0.9, 0.9, 0.8, 0.85), "NCC": (0.9, 0.9, 0.82, 0.9)}
     return pd.DataFrame([
-        {"model": "Random Label", "seed": 0, "forget": forget, "readout": readout, "step": step, "forget_accuracy": share}
+        {"model": "Random Label", "seed": 0, "forget": forget, "readout": readout, "step": step,
+         "forget_accuracy": share}
         for readout, values in falls.items() for forget in "01" for step, share in zip((0, 1, 2, 4), values)])
 
 
@@ -176,6 +178,14 @@ def test_a_dumbbell_takes_the_tuned_method_and_says_only_what_holds():
     assert [text.get_text() for text in figure.axes[0].texts] == ["output", "probe", "Retrain's probe 61 %"]
 
 
+def test_a_model_that_diverged_has_no_row():
+    given = rows()
+    given.loc[given.method == "random_label", ["output_forget", "probe_forget", "ncc_forget"]] = float("nan")
+    given["alignment"] = given.alignment.where(given.method != "random_label")
+    assert list(plots.dumbbell(given).points.model) == ["SCRUB (tuned)", "Retrain", "Untrained network"]
+    assert "Random Label" not in set(plots.alignment(given).points.model)
+
+
 def test_the_original_is_the_last_of_other_peoples_models():
     figure = plots.dumbbell(FOREIGN, columns=("output", "probe", "ncc"))
     assert list(figure.points.model) == ["Retrain", "Untrained network", "Random Label", "Original"]
@@ -241,8 +251,8 @@ def test_the_colours_of_methods_can_be_told_from_white_and_no_two_are_one():
         parts = np.array([int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)])
         return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
 
-    colours = [colour for colour, _ in (style.METHOD_STYLE | style.READOUT_STYLE).values()]
-    assert len(set(colours)) == len(colours) and set(METHODS) <= set(style.METHOD_STYLE)
+    colours = [*style.METHOD_COLOURS.values(), *(colour for colour, _ in style.READOUT_STYLE.values())]
+    assert len(set(colours)) == len(colours) and set(METHODS) <= set(style.METHOD_COLOURS)
     assert all(1.05 / (luminance(colour) + 0.05) >= 3 for colour in colours)
     assert style.colour_of("a new method") in style.SPARES
 

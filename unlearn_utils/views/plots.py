@@ -70,8 +70,8 @@ def dumbbell(rows: pd.DataFrame, models: list[str] | None = None, columns: tuple
     of_study = "variant" in rows
     shown = models or (models_of(rows, (*PAPER, "retrain", "random")) if of_study else list(rows.model.unique()))
     methods = rows.drop_duplicates("model").set_index("model").method
-    shown = sorted(shown, key=lambda name: methods[name] == "original")
-    table = 100 * means(rows, [f"{name}_forget" for name in columns])
+    table = 100 * means(rows, [f"{name}_forget" for name in columns]).dropna(how="all")  # of a model that diverged
+    shown = sorted((name for name in shown if name in table.index), key=lambda name: methods[name] == "original")
     table.columns = [SHORT[name] for name in columns]
     figure, ((axis,),) = canvas(0.24 * len(shown) + 0.85)
     axis.set(xlim=(-3, 103), xlabel=ACCURACY)
@@ -84,7 +84,7 @@ def dumbbell(rows: pd.DataFrame, models: list[str] | None = None, columns: tuple
         axis.annotate(f"Retrain's {readout} {x:.0f} %", (x, 1), (0, 2 + 9 * line), size=7.5, color=looks[readout][0],
                       xycoords=("data", "axes fraction"), textcoords="offset points", ha="right" if x > 60 else "left")
     drawn = table.loc[[name for name in shown if methods[name] in PAPER]]
-    untrained = table.loc[methods.index[methods == "random"]].max()
+    untrained = table[table.index.map(methods) == "random"].max()
     apart = len(drawn) and "probe" in table and (drawn.output < 0.5).all() and (drawn.probe > untrained.probe).all()
     figure.suptitle("Output says 0 %; the features say otherwise" if apart else "Output and features", size=8.5)
     filled = " and ".join({"probe": "linear probe", "ncc": "NCC"}[name] for name in columns[1:])
@@ -119,7 +119,7 @@ def cmf(rows: pd.DataFrame) -> Figure:
     left_out = ", ".join(f"{model} ({value:.0f} %)" for model, value in zip(broken.model, broken.output_retain))
     caption = (f"Forget accuracy with a linear and with a CMF head, {n_of(chosen)}, means over them; features without "
                f"normalisation. Matched budget: a linear head trained by the CMF head's recipe."
-               + f" Not drawn, as retain accuracy is {BROKEN} points below Retrain's: {left_out}." * bool(left_out))
+               + f" Not drawn: {left_out}, by retain accuracy over {BROKEN} points below Retrain." * bool(left_out))
     return finish(figure, table, caption)
 
 

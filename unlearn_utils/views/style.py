@@ -1,6 +1,6 @@
 """How every figure looks: 9 cm or 18 cm wide, text of at least 7 pt, colours and markers that mean the same everywhere.
 
-Colours have a contrast of at least 3:1 on white, and with their markers they stay apart for a reader with deuteranopia.
+Colours have a contrast of at least 3:1 on white. Lines carry labels, so that nothing hangs on telling colours apart.
 A figure carries ``points`` (a table of what is drawn, in the unit drawn) and ``caption`` (what is drawn, n, and what
 the bands are); the page that shows it prints the caption below it.
 """
@@ -24,18 +24,18 @@ sns.set_theme(context="paper", style="ticks", rc={
     "figure.dpi": 200, "savefig.dpi": 200, "pdf.fonttype": 42, "axes.spines.top": False, "axes.spines.right": False,
     "legend.frameon": False, "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8, "legend.fontsize": 7.5,
     "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "xtick.major.width": 0.7, "ytick.major.width": 0.7,
-    "xtick.major.size": 3, "ytick.major.size": 3, "axes.linewidth": 0.7, "lines.linewidth": 1.3, "lines.markersize": 4.5,
+    "xtick.major.size": 3, "ytick.major.size": 3, "axes.linewidth": 0.7, "lines.linewidth": 1.3,
+    "lines.markersize": 4.5,
 })
 
 RETAIN, FORGET = "#6b8fb5", "#e05a00"  # blue and orange, for retain and forget classes and for nothing else
 GREY = "#6e6e6e"
 READOUT_STYLE = {"output": ("#882255", "o"), "probe": ("#117733", "D"), "ncc": ("#332288", "s")}
-METHOD_STYLE = {  # references and controls are black and grey
-    "original": ("#000000", "o"), "retrain": ("#5a5a5a", "s"), "random": ("#949494", "X"), "prune": ("#7b7b7b", "<"),
-    "retrain_again": ("#6f6f6f", "d"), "bias_shift": ("#868686", ">"), "distilled_head": ("#626262", "p"),
-    "random_label": ("#0072b2", "^"), "salun": ("#0a7a4a", "v"), "neggrad_plus": ("#c247e0", "P"),
-    "scrub": ("#4a2208", "h"), "unsir": ("#f0407c", "*"), "svd": ("#6d5800", "8"), "finetune": ("#12205e", "H"),
-    "pour_p": ("#6a1fc0", "D"),
+METHOD_COLOURS = {  # references and controls are black and grey
+    "original": "#000000", "retrain": "#5a5a5a", "random": "#949494", "retrain_again": "#6f6f6f", "prune": "#7b7b7b",
+    "bias_shift": "#868686", "distilled_head": "#626262", "random_label": "#0072b2", "salun": "#0a7a4a",
+    "neggrad_plus": "#c247e0", "scrub": "#4a2208", "unsir": "#f0407c", "svd": "#6d5800", "finetune": "#12205e",
+    "pour_p": "#6a1fc0",
 }
 SPARES = ("#005f73", "#6b4f9e", "#9c4a3c", "#3d6b00", "#5b5bd6")
 PROFILE_COLOURS = ("#004488", "#7d6200", "#994455", "#117755", "#444444", "#7755bb")
@@ -43,7 +43,7 @@ PROFILE_COLOURS = ("#004488", "#7d6200", "#994455", "#117755", "#444444", "#7755
 
 def colour_of(method: str) -> str:
     """The colour of a method. One without a colour of its own gets one by its name, whatever else is drawn."""
-    return METHOD_STYLE[method][0] if method in METHOD_STYLE else SPARES[zlib.crc32(method.encode()) % len(SPARES)]
+    return METHOD_COLOURS.get(method, SPARES[zlib.crc32(method.encode()) % len(SPARES)])
 
 
 def canvas(height: float, down: int = 1, across: int = 1, width: float = WIDTH, **options) -> tuple[Figure, np.ndarray]:
@@ -118,8 +118,8 @@ def joined(axis, table: pd.DataFrame, looks: dict[str, tuple[str, str, str]], ga
         axis.plot(table[name], range(len(table)), marker, color=colour, markerfacecolor=face, markersize=6.5,
                   markeredgewidth=1.3, zorder=3, clip_on=False, label=name)
     if gap:
-        low, high = axis.get_xlim()
-        for name, place in zip(table, spread(list(table.iloc[0]), gap, low + 0.3 * gap, high - 0.3 * gap)):
+        (low, high), first = axis.get_xlim(), table.iloc[0].dropna()
+        for name, place in zip(first.index, spread(list(first), gap, low + 0.3 * gap, high - 0.3 * gap)):
             axis.text(place, -0.5, name, color=looks[name][0], ha="center", size=7.5,
                       bbox={"facecolor": "white", "linewidth": 0, "pad": 0.5})
     names = [name.replace(", classifier only", ",\nclassifier only").replace("$", r"\$") for name in table.index]
