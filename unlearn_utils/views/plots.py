@@ -119,7 +119,7 @@ def cmf(rows: pd.DataFrame) -> Figure:
     left_out = ", ".join(f"{model} ({value:.0f} %)" for model, value in zip(broken.model, broken.output_retain))
     caption = (f"Forget accuracy with a linear and with a CMF head, {n_of(chosen)}, means over them; features without "
                f"normalisation. Matched budget: a linear head trained by the CMF head's recipe."
-               + f" Not drawn: {left_out}, by retain accuracy over {BROKEN} points below Retrain." * bool(left_out))
+               + f" Not drawn, over {BROKEN} points below Retrain's retain accuracy: {left_out}." * bool(left_out))
     return finish(figure, table, caption)
 
 
