@@ -1,7 +1,7 @@
 """The figures of the notebooks, from rows. Each returns a Figure with ``points`` and ``caption``; see ``style``.
 
-Rows are those of a study or of ``evaluate``: accuracies are fractions there and per cent in a figure. A mark is the mean
-over forget sets of the mean over seeds, unless the caption says otherwise.
+Rows are those of a study or of ``evaluate``: accuracies are fractions there and per cent in a figure. A mark is the
+mean over forget sets of the mean over seeds, unless the caption says otherwise.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..methods import METHODS
 from ..settings import READOUTS
 from . import style
 from .drawings import arrows  # noqa: F401
-from .style import FORGET, GREY, READOUT_STYLE, RETAIN, canvas, colour_of, end_labels, finish, n_of
+from .style import FORGET, GREY, READOUT_STYLE, RETAIN, canvas, end_labels, finish, joined, means, models_of, n_of
 
 PAPER = ("random_label", "salun", "neggrad_plus", "scrub", "unsir")  # what the summaries over methods show
 ACCURACY = "forget accuracy (%)"
@@ -27,23 +27,9 @@ ATTACKED = {"Original": "-", "Retrain": (0, (4, 1.5)), "Untrained network": (0, 
 MATCHED = "linear, matched budget"
 HEADS = {"linear": "linear head", "cmf": "CMF head", "cmf_budget": MATCHED}
 SHORT = {"output": "output", "probe": "probe", "ncc": "NCC"}
+KINDS = {"retain class": RETAIN, "forget class": FORGET}
 OTHER = "#8a8a8a"  # predicted as a class that is not drawn
 BROKEN = 10  # points of retain accuracy: a model that lost more against Retrain is not compared
-
-
-def models_of(rows: pd.DataFrame, methods: tuple[str, ...]) -> list[str]:
-    """The model of each method in ``rows``, in the order given: tuned if there is one, else as published."""
-    listed = []
-    for method in methods:
-        own = rows[rows.method == method].drop_duplicates("variant").set_index("variant").model
-        listed += [own[variant] for variant in ("tuned", "linear", "classifier") if variant in own][:1]
-    return listed
-
-
-def means(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """Mean over forget sets of the mean over seeds, a line per model."""
-    by = ["model", *(["forget"] if "forget" in rows else [])]
-    return rows.groupby(by, sort=False)[columns].mean().groupby("model", sort=False).mean()
 
 
 def learning_curve(curves: pd.DataFrame, rows: pd.DataFrame) -> Figure:
@@ -60,7 +46,7 @@ def learning_curve(curves: pd.DataFrame, rows: pd.DataFrame) -> Figure:
     retrain = 100 * means(same, ["probe_forget"]).iloc[0, 0]
     axis.axhline(retrain, color=GREY, linestyle=(0, (4, 2)), linewidth=1.3, zorder=1)
     labels.append((retrain, "Retrain's probe", GREY))
-    step_axis(axis, curves.step.unique())
+    style.step_axis(axis, curves.step.unique())
     axis.set(xlabel="optimiser step (at 0: the Original)", ylabel=ACCURACY, ylim=(-3, 103))
     end_labels(axis, labels, style.LARGE)
     table = steps["mean"].unstack("readout")
@@ -70,32 +56,23 @@ def learning_curve(curves: pd.DataFrame, rows: pd.DataFrame) -> Figure:
         lines = [f"step {fallen[0]}:", *(f"{SHORT[name]} {at[label]:.1f} %" for name, label in READOUTS.items())]
         axis.axvline(fallen[0], color=GREY, linewidth=0.7, zorder=0)
         axis.text(fallen[0] * 1.15, 34, "\n".join(lines), size=style.LARGE, va="center")
-    caption = (f"Forget accuracy during {curves.model.iloc[0]}, {n_of(curves)}: means over them and, shaded, the least to the "
+    caption = (f"Forget accuracy during {curves.model.iloc[0]}, {n_of(curves)}: means over them and, shaded, least to "
                f"greatest. Dashed: the linear probe of Retrain on the same forget sets ({retrain:.1f} %).")
     return finish(figure, steps.reset_index(), caption)
 
 
-def step_axis(axis, values) -> None:
-    """A logarithmic axis that has room for 0, with ticks at the values or, of many, at powers of 2."""
-    values = sorted(values)
-    shown = [v for v in values if v & (v - 1) == 0] if len(values) > 9 else values
-    axis.set_xscale("symlog", base=2, linthresh=1)
-    axis.set_xticks(shown, shown)
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.set_xlim(-0.1 if values[0] < 1 else values[0] / 1.1, values[-1] * 1.03)
-
-
-def dumbbell(rows: pd.DataFrame, models: list[str] | None = None, columns: tuple[str, ...] = ("output", "probe")) -> Figure:
+def dumbbell(rows: pd.DataFrame, models: list[str] | None = None, columns: tuple = ("output", "probe")) -> Figure:
     """Forget accuracy of each model by the output (hollow) and by what is read off its features (filled).
 
-    ``rows`` are those of a study, or one per model (``evaluate``); ``columns`` are readouts. Without ``models`` they are
-    the paper's methods, Retrain and the untrained network, or all of ``evaluate``. The Original is the last row.
+    ``rows`` are those of a study, or one per model (``evaluate``); ``columns`` are readouts. Without ``models`` they
+    are the paper's methods, Retrain and the untrained network, or all of ``evaluate``. The Original is the last row.
     """
     of_study = "variant" in rows
     shown = models or (models_of(rows, (*PAPER, "retrain", "random")) if of_study else list(rows.model.unique()))
     methods = rows.drop_duplicates("model").set_index("model").method
-    shown = sorted(shown, key=lambda name: methods[name] == "original")
-    table = 100 * means(rows, [f"{name}_forget" for name in columns]).set_axis([SHORT[name] for name in columns], axis=1)
+    table = 100 * means(rows, [f"{name}_forget" for name in columns]).dropna(how="all")  # of a model that diverged
+    shown = sorted((name for name in shown if name in table.index), key=lambda name: methods[name] == "original")
+    table.columns = [SHORT[name] for name in columns]
     figure, ((axis,),) = canvas(0.24 * len(shown) + 0.85)
     axis.set(xlim=(-3, 103), xlabel=ACCURACY)
     looks = {SHORT[name]: (*READOUT_STYLE[name], READOUT_STYLE[name][0]) for name in columns}
@@ -107,35 +84,13 @@ def dumbbell(rows: pd.DataFrame, models: list[str] | None = None, columns: tuple
         axis.annotate(f"Retrain's {readout} {x:.0f} %", (x, 1), (0, 2 + 9 * line), size=7.5, color=looks[readout][0],
                       xycoords=("data", "axes fraction"), textcoords="offset points", ha="right" if x > 60 else "left")
     drawn = table.loc[[name for name in shown if methods[name] in PAPER]]
-    untrained = table.loc[methods.index[methods == "random"]].max()
-    otherwise = len(drawn) and "probe" in table and (drawn.output < 0.5).all() and (drawn.probe > untrained.probe).all()
-    title = "Output says 0 %; the features say otherwise" if otherwise else "Forget accuracy of output and features"
-    figure.suptitle(title, size=8.5)
+    untrained = table[table.index.map(methods) == "random"].max()
+    apart = len(drawn) and "probe" in table and (drawn.output < 0.5).all() and (drawn.probe > untrained.probe).all()
+    figure.suptitle("Output says 0 %; the features say otherwise" if apart else "Output and features", size=8.5)
     filled = " and ".join({"probe": "linear probe", "ncc": "NCC"}[name] for name in columns[1:])
     over = f", {n_of(rows)}, means over them" if of_study else ""
-    caption = f"Forget accuracy by output (hollow) and by {filled} (filled){over}." + " Dashed: Retrain's." * bool(len(retrain))
-    return finish(figure, table.loc[shown].reset_index(), caption)
-
-
-def joined(axis, table: pd.DataFrame, looks: dict[str, tuple[str, str, str]], gap: float = 0) -> None:
-    """A row per row of ``table``, its values joined; ``looks`` are (colour, marker, face) of a column.
-
-    With ``gap``, in data units, the columns' names stand above the first row, at least so far apart.
-    """
-    axis.hlines(range(len(table)), table.min(axis=1), table.max(axis=1), color="#aaaaaa", linewidth=2, zorder=1)
-    for name, (colour, marker, face) in reversed(looks.items()):
-        axis.plot(table[name], range(len(table)), marker, color=colour, markerfacecolor=face, markersize=6.5,
-                  markeredgewidth=1.3, zorder=3, clip_on=False, label=name)
-    if gap:
-        low, high = axis.get_xlim()
-        for name, place in zip(table, style.spread(list(table.iloc[0]), gap, low + 0.3 * gap, high - 0.3 * gap)):
-            axis.text(place, -0.5, name, color=looks[name][0], ha="center", size=7.5,
-                      bbox={"facecolor": "white", "linewidth": 0, "pad": 0.5})
-    names = [name.replace(", classifier only", ",\nclassifier only").replace("$", r"\$") for name in table.index]
-    axis.set_yticks(range(len(table)), names, linespacing=1)
-    axis.set_ylim(len(table) - 0.5, -1 if gap else -0.6)
-    axis.tick_params(axis="y", length=0)
-    axis.spines.left.set_visible(False)
+    caption = f"Forget accuracy by output (hollow) and by {filled} (filled){over}."
+    return finish(figure, table.loc[shown].reset_index(), caption + " Dashed: Retrain's." * bool(len(retrain)))
 
 
 def cmf(rows: pd.DataFrame) -> Figure:
@@ -164,7 +119,7 @@ def cmf(rows: pd.DataFrame) -> Figure:
     left_out = ", ".join(f"{model} ({value:.0f} %)" for model, value in zip(broken.model, broken.output_retain))
     caption = (f"Forget accuracy with a linear and with a CMF head, {n_of(chosen)}, means over them; features without "
                f"normalisation. Matched budget: a linear head trained by the CMF head's recipe."
-               + f" Not drawn, as retain accuracy is over {BROKEN} points below Retrain's: {left_out}." * bool(left_out))
+               + f" Not drawn, over {BROKEN} points below Retrain's retain accuracy: {left_out}." * bool(left_out))
     return finish(figure, table, caption)
 
 
@@ -174,31 +129,28 @@ def alignment(rows: pd.DataFrame) -> Figure:
     chosen = rows[rows.model.isin(models)].dropna(subset="alignment")
     chosen = chosen.assign(model=chosen.model.str.replace("Distilled head, classifier only", "Distilled head"))
     points = chosen[["model", "seed", "forget", "alignment"]].rename(columns={"alignment": "cosine"})
-    points = points.assign(number=[range(len(cosines)) for cosines in points.cosine]).explode(["cosine", "number"]).dropna()
+    points = points.assign(number=[range(len(of)) for of in points.cosine]).explode(["cosine", "number"]).dropna()
     own = [str(row.number) in row.forget.split() for row in points.itertuples()]
     points = points.assign(cosine=points.cosine.astype(float), kind=np.where(own, "forget class", "retain class"))
     points = points.drop_duplicates(["model", "seed", "number", "kind", "cosine"])  # one Original for every forget set
+    points = points.sort_values("kind", ascending=False, kind="stable")  # forget classes are drawn last
     forget = points[points.kind == "forget class"].groupby("model").cosine
     order = list(forget.mean().sort_values(ascending=False).index)
     figure, ((axis,),) = canvas(0.2 * len(order) + 0.75)
     if "Retrain" in order:
         own = forget.get_group("Retrain")
         axis.axvspan(own.min(), own.max(), color="#e3e3e3", linewidth=0, zorder=0)
-        axis.annotate("Retrain", (own.mean(), 1), (0, 2), xycoords=("data", "axes fraction"), textcoords="offset points",
-                      ha="center", size=7.5, color=GREY)
+        axis.text(own.mean(), 1.01, "Retrain", transform=axis.get_xaxis_transform(), ha="center", size=7.5, color=GREY)
     np.random.seed(0)  # of the strip plot's jitter
-    for kind, colour, size in (("retain class", RETAIN, 2.5), ("forget class", FORGET, 3.8)):
-        sns.stripplot(points[points.kind == kind], x="cosine", y="model", order=order, color=colour, size=size, alpha=0.8,
-                      jitter=0.22, ax=axis, label=kind)
+    sns.stripplot(points, x="cosine", y="model", hue="kind", order=order, palette=KINDS, hue_order=KINDS, size=3.2,
+                  alpha=0.8, jitter=0.22, ax=axis)
+    sns.move_legend(axis, "lower center", bbox_to_anchor=(0.5, 1.06), ncol=2, title=None, markerscale=1.5)
     axis.set(xlabel="cosine of weight vector and class mean", ylabel="")
     axis.set_xlim(min(-0.2, points.cosine.min() - 0.03), 1.02)
     axis.xaxis.set_major_locator(MultipleLocator(0.2))
     axis.tick_params(axis="y", length=0)
-    handles = dict(zip(*axis.get_legend_handles_labels()[::-1]))  # one for each kind
-    axis.get_legend().remove()
-    figure.legend(handles.values(), handles, loc="outside upper center", ncol=2, markerscale=1.5)
-    caption = (f"Cosine between class weight vector and centred class mean, a dot per class, {n_of(chosen)}; 0 is orthogonal, "
-               f"1 aligned. The grey band goes from the least to the greatest of Retrain's forget classes.")
+    caption = (f"Cosine between class weight vector and centred class mean, a dot per class, {n_of(chosen)}; 0 is "
+               f"orthogonal, 1 aligned. The grey band goes from the least to the greatest of Retrain's forget classes.")
     return finish(figure, points, caption)
 
 
@@ -211,8 +163,8 @@ def turned(rows: pd.DataFrame) -> Figure:
     axis.set(xlim=(-2, max(93, table.max(axis=None) + 3)), xlabel="turned from the Original (degrees)")
     axis.set_xticks(range(0, int(axis.get_xlim()[1]) + 1, 30))
     joined(axis, table, dict(zip(table, (("black", "s", "black"), (FORGET, "o", FORGET)))), gap=42)
-    caption = (f"Angle by which weight vector and mean of the forget class turned from the Original's, {n_of(rows)}, means over "
-               f"them. At 0 degrees nothing turned, at 90 the two are orthogonal.")
+    caption = (f"Angle by which weight vector and mean of the forget class turned from the Original's, {n_of(rows)}, "
+               f"means over them. At 90 degrees a vector is orthogonal to what it was.")
     return finish(figure, table.reset_index(), caption)
 
 
@@ -223,7 +175,7 @@ def neural_collapse(histories: pd.DataFrame) -> Figure:
     means_of = chosen.groupby(["model", "epoch"])[list(HISTORY)].mean()
     figure, axes = canvas(3.2, 2, len(models), sharex=True, sharey="row")
     for column, model in zip(axes.T, models):
-        of, colour, labels = means_of.loc[model], colour_of(model.lower()), ([], [])
+        of, colour, labels = means_of.loc[model], style.colour_of(model.lower()), ([], [])
         for name, (label, dash) in HISTORY.items():
             panel, scale = (1, 1) if name.startswith("nc") else (0, 100)
             column[panel].plot(of.index, scale * of[name], color=colour, linestyle=dash)
@@ -238,19 +190,19 @@ def neural_collapse(histories: pd.DataFrame) -> Figure:
         end_labels(axis, of_panel, 7.5)
     axes[0][0].set_ylabel("accuracy on\nretain classes (%)")
     axes[1][0].set_ylabel("neural collapse\n(0 = collapsed)")
-    caption = (f"Training of {' and '.join(models)}, {n_of(chosen)}, means over them: retain accuracy, and NC1 to NC3, which are 0 "
-               f"in a collapsed network.")
+    caption = (f"Training of {' and '.join(models)}, {n_of(chosen)}, means over them: retain accuracy, and NC1 to NC3, "
+               f"which are 0 in a collapsed network.")
     return finish(figure, chosen[["model", "seed", "forget", "epoch", *HISTORY]], caption)
 
 
 def gaps_by_profile(tables: dict[str, pd.DataFrame]) -> Figure:
     """Forget accuracy of probe and NCC minus Retrain's, in points, of each method on each data set.
 
-    ``tables`` hold model, column, difference, low and high by data set; a tuned row takes the place of the published one.
+    ``tables`` hold model, column, difference, low and high by data set; a tuned row replaces the published one.
     """
     labels = [METHODS[name].label for name in PAPER]
-    points = pd.concat([table.assign(profile=name) for name, table in tables.items()]).sort_values("model", kind="stable")
-    points = points.assign(method=points.model.str.removesuffix(" (tuned)"))
+    points = pd.concat([table.assign(profile=name) for name, table in tables.items()])
+    points = points.assign(method=points.model.str.removesuffix(" (tuned)")).sort_values("model", kind="stable")
     points = points[points.method.isin(labels)].drop_duplicates(["profile", "method", "column"], keep="last")
     present = [name for name in labels if name in set(points.method)]
     figure, (axes,) = canvas(0.5 * len(present) + 1.1, 1, 2, sharey=True, sharex=True)
@@ -259,16 +211,18 @@ def gaps_by_profile(tables: dict[str, pd.DataFrame]) -> Figure:
         for i, (profile, colour, marker) in enumerate(zip(tables, style.PROFILE_COLOURS, "osD^vP")):
             of = points[(points.profile == profile) & (points.column == f"{readout}_forget")]
             places = of.method.map(present.index) + (i + 0.5) / len(tables) * 0.8 - 0.4
-            axis.errorbar(of.difference, places, xerr=[of.difference - of.low, of.high - of.difference], fmt=marker,
-                          color=colour, markersize=4, linewidth=1.1, label=profile)
-        axis.hlines(np.arange(len(present) - 1) + 0.5, 0, 1, transform=axis.get_yaxis_transform(), color="#dddddd", linewidth=0.6)
-        axis.set(title=READOUTS[readout], ylim=(len(present) - 0.5, -0.5), xlabel="minus Retrain (points)\nmore retained →")
+            axis.hlines(places, of.low, of.high, color=colour, linewidth=1.1)
+            axis.plot(of.difference, places, marker, color=colour, markersize=4, label=profile)
+        for place in range(1, len(present)):
+            axis.axhline(place - 0.5, color="#dddddd", linewidth=0.6)
+        axis.set(title=READOUTS[readout], ylim=(len(present) - 0.5, -0.5))
+        axis.set_xlabel("minus Retrain (points)\nmore retained →")
         axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes[0].set_yticks(range(len(present)), present)
     figure.suptitle("Retained beyond Retrain", size=8.5)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
-    caption = ("Forget accuracy minus Retrain's, by linear probe and by NCC, in percentage points; SCRUB and UNSIR at their "
-               "tuned rates where there are any. Bars: 95 % intervals over forget sets.")
+    caption = ("Forget accuracy minus Retrain's, by linear probe and by NCC, in percentage points; a method's tuned "
+               "learning rate where there is one. Bars: 95 % intervals over forget sets.")
     return finish(figure, points[["profile", "model", "column", "difference", "low", "high"]], caption)
 
 
@@ -287,18 +241,18 @@ def fine_tuning(readings: pd.DataFrame) -> Figure:
 
 def _attack(readings: pd.DataFrame, attack: str, x_label: str, what: str, null: str = "") -> Figure:
     points = readings[readings.attack.isin((attack, null)) & readings.model.isin(ATTACKED)]
-    found = 100 * points.groupby(["attack", "model", "x"], sort=False).forget_accuracy.mean()
+    found = 100 * points.groupby(["attack", "model", "x"]).forget_accuracy.mean()
     figure, ((axis,),) = canvas(2.56, width=style.WIDE)
     labels = []
     for model in [name for name in ATTACKED if (attack, name) in found.index]:
-        values, colour = found[attack, model], colour_of(points.method[points.model == model].iloc[0])
+        values, colour = found[attack, model], style.colour_of(points.method[points.model == model].iloc[0])
         axis.plot(values.index, values, color=colour, linestyle=ATTACKED[model], marker="o", linewidth=2, clip_on=False)
         labels.append((values.iloc[-1], model, colour))
     if null in found.index:
         shuffled = found[null].groupby("x").mean()
         axis.plot(shuffled.index, shuffled, color="#b0b0b0", linewidth=1)
         labels.append((shuffled.iloc[-1], "shuffled labels", "#777777"))
-    step_axis(axis, points.x.unique())
+    style.step_axis(axis, points.x.unique())
     axis.set(xlabel=x_label, ylabel=ACCURACY, ylim=(-3, 103))
     end_labels(axis, labels, style.LARGE)
     caption = f"Forget accuracy of a {what}, {n_of(points)}, means over them and over resamples of the images."
@@ -310,7 +264,8 @@ def embeddings(layouts: dict[str, dict], forget: tuple[int, ...], classes: list[
     names, points = ", ".join(classes[c] for c in forget), []
     figure, axes = canvas(3.7, 2, 2)
     for axis, (model, layout) in zip(axes.flat, layouts.items()):
-        of = pd.DataFrame(np.asarray(layout["points"]), columns=["x", "y"]).assign(model=model, label=np.asarray(layout["labels"]))
+        of = pd.DataFrame(np.asarray(layout["points"]), columns=["x", "y"])
+        of = of.assign(model=model, label=np.asarray(layout["labels"]))
         own = of.label.isin(forget)
         for part, colour, kind in ((of[own], FORGET, f"forget class: {names}"), (of[~own], RETAIN, "retain classes")):
             axis.scatter(part.x, part.y, color=colour, s=3, linewidths=0, zorder=2 + (colour == FORGET), label=kind)
@@ -319,7 +274,7 @@ def embeddings(layouts: dict[str, dict], forget: tuple[int, ...], classes: list[
     for axis in axes.flat:
         axis.set_axis_off()
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncol=2, markerscale=2.5)
-    caption = f"t-SNE of the features of {len(points[0])} test images, one seed; the forget class is {names}. Axes have no unit."
+    caption = f"t-SNE of the features of {len(of)} test images, one seed; forget class: {names}. Axes have no unit."
     return finish(figure, pd.concat(points), caption)
 
 
@@ -346,8 +301,8 @@ def steps(steps: dict) -> Figure:
     entries = zip([*colours.values(), OTHER], "o^s.", [*names, "another class"])
     handles = [axes[0][0].plot([], [], marker, color=colour, label=name)[0] for colour, marker, name in entries]
     figure.legend(handles=handles, loc="outside lower center", ncol=4, columnspacing=1, handletextpad=0.3)
-    caption = (f"{steps['model']} unlearns {names[0]}: {len(labels)} test images, seed {steps['seed']}, in the plane of three "
-               f"class means of the Original. Marker: an image's class; colour: its predicted class; numbers: forget accuracy.")
+    caption = (f"{steps['model']} unlearns {names[0]}: {len(labels)} test images, seed {steps['seed']}, in the plane "
+               f"of three class means of the Original. Marker: class; colour: predicted class; numbers: accuracy.")
     return finish(figure, pd.concat(points), caption)
 
 
@@ -366,7 +321,7 @@ def headroom(rows: pd.DataFrame) -> Figure:
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set(xlabel="feature dimensions", ylabel="headroom: Original\nminus Retrain (points)")
     end_labels(axis, labels, 7.5)
-    caption = "Forget accuracy of the Original minus Retrain's, in percentage points. Bars: 95 % intervals over forget sets."
+    caption = "Forget accuracy of the Original minus Retrain's. Bars: 95 % intervals over forget sets."
     return finish(figure, rows, caption)
 
 
@@ -390,5 +345,5 @@ def tuning(table: pd.DataFrame) -> Figure:
     corner = list(grid.axes_dict)[across - 1]
     last = points[points.method == corner].groupby("readout", sort=False).accuracy.last()
     end_labels(grid.axes_dict[corner], [(value, name, colours[name]) for name, value in last.items()], 7.5)
-    caption = "Forget accuracy on held-out images at each learning rate tried. Dashed: the rate chosen, by the output alone."
+    caption = "Forget accuracy on held-out images by learning rate. Dashed: the rate chosen, by the output alone."
     return finish(grid.figure, points, caption)
