@@ -242,7 +242,9 @@ def test_the_steps_lie_between_the_original_and_the_stored_model_in_one_plane():
     at = look(original, "cpu")
     means = class_means(at.features.train, at.train_labels, 10)
     assert found["classes"] == (means - means[3]).norm(dim=1).argsort()[:3].tolist() and found["classes"][0] == 3
-    assert at.test_labels[found["images"]].tolist() == found["labels"] == [c for c in found["classes"] for _ in range(8)]
+    assert (
+        at.test_labels[found["images"]].tolist() == found["labels"] == [c for c in found["classes"] for _ in range(8)]
+    )
     first = torch.tensor(found["readings"][0]["means"])
     assert (first[0] - first[1]).norm() == pytest.approx(1, abs=0.002)
 
