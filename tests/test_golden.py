@@ -56,9 +56,13 @@ def seed_of(*purpose) -> int:
     return int(hashlib.sha256(json.dumps(purpose, sort_keys=True).encode()).hexdigest()[:12], 16)
 
 
-@pytest.mark.parametrize("variant, recorded", [("linear", "linear"), ("tuned", "searched"), ("cmf_none", "cmf_centred")])
+@pytest.mark.parametrize(
+    "variant, recorded", [("linear", "linear"), ("tuned", "searched"), ("cmf_none", "cmf_centred")]
+)
 def test_seed_forget_set_method_and_variant_make_the_generator_of_a_run(variant, recorded, home):
-    epochs = {f"recipes.{m}.{v}.epochs": 1 for m, v in (("original", "linear"), ("original", "cmf"), ("unsir", variant))}
+    epochs = {
+        f"recipes.{m}.{v}.epochs": 1 for m, v in (("original", "linear"), ("original", "cmf"), ("unsir", variant))
+    }
     small = profile({k: v for k, v in epochs.items() if "cmf_none" not in k} | {"data.readout_view": "augmented"})
     for seed, forget in ((0, (3,)), (1, (3,)), (0, (3, 5))):
         unlearned = cell(small, "unsir", variant, forget, seed)
