@@ -24,8 +24,8 @@ from joblib import Parallel, delayed
 from ..paths import ROOT, Outputs, git, write
 from ..settings import BadInput
 from . import packs
-from .cells import Task, trained
-from .code import without_prose
+from .cells import Task, images_of, trained
+from .code import as_text, bare
 from .experiments import PLANS, Plan
 from .progress import QUIET
 from .store import Store, digest, hardware, remove
@@ -130,7 +130,7 @@ def run(
         write(given_up, json.dumps(failure.reasons))
         os.environ[GIVEN_UP] = str(given_up)
     if options.refresh_reference and not failure:
-        packs.refresh(packs.collect(whole.study.profile, whole.tasks), whole.outputs.file(packs.NAME), bool(options.only))
+        packs.refresh(_collected(whole), whole.outputs.file(packs.NAME), bool(options.only))
     computed, before = time.time(), _files(whole.outputs.path)
     again = options.force or options.refresh_reference
     stale = {path: stamp for path, plan in whole.plans.items()
@@ -165,6 +165,15 @@ def _keep_notes(folder: Path, before: dict[str, bytes]) -> None:
             (folder / name).write_bytes(text)
 
 
+def _names(tasks: list[Task]) -> list[str]:
+    return [f"{task.kind}/{task.key}" for task in tasks]
+
+
+def _collected(whole: Whole) -> packs.Pack:
+    profile = whole.study.profile
+    return packs.collect(profile.name, images_of(profile), _names(whole.tasks))
+
+
 def exchange(whole: Whole, options) -> int:
     """Results to and from other machines, instead of a run."""
     name, reference = whole.study.profile.name, packs.reference(whole.study.profile.name)
@@ -178,13 +187,13 @@ def exchange(whole: Whole, options) -> int:
             print(f"{path}: {said}")
         packs.write(merged, Outputs(name).file(packs.NAME))
     if options.export:
-        pack = packs.collect(whole.study.profile, whole.tasks)
+        pack = _collected(whole)
         if not pack.records:
             raise BadInput("nothing of this study is stored here, so --export has nothing to write; run it first.")
         packs.write(pack, Path(options.export))
         print(f"{len(pack.records)} results in {options.export}")
     if options.carry:
-        if not (count := packs.carry(whole.tasks, Path(options.carry))):
+        if not (count := packs.carry(_names(whole.tasks), Path(options.carry))):
             raise BadInput("no model of this study is stored here, so --carry has nothing to copy; run it first.")
         print(f"{count} models in {options.carry}")
     return 0
@@ -206,7 +215,7 @@ def _stamp(path: Path, plan: Plan, parameters: dict[str, Any]) -> str:
 @cache
 def _package() -> str:
     """Hash of all code of the package: views draw what a notebook shows."""
-    return digest([without_prose(f.read_text(encoding="utf-8")) for f in sorted((ROOT / "unlearn_utils").rglob("*.py"))])
+    return digest([as_text(bare(f.read_text(encoding="utf-8"))) for f in sorted((ROOT / "unlearn_utils").rglob("*.py"))])
 
 
 def _made_of(path: Path, plan: Plan) -> str:

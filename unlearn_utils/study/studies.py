@@ -13,7 +13,7 @@ from ..methods import METHODS
 from ..models import check_network
 from ..paths import Outputs
 from ..settings import BadInput
-from . import guests, packs, profiles, sweep
+from . import packs, profiles, sweep
 from .cells import Cell, Task, dataset_of, images_of, trained
 from .packs import Pack
 from .profiles import Profile
@@ -67,7 +67,6 @@ class Study:
             raise BadInput(f"seeds is {list(seeds)!r}, but it must be a list of whole numbers, e.g. [0, 1].")
         if results not in ("", "committed"):
             raise BadInput(f"results is '{results}', but it must be '' (compute what is missing) or 'committed'.")
-        guests.load()
         own = profiles.load(profile, data_dir=data_dir)
         loaded = profiles.load(profile, overrides, data_dir, hyperparameters)
         profiles.check_names(loaded, METHODS, VARIANTS)
