@@ -45,7 +45,8 @@ def test_no_import_runs_back_up(module):
 
 
 def test_no_modules_import_each_other_in_a_circle():
-    left = {module: imports_of(module, anywhere=False) for module in MODULES}
+    """Nor within functions, except that the methods register themselves in their package, which imports them."""
+    left = {module: imports_of(module) for module in MODULES if wing_of(module) < 3}
     while free := [module for module, others in left.items() if not others & left.keys()]:
         for module in free:
             del left[module]

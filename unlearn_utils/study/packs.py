@@ -172,7 +172,7 @@ def _models_of(record: Record) -> list[str]:
 
 
 def collect(profile: str, images: Images, keys: Iterable[str]) -> Pack:
-    """A pack of stored results, each named by "kind/key", and of the models behind them; what is not stored is left out.
+    """A pack of stored results, named by "kind/key", and of the models behind them; what is not stored is left out.
 
     Raises BadInput for results of two Originals.
     """
@@ -257,20 +257,18 @@ def refresh(pack: Pack, place: Path, some: bool) -> None:
 
 
 def carry(keys: Iterable[str], into: Path) -> int:
-    """Copy the models from scratch (Originals, Retrains) behind results, named by "kind/key", to a folder for ``bring``.
+    """Copy the models from scratch behind results, named by "kind/key", to a folder that ``bring`` takes; how many.
 
     Raises BadInput where that cannot be written.
     """
-    models = [
-        record.folder for name, record in _behind(keys).items() if name.startswith("model/") and not _models_of(record)
-    ]
-    for source in models:
+    roots = [record.folder for record in _behind(keys).values() if not _models_of(record)]
+    for source in roots:
         try:
             shutil.copytree(source, into / "model" / source.name, dirs_exist_ok=True)
         except OSError as problem:
             reason = problem.strerror or problem.args[0][0][-1]  # the first one of shutil's own, of several files
             raise BadInput(f"no models can be written to {into} ({reason}); name another folder.") from None
-    return len(models)
+    return len(roots)
 
 
 def bring(folder: Path) -> int:

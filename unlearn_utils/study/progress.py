@@ -21,7 +21,7 @@ def in_a_notebook() -> bool:
 
 
 class _Place:
-    """One place of a cell's output that shows the last line written to it. Every front end knows how; empty at the end."""
+    """One place of a cell's output that shows the last line written to it, as every front end can; empty at the end."""
 
     def __init__(self):
         from IPython.display import display

@@ -177,7 +177,7 @@ class _Schedule:
         alone = bool(self.suspects) and self.executor.shared
         if alone and self.running:
             return
-        batches = [self.suspects.pop() for _ in zip(list(self.suspects), free[:1] if alone else free)]
+        batches = [self.suspects.pop() for _ in zip(list(self.suspects), free[: 1 if alone else None], strict=False)]
         if not alone:
             ready = self._ready()[: len(free) - len(batches)]
             for task in (task for together in ready for task in together):
