@@ -47,7 +47,7 @@ class Mine(Base):
         yield own(1) + by_name(2) + helper.by_module(3) + aliased.factor() + within(4) + TABLE["one"](5)  # why
         yield decorated(6) + Made().value() + REGISTRY["it"]().value()
 '''
-HELPER = '''
+HELPER = """
 import functools
 
 RATE = 0.1
@@ -95,7 +95,7 @@ class Base(__import__("unlearn_utils.methods", fromlist=["Method"]).Method):
 class Registered:
     def value(self):
         return 8
-'''
+"""
 COUNTS, IS_NO_CODE = True, False
 
 
@@ -190,7 +190,17 @@ def test_a_file_that_changed_or_went_since_it_was_first_read_is_an_edit(edit, ve
 
 
 def test_a_tree_as_text_says_all_that_is_code():
-    sources = ["x = 1", "x = 1.0", "x = True", "x = '1'", "y = 1", "x: int = 1", "x += 1", "x = f'{y!r:.8}'", "x = f'{y:.8}'"]
+    sources = [
+        "x = 1",
+        "x = 1.0",
+        "x = True",
+        "x = '1'",
+        "y = 1",
+        "x: int = 1",
+        "x += 1",
+        "x = f'{y!r:.8}'",
+        "x = f'{y:.8}'",
+    ]
     texts = [code.as_text(code.bare(source)) for source in sources]
     assert texts[5] == texts[0] and len(set(texts)) == len(texts) - 1
     assert code.as_text(ast.parse("def f():\n    ...")) != code.as_text(ast.parse("def g():\n    ..."))
