@@ -203,7 +203,9 @@ def test_what_the_pack_lacks_is_refused_in_one_sentence_where_there_are_no_image
         raise BadInput("the images are not here.")
 
     monkeypatch.setattr(sources, "load", gone)
-    with pytest.raises(BadInput, match=r"^\d+ results are not in the pack \(.* of Retrain[^\n]*: the images are not here.$"):
+    with pytest.raises(
+        BadInput, match=r"^\d+ results are not in the pack \(.* of Retrain[^\n]*: the images are not here.$"
+    ):
         measured(from_pack(tiny), [("retrain", "linear")])
 
 
@@ -299,7 +301,9 @@ def test_a_refresh_of_some_notebooks_keeps_what_the_others_show(some, tmp_path):
 # Models that travel
 
 
-def test_with_the_models_of_another_machine_only_what_was_changed_from_them_is_computed(ran, tmp_path, monkeypatch, count):
+def test_with_the_models_of_another_machine_only_what_was_changed_from_them_is_computed(
+    ran, tmp_path, monkeypatch, count
+):
     scrub = trained(ran.cell(0, (0,), "scrub", "cmf"))
     before = Store().get(scrub.spec).result
     carried = packs.carry(names(tasks_of(ran)), tmp_path / "carried")
