@@ -20,20 +20,20 @@ import pytest
 from unlearn_utils.settings import BadInput
 from unlearn_utils.study import machine, sweep
 from unlearn_utils.study.cells import Cell, Task, dataset_of, images_of, trained
-from unlearn_utils.study.guests import Guests
 from unlearn_utils.study.machine import Machine
-from unlearn_utils.study.readings import Attacked, Curve, readings_of
+from unlearn_utils.study.readings import Attacked, readings_of
 from unlearn_utils.study.store import Damaged, Store
 from unlearn_utils.study.sweep import Failure
+from unlearn_utils.study.worker import Away
 
 ROOT = Path(__file__).parent.parent
-MODELS = [("original", "linear"), ("retrain", "linear"), ("random_label", "linear"), ("scrub", "cmf")]
+MODELS = [("original", "linear"), ("random_label", "linear"), ("scrub", "cmf")]
 
 
 def tasks_of(study) -> list[Task]:
     cells = [study.cell(seed, forget, *model) for model in MODELS for seed, forget in study.pairs]
     attacked = [Attacked.of(cell, "prototype", (0,), (1, 2), 1) for cell in cells]
-    return [reading for cell in cells for reading in readings_of(cell)] + attacked + [Curve(cells[-1])]
+    return [reading for cell in cells for reading in readings_of(cell)] + attacked
 
 
 def digest_of(tasks) -> str:
@@ -45,47 +45,16 @@ def digest_of(tasks) -> str:
     return found.hexdigest()
 
 
-@pytest.fixture
-def filled(study) -> tuple[Task, Store]:
-    task = trained(study.cell(0, (0,), "random"))
-    sweep.run([task], Machine(("cpu",), 1))
-    return task, Store()
-
-
-def test_a_result_travels_from_store_to_store(filled, tmp_path, monkeypatch):
-    task, store = filled
-    packed = store.packed(task.spec)
-    monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / "other"))
-    Store().unpack(task.spec, packed)
-    there, here = Store().get(task.spec), store.get(task.spec)
-    assert there.folder != here.folder and there.checksum == here.checksum and there.tensors("weights").keys()
-
-
-@pytest.mark.parametrize("spoil", [
-    lambda files: files | {"weights.safetensors": files["weights.safetensors"][:-1]},
-    lambda files: files | {"record.json": files["record.json"].replace(b'"seconds": ', b'"seconds": 1')},
-    lambda files: {name: content for name, content in files.items() if name == "record.json"},
-])
-def test_what_was_damaged_on_the_way_is_not_taken(spoil, filled, tmp_path, monkeypatch):
-    task, store = filled
-    packed = spoil(store.packed(task.spec))
-    monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / "other"))
-    with pytest.raises(Damaged, match="damaged on its way"):
-        Store().unpack(task.spec, packed)
-    assert Store().get(task.spec) is None
-
-
-def test_a_result_that_is_damaged_here_is_not_sent(filled):
-    task, store = filled
-    (store.folder(task.spec) / "weights.safetensors").write_bytes(b"")
-    with pytest.raises(Damaged):
-        store.packed(task.spec)
-
-
-@pytest.mark.parametrize("cluster, told", [
-    ("host:8786", "must be 'local', or a scheduler's address"), ("tcp://127.0.0.1", "must be 'local'"),
-    ("http://127.0.0.1:8786", "must be 'local'"), ("tcp://8.8.8.8:8786", "public address without TLS"),
-])
+@pytest.mark.parametrize(
+    "cluster, told",
+    [
+        ("host:8786", "is no address"),
+        ("tcp://127.0.0.1", "is no address"),
+        ("http://127.0.0.1:8786", "is no address"),
+        (3, "is no address"),
+        ("tcp://8.8.8.8:8786", "public address without TLS"),
+    ],
+)
 def test_an_address_that_cannot_be_used_is_refused(cluster, told, monkeypatch):
     monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: True)
     with pytest.raises(BadInput, match=told):
@@ -99,8 +68,13 @@ def test_private_encrypted_and_expressly_public_addresses_are_taken(monkeypatch)
 
 
 def test_without_dask_the_extra_is_named_and_without_a_cluster_dask_is_not_imported(monkeypatch):
-    code = "import sys, unlearn_utils.__main__, unlearn_utils.study.running; sys.exit('distributed' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    files = {file.name: file.read_text() for file in (ROOT / "unlearn_utils").rglob("*.py")}
+    found = {
+        name
+        for name, text in files.items()
+        if re.search("^(import|from) (dask|distributed|.*cluster import)", text, re.M)
+    }
+    assert found == {"cluster.py"}
     monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BadInput, match=r"unlearn-utils\[cluster\]"):
         Machine.choose("cpu", cluster="local")
@@ -135,21 +109,23 @@ class Noted(Task):
 class FakeCluster:
     """Workers without end, each of which dies of a poison; the first is out of reach when it is asked."""
 
+    attempts, shared = 3, False
+
     def __init__(self, machine):
         self.asked = []
 
     def free(self, busy):
         return [f"worker {len(self.asked)}"]
 
-    def submit(self, function, tasks, keys, worker, guests):
+    def submit(self, function, tasks, keys, worker, users):
         self.asked.append([task.kind for task in tasks])
         future = Future()
         if len(self.asked) == 1:
-            future.set_exception(sweep.Away())
+            future.set_exception(Away())
         elif "poison" in self.asked[-1]:
             future.set_exception(BrokenProcessPool())
         else:
-            future.set_result(function(tasks, keys, "cpu", guests))
+            future.set_result(function(tasks, keys, "cpu", users))
         return future
 
     def shutdown(self, **_):
@@ -160,7 +136,7 @@ def test_a_poison_ends_after_three_workers_and_the_rest_goes_on(study, monkeypat
     cluster = pytest.importorskip("unlearn_utils.study.cluster")
     monkeypatch.setattr(cluster, "Cluster", FakeCluster)
     cell = study.cell(0, (0,), "random")
-    with pytest.raises(Failure, match="poison of Untrained network, seed 0: 3 workers ended while they computed it"):
+    with pytest.raises(Failure, match="poison of Untrained network, seed 0: 3 processes that computed it were killed"):
         sweep.run([Poison(cell), *readings_of(cell)], Machine(("cpu",), 1, "tcp://10.0.0.3:8786"))
     assert sweep.missing([Poison(cell), *readings_of(cell)]) == [Poison(cell)]
 
@@ -168,31 +144,52 @@ def test_a_poison_ends_after_three_workers_and_the_rest_goes_on(study, monkeypat
 @pytest.fixture
 def asked(study, tmp_path, monkeypatch):
     """What a worker is asked, and a worker in this process."""
-    worker = pytest.importorskip("unlearn_utils.study.worker")
-    monkeypatch.setattr(worker, "get_worker", lambda: SimpleNamespace(local_directory=str(tmp_path / "worker")))
+    cluster = pytest.importorskip("unlearn_utils.study.cluster")
+    monkeypatch.setattr(
+        cluster, "get_worker", lambda: SimpleNamespace(local_directory=str(tmp_path / "worker"), name=0)
+    )
     monkeypatch.setenv("UNLEARN_HOME", "")  # restored at the end
     task = trained(study.cell(0, (0,), "random"))
-    return worker.Asked([dataclasses.replace(task)], [task.key], Guests({}, {}), "cpu", images_of(study.profile).fingerprint)
+    return cluster.Asked([dataclasses.replace(task)], [task.key], [], "cpu", images_of(study.profile).fingerprint)
 
 
-@pytest.mark.parametrize("other, why", [
-    ({"torch": "1.0"}, "it has torch .*, the driver 1.0"), ({"keys": ["other"]}, "its code is not the driver's"),
-])
+@pytest.mark.parametrize(
+    "other, why",
+    [
+        ({"torch": "1.0"}, "it has torch .*, the driver 1.0"),
+        ({"keys": ["other"]}, "its code is not the driver's"),
+    ],
+)
 def test_a_worker_with_something_else_is_refused(other, why, asked):
-    from unlearn_utils.study.worker import work
+    from unlearn_utils.study.cluster import work
 
     assert re.search(why, work(dataclasses.replace(asked, **other), None, []).refused)
 
 
 def test_a_worker_asks_for_images_that_it_does_not_have(asked):
     from unlearn_utils.study import cells
-    from unlearn_utils.study.worker import work
+    from unlearn_utils.study.cluster import work
 
     profile = asked.tasks[0].cell.profile
     other = dataclasses.replace(dataset_of(profile), fingerprint="other")
     assert work(dataclasses.replace(asked, images="other"), None, []).images
     assert "code" in work(dataclasses.replace(asked, images="other"), other, []).refused  # so it is another task
     assert cells.received.pop(profile.data) is other
+
+
+def test_what_a_worker_sends_back_stays_in_the_folder_of_its_result(asked, home, tmp_path, monkeypatch):
+    from unlearn_utils.study import cluster
+
+    reply = cluster.work(asked, None, [])
+    made = reply.made[0] | {"../../../outside": b"x"}
+    monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / "driver"))
+    driver = cluster.Cluster.__new__(cluster.Cluster)
+    driver._ask = lambda *_: dataclasses.replace(reply, made=(made,))
+    with pytest.raises(Damaged):
+        driver._talk("worker", asked)
+    assert not list(tmp_path.rglob("outside")) and Store().get(asked.tasks[0].spec) is None
+    driver._ask = lambda *_: reply
+    assert driver._talk("worker", asked) == list(reply.outcomes) and Store().get(asked.tasks[0].spec)
 
 
 @pytest.fixture
@@ -241,16 +238,6 @@ def test_two_workers_of_which_one_is_killed_give_what_this_process_gives(study, 
     monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / "driver"))
     sweep.run(tasks, Machine(("cpu",), 1, address))
     assert digest_of(tasks) == alone
-    assert [worker.poll() for worker in workers].count(None) == 1 and all(any(folder.rglob("record.json")) for folder in folders)
-
-
-def test_the_estimate_puts_tasks_on_workers_as_they_can_run():
-    finish = pytest.importorskip("cluster_times").finish
-    first, second, third, alone = (SimpleNamespace(key=key, requires=[]) for key in "abcd")
-    second.requires, third.requires = [first], [first]
-    cost = {"a": 3, "b": 2, "c": 1, "d": 4}  # a before b and c; d by itself
-    tasks = [first, second, third, alone]
-    assert finish(tasks, cost, 1) == (10, 5)
-    assert finish(tasks, cost, 2) == (5, 5)  # one worker: a, b; the other: d, c
-    assert finish(tasks, cost, 64) == (5, 5)
-    assert finish(tasks, cost, 1, beside=0.5) == (12, 5)
+    assert [worker.poll() for worker in workers].count(None) == 1 and all(
+        any(folder.rglob("record.json")) for folder in folders
+    )

@@ -1,60 +1,102 @@
-"""The code behind a result is all that it reaches by name, wherever that lies."""
+"""The code behind a result is all that it reaches by name, wherever that lies, and neither prose nor hints."""
 
+import argparse
+import ast
 import importlib
-import json
 import os
+import random
 import sys
-from dataclasses import dataclass
+import types
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
+import torch
 
-from unlearn_utils.methods import Method
-from unlearn_utils.paths import ROOT
 from unlearn_utils.settings import BadInput
 from unlearn_utils.study import code
 
-METHOD = """
+METHOD = '''
+from dataclasses import dataclass
+import helper
+import helper as aliased
+from helper import Base, Made, by_name, imported as renamed, wrapped, registered, REGISTRY
 from unlearn_utils.methods import Method
-import helper, helper as aliased
-from helper import imported, imported as renamed, RATE, Base
 
 LIMIT = 3
-unused = 1
+TABLE = {"one": renamed}
 
-def own(x):
-    return deeper(x)
+def own(x, by=1):
+    local = x * LIMIT
+    return local + by
 
-def deeper(x):
-    return x + 1
+def unrelated(x):
+    return x
 
+@wrapped
+def decorated(x):
+    return x
+
+@dataclass(frozen=True)
 class Mine(Base):
-    {body}
-"""
+    """Words."""
+
+    rate: float = 0.5
+    share = 0.25
+
+    def losses(self, run, epoch):
+        from helper import within
+        yield own(1) + by_name(2) + helper.by_module(3) + aliased.factor() + within(4) + TABLE["one"](5)  # why
+        yield decorated(6) + Made().value() + REGISTRY["it"]().value()
+'''
 HELPER = """
-from unlearn_utils.methods import Method
+import functools
 
-RATE = 0.5
-TABLE = {"a": 1}
-TABLE["b"] = 2
+RATE = 0.1
+REGISTRY = {}
 
-def imported(x):
-    return x * factor()
+def registered(cls):
+    REGISTRY["it"] = cls
+    return cls
+
+def by_name(x):
+    return x * RATE
+
+def by_module(x):
+    return x + 1
 
 def factor():
     return 2
 
+def within(x):
+    return x + 3
+
+def imported(x):
+    return x + 4
+
+def wrapped(function):
+    def wrapper(x):
+        return function(x) + 5
+    return wrapper
+
 def not_used(x):
     return x
 
-class Base(Method):
+class Above:
+    def value(self):
+        return 6
+
+class Made(Above):
+    scale = 7
+
+class Base(__import__("unlearn_utils.methods", fromlist=["Method"]).Method):
     def phases(self, recipe):
         return [recipe]
+
+@registered
+class Registered:
+    def value(self):
+        return 8
 """
-
-
-WITHIN = "def losses(self, run, epoch):\n        {}\n        return {}"
+COUNTS, IS_NO_CODE = True, False
 
 
 @pytest.fixture(autouse=True)
@@ -65,71 +107,65 @@ def first_seen(monkeypatch) -> dict:
 
 
 @pytest.fixture
-def written(tmp_path, monkeypatch):
-    """written(body, changes of the helper) -> version of a user's method in a module that imports another."""
+def version(tmp_path, monkeypatch):
+    """version(old, new): of a user's method in a module that imports another, one of which is edited."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    made = []
 
-    def version(body: str, *changes: tuple[str, str], method: tuple[str, str] = ("", "")) -> str:
-        helper = HELPER
-        for old, new in changes:
-            assert old in helper
-            helper = helper.replace(old, new)
-        (tmp_path / "helper.py").write_text(helper)
-        (tmp_path / "user.py").write_text(METHOD.format(body=body).replace(*method))
-        for name in ("helper", "user"):
+    def found(old: str = "", new: str = "") -> str:
+        assert (METHOD + HELPER).count(old) == 1 or not old
+        for name, text in (("user", METHOD), ("helper", HELPER)):
+            (tmp_path / f"{name}.py").write_text(text.replace(old, new) if old else text)
             sys.modules.pop(name, None)
         importlib.invalidate_caches()
         code.look_again()
-        made.append(importlib.import_module("user").Mine)
-        return code.version(made[-1])
+        return code.version(importlib.import_module("user").Mine)
 
-    yield version
+    yield found
     for name in ("helper", "user"):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("body, old, new", [
-    ("x = imported", "x * factor()", "x - factor()"),
-    ("x = imported", "return 2", "return 3"),
-    ("x = renamed", "x * factor()", "x - factor()"),
-    ("x = helper.imported", "x * factor()", "x - factor()"),
-    ("x = aliased.factor", "return 2", "return 3"),
-    ("x = RATE", "RATE = 0.5", "RATE = 0.6"),
-    ("x = helper.RATE", "RATE = 0.5", "RATE = 0.6"),
-    ("x = helper.TABLE", 'TABLE["b"] = 2', 'TABLE["b"] = 3'),
-    ("x = 1", "return [recipe]", "return [recipe, recipe]"),
-    (WITHIN.format("from helper import imported as local", "local(1)"), "return 2", "return 3"),
-    (WITHIN.format("import helper as local", "local.imported(1)"), "return 2", "return 3"),
-])
-def test_what_a_method_reaches_in_another_module_counts(body, old, new, written):
-    assert written(body) != written(body, (old, new))
-
-
-@pytest.mark.parametrize("body, change", [
-    ("x = own", ("x + 1", "x + 2")), ("x = LIMIT", ("LIMIT = 3", "LIMIT = 4")), ("x = 1", ("x = 1", "x = 2")),
-])
-def test_what_a_method_reaches_in_its_own_module_counts(body, change, written):
-    assert written(body) != written(body, method=change)
-
-
-@pytest.mark.parametrize("change", [
-    ("def not_used(x):\n    return x", "def not_used(x):\n    return -x"),
-    ("    return 2", "    return 2  # why"),
-    ("def factor():", 'def factor():\n    """Words."""'),
-    ("def factor():", "def one_more():\n    return 0\n\n\ndef factor():"),
-    ("RATE = 0.5", "RATE = 0.6"),
-])
-def test_what_it_does_not_reach_and_prose_do_not_count(change, written):
-    assert written("x = imported") == written("x = imported", change)
+@pytest.mark.parametrize("counts, old, new", [
+    pytest.param(counts, old, new, id=what) for what, counts, old, new in [
+        ("body", COUNTS, "yield own(1)", "yield -own(1)"),
+        ("helper by name", COUNTS, "x * RATE", "x / RATE"),
+        ("helper by module", COUNTS, "return x + 1", "return x - 1"),
+        ("helper by another name of its module", COUNTS, "return 2", "return 3"),
+        ("helper imported inside", COUNTS, "return x + 3", "return x - 3"),
+        ("default argument", COUNTS, "by=1", "by=2"),
+        ("module constant", COUNTS, "LIMIT = 3", "LIMIT = 4"),
+        ("constant behind a helper", COUNTS, "RATE = 0.1", "RATE = 0.2"),
+        ("function in a table", COUNTS, "return x + 4", "return x - 4"),
+        ("decorator's wrapper", COUNTS, "function(x) + 5", "function(x) - 5"),
+        ("decorated function", COUNTS, "def decorated(x):\n    return x", "def decorated(x):\n    return -x"),
+        ("class made and called", COUNTS, "scale = 7", "scale = 8"),
+        ("its base", COUNTS, "return 6", "return 7"),
+        ("base of the method", COUNTS, "return [recipe]", "return [recipe, recipe]"),
+        ("class attribute", COUNTS, "share = 0.25", "share = 0.5"),
+        ("dataclass default", COUNTS, "rate: float = 0.5", "rate: float = 0.6"),
+        ("dataclass field", COUNTS, "rate: float = 0.5", "rate = 0.5"),
+        ("registered class", COUNTS, "return 8", "return 9"),
+        ("comment", IS_NO_CODE, "  # why", "  # because"),
+        ("docstring", IS_NO_CODE, '"""Words."""', '"""Other words."""'),
+        ("blank line", IS_NO_CODE, "    return x + 1", "\n    return x + 1"),
+        ("unrelated function", IS_NO_CODE, "def unrelated(x):\n    return x", "def unrelated(x):\n    return -x"),
+        ("unrelated function of a helper", IS_NO_CODE, "def not_used(x):\n    return x", "def not_used(x):\n    return 1"),
+        ("layout", IS_NO_CODE, "own(1) + by_name(2)", "own( 1 )+by_name(2)"),
+        ("hint of an argument and of what is returned", IS_NO_CODE, "(x, by=1):", "(x: 'Made', by: int = 1) -> int:"),
+        ("hint of a variable", IS_NO_CODE, "local = x * LIMIT", "local: int = x * LIMIT"),
+        ("hint alone", IS_NO_CODE, "    local = x", "    local: 'unrelated'\n    local = x"),
+    ]
+])  # fmt: skip
+def test_an_edit_is_in_the_key_of_what_it_changes(counts, old, new, version):
+    assert (version() != version(old, new)) == counts
 
 
 @pytest.mark.parametrize("imported, called", [
     ("import mine.room", "mine.room.g"), ("import mine.room as r", "r.g"), ("from mine import room", "room.g"),
     ("import mine", "mine.g"), ("from mine import g as other", "other"),
-])
-def test_a_function_within_a_package_of_the_users_counts_however_it_is_imported(imported, called, tmp_path, monkeypatch):
+])  # fmt: skip
+def test_a_function_within_a_package_counts_however_it_is_imported(imported, called, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     (tmp_path / "mine").mkdir()
@@ -146,94 +182,87 @@ def test_a_function_within_a_package_of_the_users_counts_however_it_is_imported(
 
 
 @pytest.mark.parametrize("edit", [lambda file: file.unlink(), lambda file: os.utime(file, (1, 1))])
-def test_a_file_that_changed_or_went_since_it_was_first_read_is_an_edit(edit, written, tmp_path, first_seen):
-    written("x = imported")
+def test_a_file_that_changed_or_went_since_it_was_first_read_is_an_edit(edit, version, tmp_path, first_seen):
+    version()
     assert str(tmp_path / "helper.py") in first_seen and not code.edited()
     edit(tmp_path / "helper.py")
     assert code.edited()
 
 
-@pytest.mark.parametrize("source, kept", [
-    ('x = "# no comment"  # a comment\n', ['x = "# no comment"']),
-    ('def f():\n    """Words\n\n    more."""\n    return "text"\n', ["def f():", "", "", "", '    return "text"']),
-    ('class A:\n    "words"\n    x = 1\n', ["class A:", "", "    x = 1"]),
-    ('def f():\n    def g():\n        """Words."""\n        return 1\n', ["def f():", "    def g():", "", "        return 1"]),
-])
-def test_comments_and_docstrings_are_prose_and_texts_are_not(source, kept):
-    assert code.without_prose(source) == kept
+def test_a_tree_as_text_says_all_that_is_code():
+    sources = [
+        "x = 1",
+        "x = 1.0",
+        "x = True",
+        "x = '1'",
+        "y = 1",
+        "x: int = 1",
+        "x += 1",
+        "x = f'{y!r:.8}'",
+        "x = f'{y:.8}'",
+    ]
+    texts = [code.as_text(code.bare(source)) for source in sources]
+    assert texts[5] == texts[0] and len(set(texts)) == len(texts) - 1
+    assert code.as_text(ast.parse("def f():\n    ...")) != code.as_text(ast.parse("def g():\n    ..."))
 
 
-def without_a_source() -> type:
-    made: dict = {}
-    exec("class Hidden:\n    def losses(self, run, epoch):\n        return []\n", {"__name__": "__main__"}, made)
-    return dataclass(frozen=True)(type("Hidden", (made["Hidden"], Method), dict(vars(made["Hidden"]), __module__="__main__")))
+# What a notebook's cells define
 
 
-def test_a_class_without_a_source_is_refused_in_one_sentence():
-    hidden = without_a_source()
-    with pytest.raises(BadInput, match=r"^the source of 'Hidden' cannot be found, [^\n]* a notebook cell or a file\.$"):
+def in_a_cell(monkeypatch, **values):
+    """A function whose module is the notebook's, and which names what is given."""
+    text = "def uses():\n    return " + ", ".join(values)
+    notebook = types.ModuleType("__main__")
+    notebook.In = [text]
+    vars(notebook).update(values)
+    exec(compile(text, "<cell>", "exec"), vars(notebook))
+    monkeypatch.setitem(sys.modules, "__main__", notebook)
+    code.look_again()
+    return notebook.uses
+
+
+def twice(x):
+    return 2 * x
+
+
+SAME = [  # name, a value, the same again, another
+    ("device", torch.device("cpu"), torch.device("cpu"), torch.device("cuda:0")),
+    ("criterion", *(torch.nn.CrossEntropyLoss(label_smoothing=s) for s in (0.1, 0.1, 0.2))),
+    ("args", *(argparse.Namespace(lr=lr, device=torch.device("cpu"), sizes=[1, (2, 3)]) for lr in (0.1, 0.1, 0.2))),
+    ("table", {"a": twice, "b": {1, 2}}, {"b": {2, 1}, "a": twice}, {"a": in_a_cell, "b": {1, 2}}),
+    ("weights", torch.ones(3), torch.ones(3), torch.zeros(3)),
+    ("number", 1, 1, 2),
+    ("text", "1", "1", 1),
+]
+
+
+@pytest.mark.parametrize("name, value, same, other", SAME, ids=[name for name, *_ in SAME])
+def test_what_a_cell_defines_counts_by_its_value(name, value, same, other, monkeypatch, capsys):
+    versions = [code.version(in_a_cell(monkeypatch, **{name: given})) for given in (value, same, other)]
+    assert versions[0] == versions[1] != versions[2]
+    assert capsys.readouterr().out == ""
+
+
+def test_what_moves_or_cannot_be_written_down_counts_by_its_type_and_that_is_said_once(monkeypatch, capsys, tmp_path):
+    with open(tmp_path / "a", "w") as log, open(tmp_path / "b", "w") as another:
+        versions = [
+            code.version(in_a_cell(monkeypatch, log=file, draw=random.Random(seed)))
+            for file, seed in [(log, 0), (another, 1)]
+        ]
+    assert versions[0] == versions[1]
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 2 and "'log' is a TextIOWrapper" in told[0] + told[1]
+
+
+def test_what_holds_itself_has_a_version_too(monkeypatch):
+    args = argparse.Namespace(lr=0.1)
+    args.own = args
+    assert code.version(in_a_cell(monkeypatch, args=args))
+
+
+def test_a_class_without_a_source_is_refused_unless_it_came_with_its_version(monkeypatch):
+    hidden = type("Hidden", (), {"__module__": "__main__"})
+    with pytest.raises(BadInput, match="the source of 'Hidden' cannot be found"):
         code.version(hidden)
-
-
-def test_a_value_of_a_notebook_that_is_no_text_is_refused_in_one_sentence():
-    with pytest.raises(BadInput, match="a method or readout uses 'LOSS', .* make it a plain number"):
-        code._value("LOSS", object())
-
-
-def test_a_class_that_came_from_a_notebook_has_the_version_that_it_had_there():
-    hidden = without_a_source()
     code.received(hidden, "its version there")
     assert code.version(hidden) == "its version there"
-
-
-DEFINED = """
-import torch
-from dataclasses import dataclass
-from torch.nn.functional import cross_entropy
-from unlearn_utils.methods import Method, method
-
-SCALE = 1.0
-
-def change(loss):
-    return {sign} * SCALE * loss
-
-class Base(Method):
-    def losses(self, run, epoch):
-        for x, y in run.batches(run.forget):
-            yield change(cross_entropy(run.model(x), y))
-
-@method("mine", "Mine")
-@dataclass(frozen=True)
-class Mine(Base):
-    pass
-"""
-MEASURED = """
-import json, os, sys
-from unlearn_utils.study import rows
-from unlearn_utils.study.studies import Study
-os.environ["UNLEARN_HOME"] = "{home}"
-overrides = json.loads('''{overrides}''') | {{"recipes.mine.linear": {{"epochs": 3, "lr": 0.1}}}}
-study = Study.of("digits", [0], [[0], [3]], "cpu", jobs={jobs}, overrides=overrides)
-found = rows.measurements(study, [("mine", "linear")]).get()
-print("MEASURED", json.dumps(found[["output_forget", "output_retain", "ncc_forget"]].values.tolist()))
-"""
-
-
-@pytest.fixture(scope="module")
-def in_a_notebook(tmp_path_factory, tiny) -> list[str]:
-    """What each measurement printed in one kernel: of a method, edited, and again in an empty store by processes."""
-    home, cells = tmp_path_factory.mktemp("notebook"), []
-    overrides = json.dumps(tiny["overrides"] | {"recipes.original.linear.epochs": 15, "network.width": 6})
-    for sign, place, jobs in [("1", "a", 1), ("-1", "a", 1), ("-1", "b", 2)]:
-        cells += [DEFINED.format(sign=sign), MEASURED.format(home=home / place, overrides=overrides, jobs=jobs)]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    client = NotebookClient(notebook, kernel_name="python3", timeout=120)
-    client.execute(env=environment, cwd=str(home))
-    texts = ["".join(out.get("text", "") for out in cell.outputs) for cell in notebook.cells[1::2]]
-    return [line for text in texts for line in text.splitlines() if line.startswith("MEASURED")]
-
-
-def test_a_method_edited_in_a_notebook_cell_gets_the_numbers_of_its_code(in_a_notebook):
-    descent, ascent, ascent_elsewhere = in_a_notebook
-    assert descent != ascent == ascent_elsewhere

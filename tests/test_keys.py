@@ -18,7 +18,9 @@ from unlearn_utils.study.readings import Attacked, Collapse, Curve, Embedded, Re
 from unlearn_utils.study.readouts import READOUTS
 from unlearn_utils.study.steps import Steps
 
-DIGITS = replace(profiles.load("digits"), images=Images("0123456789abcdef", tuple("0123456789"), (107,) * 10, (71,) * 10))
+DIGITS = replace(
+    profiles.load("digits"), images=Images("0123456789abcdef", tuple("0123456789"), (107,) * 10, (71,) * 10)
+)
 BY_FEATURES = {"few_shot", "few_shot_shuffled", "prototype"}
 BY_FINE_TUNING = {"fresh_head", "own_head", "retain_only"}
 BY_PROBE = {"probe", "probe_in_head", "refitted", "curve", "steps"}
@@ -53,7 +55,9 @@ def another(value):
         return {"max_epochs": 3}
     if isinstance(value, list):
         return [*value, 1]
-    return {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v + 0.25, str: "another {}".format}[type(value)](value)
+    return {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v + 0.25, str: "another {}".format}[
+        type(value)
+    ](value)
 
 
 def with_one_changed(settings, field: str):
@@ -85,9 +89,14 @@ def test_other_images_are_in_all_keys():
     assert changed_by(replace(DIGITS, images=replace(DIGITS.images, fingerprint="fedcba9876543210"))) == EVERYTHING
 
 
-@pytest.mark.parametrize("changed", [
-    {"data.train_per_class": 20}, {"data.test_per_class": 20}, {"data.evaluate_on": "validation"},
-])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"data.train_per_class": 20},
+        {"data.test_per_class": 20},
+        {"data.evaluate_on": "validation"},
+    ],
+)
 def test_fewer_or_other_images_of_a_source_are_other_images(changed, home):
     usual, other = (Trained(Cell(profiles.load("digits", given), 0, (0,), "scrub")) for given in ({}, changed))
     assert other.key != usual.key
@@ -99,9 +108,17 @@ def test_the_recipe_of_every_model_on_the_way_is_in_all_keys(start):
     assert changed_by(with_recipe(*start, recipe)) == EVERYTHING
 
 
-@pytest.mark.parametrize("changed", [
-    {"seed": 1}, {"forget": (1,)}, {"forget": (0, 1)}, {"method": "salun"}, {"variant": "cmf_raw"}, {"variant": "linear"},
-])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"seed": 1},
+        {"forget": (1,)},
+        {"forget": (0, 1)},
+        {"method": "salun"},
+        {"variant": "cmf_raw"},
+        {"variant": "linear"},
+    ],
+)
 def test_seed_forget_set_method_and_variant_are_in_all_keys(changed):
     assert changed_by(**changed) == EVERYTHING
 
@@ -113,10 +130,15 @@ def test_the_variants_of_a_head_differ_from_each_other(seed):
     assert len(set(listed)) == len(listed)
 
 
-@pytest.mark.parametrize("changed, kinds", [
-    ({"target": (3,)}, {"prototype", "retain_only"}), ({"shots": (1, 3)}, BY_FEATURES), ({"draws": 2}, BY_FEATURES),
-    ({"points": 90}, {"t-SNE"}),
-])
+@pytest.mark.parametrize(
+    "changed, kinds",
+    [
+        ({"target": (3,)}, {"prototype", "retain_only"}),
+        ({"shots": (1, 3)}, BY_FEATURES),
+        ({"draws": 2}, BY_FEATURES),
+        ({"points": 90}, {"t-SNE"}),
+    ],
+)
 def test_target_shots_draws_and_points_are_in_the_keys_of_what_uses_them(changed, kinds):
     assert changed_by(**changed) == kinds
 
@@ -134,10 +156,20 @@ def test_every_field_of_the_attacks_budget_is_in_the_keys_of_the_attacks_that_fi
     assert changed_by(replace(DIGITS, attack=attack)) == BY_FINE_TUNING
 
 
-@pytest.mark.parametrize("changed", [
-    {"name": "another"}, {"title": "another"}, {"tuning": {}}, {"runs": ()}, {"multi_runs": ()}, {"multi_recipes": {}},
-    {"data": replace(DIGITS.data, folder="elsewhere")}, {"images": replace(DIGITS.images, groups={"round": (0, 6)})},
-], ids=lambda changed: next(iter(changed)))
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"name": "another"},
+        {"title": "another"},
+        {"tuning": {}},
+        {"runs": ()},
+        {"multi_runs": ()},
+        {"multi_recipes": {}},
+        {"data": replace(DIGITS.data, folder="elsewhere")},
+        {"images": replace(DIGITS.images, groups={"round": (0, 6)})},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
 def test_what_makes_no_number_is_in_no_key(changed):
     assert changed_by(replace(DIGITS, **changed)) == set()
 
@@ -170,9 +202,15 @@ def test_the_file_of_first_weights_is_in_all_keys_by_its_content(tmp_path):
     assert key("a", b"some") != key("a", b"others")
 
 
-@pytest.mark.parametrize("part, value, changes", [
-    ("label", " elsewhere", False), ("zeroed", True, True), ("encoder_frozen", False, True), ("head", "cmf", True),
-])
+@pytest.mark.parametrize(
+    "part, value, changes",
+    [
+        ("label", " elsewhere", False),
+        ("zeroed", True, True),
+        ("encoder_frozen", False, True),
+        ("head", "cmf", True),
+    ],
+)
 def test_what_a_variant_does_is_in_the_key_of_the_model_and_what_it_is_called_is_not(part, value, changes, monkeypatch):
     before = keys(variant="classifier")
     monkeypatch.setitem(variants.VARIANTS, "classifier", replace(variants.VARIANTS["classifier"], **{part: value}))
@@ -223,10 +261,15 @@ EDITS = [
     edit("methods/scrub.py", "class Scrub(Method):", "# words\n\n\nclass Scrub(Method):"),
     edit("methods/salun.py", "class SalUn(RandomLabel):", "class SalUn(RandomLabel):\n    share = 0.5\n"),
     edit("study/store.py", "FEATURES_KEPT = 2e9", "FEATURES_KEPT = 1e9"),
-    edit("study/progress.py", "print(f\"[{self.count}/{self.total}] {line}\"", "print(f\"{line}\""),
+    edit("study/progress.py", 'print(f"[{self.count}/{self.total}] {line}"', 'print(f"{line}"'),
     edit("methods/scrub.py", "kl_div", "l1_loss", *EVERYTHING),
     edit("methods/__init__.py", "return [recipe]", "return [recipe] * 2", *EVERYTHING),
-    edit("methods/references.py", "for x, y in run.batches(run.everything)", "for x, y in run.batches(run.retain)", *EVERYTHING),
+    edit(
+        "methods/references.py",
+        "for x, y in run.batches(run.everything)",
+        "for x, y in run.batches(run.retain)",
+        *EVERYTHING,
+    ),
     edit("training.py", "recipe.lr * (epoch + 1) / recipe.warmup_epochs", "recipe.lr", *EVERYTHING),
     edit("training.py", "loss.backward()", "(2 * loss).backward()", *EVERYTHING),
     edit("data.py", "torch.rand(n, **draw) < 0.5", "torch.rand(n, **draw) < 0.6", *EVERYTHING),
@@ -241,7 +284,13 @@ EDITS = [
     edit("metrics.py", "<= 0.01 * norms.mean()", "<= 0.02 * norms.mean()", "collapse_reading", "collapse", "geometry"),
     edit("membership.py", "n_splits=5", "n_splits=4", "members"),
     edit("bias.py", "scatter(1, own, -torch.inf)", "scatter(1, own, 0)", "margin"),
-    edit("attacks.py", "LogisticRegression(max_iter=1000)", "LogisticRegression(max_iter=999)", "few_shot", "few_shot_shuffled"),
+    edit(
+        "attacks.py",
+        "LogisticRegression(max_iter=1000)",
+        "LogisticRegression(max_iter=999)",
+        "few_shot",
+        "few_shot_shuffled",
+    ),
     edit("attacks.py", "neutral - w[f] @ centre", "neutral", "prototype"),
     edit("attacks.py", "epochs=1, lr=budget.lr", "epochs=1, lr=2 * budget.lr", *BY_FINE_TUNING),
     edit("study/readouts.py", "nearest(at.in_head.train", "nearest(at.features.train", "ncc_in_head"),
@@ -266,15 +315,20 @@ def named_keys() -> dict[str, str]:
     look_again()
     tasks = tasks_of(DIGITS)
     reading = Reading.of(tasks["model"].cell, "collapse")
-    return {n: t.key for n, t in tasks.items()} | {"collapse": Collapse(reading.cell).key, "collapse_reading": reading.key}
+    return {n: t.key for n, t in tasks.items()} | {
+        "collapse": Collapse(reading.cell).key,
+        "collapse_reading": reading.key,
+    }
 
 
 @pytest.fixture(scope="module")
 def edited(python, copied, tmp_path_factory) -> dict:
     """Keys of the copied package by edit, each noticed by one process that goes on running."""
     root, edits = copied(), [param.values[:3] for param in EDITS]
-    script = (f"import sys; sys.path.append({os.path.dirname(__file__)!r})\n"
-              f"import test_keys; test_keys.compute_after_edits({str(root)!r}, {edits!r})")
+    script = (
+        f"import sys; sys.path.append({os.path.dirname(__file__)!r})\n"
+        f"import test_keys; test_keys.compute_after_edits({str(root)!r}, {edits!r})"
+    )
     told, errors = python(script, tmp_path_factory.mktemp("home"), root).communicate()
     assert told, errors
     before, *after, undone = json.loads(told)

@@ -1,10 +1,11 @@
-"""A pack gives back what was packed and nothing else, without an image, and says where its numbers come from."""
+"""A pack gives back what was packed and nothing else, without an image, and proves that it is whole."""
 
+import hashlib
 import json
 import lzma
+import os
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,24 +14,32 @@ from conftest import learned_study
 from unlearn_utils import paths, sources
 from unlearn_utils.methods import METHODS
 from unlearn_utils.settings import BadInput
-from unlearn_utils.study import packs, rows, running, store, sweep
-from unlearn_utils.study.cells import trained
-from unlearn_utils.study.experiments import Plan
+from unlearn_utils.study import packs, rows, store, sweep
+from unlearn_utils.study.cells import images_of, trained
 from unlearn_utils.study.packs import NAME, Pack
-from unlearn_utils.study.readings import Reading
-from unlearn_utils.study.store import Store
-from unlearn_utils.study.studies import Study
+from unlearn_utils.study.readings import Curve, Reading, readings_of
+from unlearn_utils.study.readouts import READOUTS
+from unlearn_utils.study.store import Store, digest
 
 MODELS = [("original", "linear"), ("random_label", "linear"), ("scrub", "cmf")]
+OUTSIDE = ["../../x", "/tmp/x", "a/b", ".."]
 
 
 def measured(study, models=MODELS) -> pd.DataFrame:
     return rows.measurements(study, models).get()
 
 
+def tasks_of(study, models=MODELS) -> list:
+    return [reading for model in models for pair in study.pairs for reading in readings_of(study.cell(*pair, *model))]
+
+
+def names(tasks) -> list[str]:
+    return [f"{task.kind}/{task.key}" for task in tasks]
+
+
 @pytest.fixture
 def pack(ran) -> Pack:
-    return packs.collect(ran.profile, rows.measurements(ran, MODELS).tasks)
+    return packs.collect(ran.profile.name, images_of(ran.profile), names(tasks_of(ran)))
 
 
 @pytest.fixture
@@ -42,96 +51,162 @@ def committed(ran, pack, home) -> pd.DataFrame:
     return expected
 
 
-@pytest.fixture
-def no_images(monkeypatch):
-    """From here on no image can be loaded."""
-
-    def gone(*_):
-        raise BadInput("the images are not here.")
-
-    monkeypatch.setattr(sources, "load", gone)
-
-
 def from_pack(tiny, **given):
     return learned_study(tiny, results="committed", **given)
 
 
-def changed(pack: Pack, select, **values) -> Pack:
-    """The pack with other values in the records that ``select`` chooses."""
-    return replace(pack, records={q: r | values if select(r) else r for q, r in pack.records.items()})
+# Collecting
 
 
-def test_what_is_written_is_read(pack, home):
-    packs.write(pack, home / NAME)
-    assert packs.read(home / NAME) == pack and packs.read_images(home / NAME) == pack.images
+def test_a_pack_of_keys_holds_what_its_tasks_and_the_models_behind_them_say(ran):
+    curve = Curve(ran.cell(0, (0,), "random_label"))
+    sweep.run([curve], ran.machine)
+    tasks = [*tasks_of(ran), curve]
+    models = [trained(ran.cell(0, forget, *model)) for model in MODELS for forget in ((0,), (3,))]
+    models.append(trained(ran.cell(0, (), "original", "cmf")))  # which SCRUB + CMF starts from
+    weights = Store().get(models[0].spec).result["weights"]
+    expected = {}
+    for task in [*tasks, *models]:
+        stored = Store().get(task.spec)
+        expected[task.question] = {
+            "question": task.question, "kind": task.kind, "asked": task.asked, "code": task.code, "original": weights,
+            "made_with": stored.made_with, "seconds": round(stored.seconds, 2), "result": stored.result,
+        }  # fmt: skip
+    found = packs.collect("digits", images_of(ran.profile), names(tasks))
+    assert json.dumps(found.records, sort_keys=True) == json.dumps(expected, sort_keys=True)
+    assert packs.collect("digits", images_of(ran.profile), names([curve])).records == {
+        q: r for q, r in found.records.items() if q in {curve.question, models[0].question, models[2].question}
+    }
 
 
-def test_the_same_records_give_the_same_bytes(pack, home):
+def test_only_what_is_stored_is_packed_and_what_is_no_key_is_refused(ran):
+    reading = Reading.of(ran.cell(0, (0,), "scrub", "cmf"), "output")
+    store.remove(Store().folder(reading.spec))
+    assert packs.collect("digits", images_of(ran.profile), names([reading])).records == {}
+    for key in ("model", "../model/abc", "model/../../x"):
+        with pytest.raises(BadInput, match="names no result"):
+            packs.collect("digits", images_of(ran.profile), [key])
+
+
+def test_results_of_two_originals_are_not_collected(ran):
+    task = Reading.of(ran.cell(0, (0,), "random_label"), "output")
+    spec = json.loads(json.dumps(Store().get(trained(ran.cell(0, (), "original")).spec).spec)) | {"code": "another"}
+    Store().put(spec, {"weights": "another"}, {}, 0.0, "cpu")
+    with pytest.raises(BadInput, match="come from two Originals .*another.*; execute all notebooks again"):
+        packs.collect("digits", images_of(ran.profile), [*names([task]), f"model/{digest(spec)}"])
+
+
+# What is in a file
+
+
+def test_what_is_written_is_read_and_the_same_records_give_the_same_bytes(pack, home):
     packs.write(pack, home / "a")
     packs.write(replace(pack, records=dict(reversed(pack.records.items()))), home / "b")
-    assert (home / "a").read_bytes() == (home / "b").read_bytes()
-    assert not list(home.glob("*.partial"))
+    assert packs.read(home / "a", "digits") == pack and packs.read_images(home / "a") == pack.images
+    assert (home / "a").read_bytes() == (home / "b").read_bytes() and not list(home.glob("*.partial"))
+    with pytest.raises(BadInput, match="is a result pack of profile 'digits', but .*'cifar10'"):
+        packs.read(home / "a", "cifar10")
+    with pytest.raises(BadInput, match="is a folder; name a file"):
+        packs.write(pack, home)
 
 
-def test_a_pack_holds_the_models_behind_its_readings_and_names_their_original(pack, ran):
-    original = trained(ran.cell(0, (), "original"))
-    weights = Store().get(original.spec).result["weights"]
-    assert {"model", "reading"} == {r["kind"] for r in pack.records.values()}
-    assert {r["original"] for r in pack.records.values()} == {weights} == {pack.original_of(original)}
-    assert pack.find(original)["made_with"].keys() >= {"torch", "hardware", "commit"}
+def test_a_full_disk_leaves_the_pack_that_was_there(pack, home, monkeypatch):
+    packs.write(pack, home / NAME)
+
+    def full(path, content):
+        path.open("wb").write(content[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(packs.Path, "write_bytes", full)
+    with pytest.raises(BadInput, match="no pack can be written to .*No space left"):
+        packs.write(replace(pack, records={}), home / NAME)
+    assert packs.read(home / NAME) == pack and not list(home.glob("*.partial"))
 
 
-def test_all_is_served_without_any_image_and_it_is_said_where_it_was_made(committed, tiny, no_images, count):
-    study = from_pack(tiny)
-    pd.testing.assert_frame_equal(measured(study), committed)
-    [record, *_] = study.pack.records.values()
-    made = record["made_with"]
-    assert study.origin() == (f"{len(study.tally['pack'])} results: 0 computed here, {len(study.tally['pack'])} from the "
-                              f"result pack (commit {made['commit']} on {made['hardware']}).")
-    assert count == [] and len(study.tally["pack"]) > 40
+def answered(n: int, **changed) -> dict:
+    """A sound record without any model."""
+    record = {"kind": "toy", "asked": {"n": n}, "code": "", "made_with": {"commit": "c", "hardware": "h"}, "seconds": 0}
+    record |= {"original": "w", "result": {"counts": [[1, 0], [0, 1]]}} | changed
+    return {"question": digest({"kind": "toy", "n": n})} | record
 
 
-def test_rows_from_the_committed_pack_alone_are_none_where_it_lacks_one(committed, tiny):
-    study = learned_study(tiny)
-    pd.testing.assert_frame_equal(rows.measurements(study, MODELS).packed(), committed)
-    assert rows.measurements(study, [*MODELS, ("retrain", "linear")]).packed() is None
+HEAD = {"profile": "digits", "images": {"fingerprint": "f", "classes": ["a", "b"], "train": [1, 1], "test": [1, 1]}}
 
 
-def test_what_the_pack_lacks_is_refused_in_one_sentence_where_there_are_no_images(committed, tiny, no_images):
-    study = from_pack(tiny)
-    with pytest.raises(BadInput, match=r"^\d+ results are not in the pack \(.* of Retrain[^\n]*: the images are not here.$"):
-        measured(study, [("retrain", "linear")])
+def packed(*lines) -> bytes:
+    return lzma.compress("".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
-def test_what_is_stored_beside_the_pack_needs_no_images(committed, tiny, monkeypatch):
-    models = [("retrain", "linear")]
-    before = measured(from_pack(tiny), models)
+def first_format(*records) -> bytes:
+    return packed(HEAD | {"format": 1}, *records)
 
+
+def test_a_pack_of_the_first_format_is_read_and_written_with_a_digest(home):
+    (home / NAME).write_bytes(first_format(answered(1), answered(2), answered(2)))
+    pack = packs.read(home / NAME)
+    assert list(pack.records.values()) == [answered(1), answered(2)]
+    packs.write(pack, home / NAME)
+    assert packs.read(home / NAME) == pack and json.loads(lzma.open(home / NAME).readline())["format"] == 2
+
+
+@pytest.mark.parametrize("change", [
+    lambda text: text.replace('"counts":[[1,', '"counts":[[0,', 1), lambda text: text.replace('"train":[1,1]', '"train":[9,1]'),
+    lambda text: text.replace('"original":"w"', '"original":"v"', 1), lambda text: text.replace('"commit":"c"', '"commit":"d"'),
+    lambda text: "\n".join(text.splitlines()[:-1]) + "\n", lambda text: text + json.dumps(answered(3)) + "\n",
+])  # fmt: skip
+def test_a_pack_that_was_edited_is_refused_in_one_sentence(change, home):
+    images = packs.Images("f", ("a", "b"), (1, 1), (1, 1))
+    packs.write(Pack("digits", images, {r["question"]: r for r in (answered(1), answered(2))}), home / NAME)
+    text = lzma.decompress((home / NAME).read_bytes()).decode()
+    assert change(text) != text
+    (home / NAME).write_bytes(lzma.compress(change(text).encode()))
+    with pytest.raises(BadInput, match=r"^[^\n]*no intact result pack [^\n]* changed since it was written[^\n]*$"):
+        packs.read(home / NAME)
+
+
+@pytest.mark.parametrize("content, named", [
+    (b"", "no intact"), (b"text", "no intact"), (first_format(answered(1))[:-10], "no intact"), (packed([1]), "no intact"),
+    (packed(HEAD), "no intact"), (first_format({"no": "question"}), "no intact"), (first_format([1]), "no intact"),
+    (packed(HEAD | {"format": 3}), "has format 3, but format 2 is read here"), (None, "there is no result pack"),
+    (lzma.compress(b"[" * 100_000), "no intact"), (first_format(answered(1, asked={"n": 2})), "does not answer"),
+    (first_format(answered(1, made_with={})), "commit, hardware"),
+    (first_format(answered(1), answered(1, result={"counts": [[0, 1], [0, 1]]})), "has two answers"),
+    (first_format(answered(1, result={"counts": [[-1, 2], [0, 1]]})), "-1 is no number of images"),
+    (first_format(answered(1, result={"readings": [{"hits": [1, float("nan")]}]})), "nan is no number of images"),
+    (first_format(answered(1, result={"history": [{"test_hits": [0.5, 1]}]})), "0.5 is no number of images"),
+])  # fmt: skip
+def test_what_is_no_intact_pack_is_refused_in_one_sentence(content, named, home):
+    if content is not None:
+        (home / NAME).write_bytes(content)
+    with pytest.raises(BadInput, match=named) as refused:
+        packs.read(home / NAME)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("path", sorted((paths.ROOT / "figures").glob(f"*/{NAME}")), ids=lambda path: path.parent.name)
+def test_the_committed_packs_are_whole_and_each_of_their_models_has_one_start(path):
+    pack = packs.read(path, path.parent.name)
+    assert pack.records and packs.merge(pack, pack)[0] == pack
+
+
+# Results from a pack
+
+
+def test_all_is_served_without_any_image(committed, tiny, monkeypatch, count):
+    monkeypatch.setattr(sources, "load", lambda *_: 1 / 0)
+    pd.testing.assert_frame_equal(measured(from_pack(tiny)), committed)
+    assert count == []
+
+
+def test_what_the_pack_lacks_is_refused_in_one_sentence_where_there_are_no_images(committed, tiny, monkeypatch):
     def gone(*_):
         raise BadInput("the images are not here.")
 
     monkeypatch.setattr(sources, "load", gone)
-    pd.testing.assert_frame_equal(measured(from_pack(tiny), models), before)
-
-
-def test_a_command_is_refused_before_it_starts_a_notebook(committed, tiny, no_images):
-    study = from_pack(tiny)
-    plan = Plan(study, lambda: {"retrain": rows.measurements(study, [("retrain", "linear")])}, study.outputs({}))
-    with pytest.raises(BadInput, match="results are not in the pack .* the images are not here"):
-        running.run(running.Whole(study, {Path("01.ipynb"): plan}), {}, None, 0.0)
-
-
-def test_other_images_than_the_packs_compute_nothing_beside_it(committed, pack, home, tiny):
-    packs.write(replace(pack, images=replace(pack.images, fingerprint="another")), home / "figures" / "digits" / NAME)
-    with pytest.raises(BadInput, match="the images of profile 'digits' here are not those of its result pack"):
+    with pytest.raises(
+        BadInput, match=r"^\d+ results are not in the pack \(.* of Retrain[^\n]*: the images are not here.$"
+    ):
         measured(from_pack(tiny), [("retrain", "linear")])
-
-
-def test_a_changed_parameter_is_not_served_but_computed(committed, tiny, count):
-    study = from_pack(tiny, overrides={"probe.epochs": 3})
-    measured(study, [("original", "linear")])
-    assert "probe of Original, seed 0" in count and "output of Original, seed 0" in count
-    assert study.tally["pack"] == {}
 
 
 def test_two_originals_are_never_mixed(committed, tiny, capsys):
@@ -141,226 +216,168 @@ def test_two_originals_are_never_mixed(committed, tiny, capsys):
     assert study.tally["pack"] == {} and len(table) == 8
 
 
-def test_where_the_original_is_the_packs_only_what_it_lacks_is_computed(committed, tiny, count, capsys):
-    sweep.run([trained(learned_study(tiny).cell(0, (), "original"))], learned_study(tiny).machine)
-    count.clear()
-    study = from_pack(tiny)
-    table = measured(study, [*MODELS, ("retrain", "linear")])
-    assert "never mixed" not in capsys.readouterr().out
-    assert count and all("Retrain" in label for label in count)
-    pd.testing.assert_frame_equal(table.iloc[:6][committed.columns], committed)
-
-
-def test_an_original_of_other_weights_is_another(committed, pack, home, tiny, capsys):
-    packs.write(changed(pack, lambda r: True, original="other weights"), home / "figures" / "digits" / NAME)
-    sweep.run([trained(learned_study(tiny).cell(0, (), "original"))], learned_study(tiny).machine)
-    measured(from_pack(tiny), [*MODELS, ("retrain", "linear")])
-    assert "two Originals are never mixed" in capsys.readouterr().out
-
-
-def test_it_is_said_how_many_results_are_of_code_that_is_not_todays_and_they_are_served(committed, pack, home, tiny):
-    older = changed(pack, lambda r: r["asked"].get("readout") == "ncc", code="older")
-    packs.write(older, home / "figures" / "digits" / NAME)
-    study = from_pack(tiny)
-    pd.testing.assert_frame_equal(measured(study), committed)
-    assert study.origin().endswith("; 5 of these by code that is not today's.")
-
-
-def test_the_method_of_a_notebook_cell_is_never_served(pack, ran, monkeypatch):
-    task = trained(ran.cell(0, (0,), "random_label"))
-    assert pack.find(task)
+def test_what_is_user_defined_is_never_served(pack, ran, monkeypatch):
+    task, reading = trained(ran.cell(0, (0,), "random_label")), Reading.of(ran.cell(0, (0,), "random_label"), "output")
+    assert pack.find(task) and pack.find(reading)
     for module in ("__main__", "somebodys_package", "unlearn_utils_of_somebody"):
-        monkeypatch.setattr(METHODS["random_label"], "__module__", module)
-        assert pack.find(task) is None
-
-
-HEAD = {"format": 1, "profile": "digits", "images": {"fingerprint": "f", "classes": ["a"], "train": [1], "test": [1]}}
-
-
-def packed(*lines) -> bytes:
-    return lzma.compress("".join(json.dumps(line) + "\n" for line in lines).encode())
-
-
-@pytest.mark.parametrize("content, named", [
-    (b"", "no intact result pack"), (b"text", "no intact result pack"), (packed(HEAD)[:-10], "no intact result pack"),
-    (packed({"profile": "digits"}), "no intact result pack"), (packed([1]), "no intact result pack"),
-    (packed(HEAD, {"no": "question"}), "no intact result pack"), (packed(HEAD, [1]), "no intact result pack"),
-    (packed(HEAD | {"format": 2}), "has format 2, but format 1 is read here"), (None, "there is no result pack"),
-])
-def test_what_is_no_intact_pack_is_refused_in_one_sentence(content, named, home):
-    if content is not None:
-        (home / NAME).write_bytes(content)
-    with pytest.raises(BadInput, match=named) as refused:
-        packs.read(home / NAME)
-    assert "\n" not in str(refused.value)
-
-
-def test_a_truncated_pack_is_refused_before_anything_is_served(committed, home, tiny):
-    path = home / "figures" / "digits" / NAME
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(BadInput, match="no intact result pack"):
-        from_pack(tiny)
+        with monkeypatch.context() as patch:
+            patch.setattr(METHODS["random_label"], "__module__", module)
+            assert pack.find(task) is None
+        with monkeypatch.context() as patch:
+            patch.setattr(READOUTS["output"].function, "__module__", module)
+            assert pack.find(reading) is None and pack.find(task)
 
 
 # Merging
 
 
-def with_result(pack: Pack, question: str, **values) -> Pack:
-    record = pack.records[question]
-    return replace(pack, records=pack.records | {question: record | {"result": record["result"] | values}})
+def model(name: str, weights: str, start: str = "") -> dict:
+    asked = {"name": name, "start": start and digest({"kind": "model", "name": start, "start": None}) or None}
+    return answered(0) | {
+        "question": digest({"kind": "model", **asked}), "kind": "model", "asked": asked, "original": weights,
+        "result": {"weights": weights if not start else f"{name} from {weights}"},
+    }  # fmt: skip
 
 
-def test_merging_adds_what_is_new_and_keeps_the_first_where_both_have_a_result(pack):
-    questions = sorted(pack.records)
-    half = replace(pack, records={q: pack.records[q] for q in questions[:10]})
-    merged, said = packs.merge(half, pack)
-    assert merged.records == pack.records
-    assert said == f"{len(questions) - 10} results added to 10; 10 stand in both."
+def reading_of(above: dict, name: str = "output", **changed) -> dict:
+    asked = {"readout": name, "model": above["question"]}
+    return above | {"question": digest({"kind": "toy", **asked}), "kind": "toy", "asked": asked, "result": {}} | changed
 
 
-@pytest.mark.parametrize("value, told", [
-    ({"nc1": 1.5}, "differ by at most 0.5"), ({"nc1": [1.0]}, "differ by at most inf"),
-    ({"nc1": float("nan")}, "differ by at most inf"),
-])
-def test_merging_tells_the_largest_difference(pack, value, told):
-    question = next(iter(pack.records))
-    first, second = with_result(pack, question, nc1=1.0), with_result(pack, question, **value)
+def of(*records) -> Pack:
+    return Pack("digits", packs.Images("f", ("a",), (1,), (1,)), {record["question"]: record for record in records})
+
+
+ORIGINAL, SCRUB, RETRAIN = model("original", "A"), model("scrub", "A", "original"), model("retrain", "R")
+OTHER, OTHER_SCRUB = model("original", "B"), model("scrub", "B", "original")
+
+
+@pytest.mark.parametrize("first, second", [
+    (of(ORIGINAL), of(OTHER)),
+    (of(ORIGINAL, SCRUB), of(OTHER, OTHER_SCRUB)),
+    (of(ORIGINAL, reading_of(ORIGINAL)), of(OTHER, reading_of(OTHER), reading_of(OTHER, "probe"))),
+    (of(ORIGINAL, reading_of(ORIGINAL)), of(reading_of(OTHER))),
+    (of(ORIGINAL), of(reading_of(OTHER_SCRUB))),
+    (of(ORIGINAL), of(reading_of(ORIGINAL, original=""))),
+    (of(reading_of(SCRUB)), of(OTHER)),
+    (of(reading_of(SCRUB)), of(reading_of(OTHER_SCRUB, "probe"))),
+    (of(reading_of(ORIGINAL, original="")), of(RETRAIN)),
+    (of(ORIGINAL), of(ORIGINAL | {"result": {"weights": "B"}}, reading_of(SCRUB))),
+], ids=["the models", "with a start", "both hold its questions", "no model", "no model between", "none named",
+        "the first has no models", "neither has models", "the first names none", "other weights"])  # fmt: skip
+def test_two_originals_never_meet(first, second):
+    for one, other in ((first, second), (second, first)):
+        with pytest.raises(BadInput, match="results of two Originals, or of models that they do not hold"):
+            packs.merge(one, other)
+
+
+@pytest.mark.parametrize("first, second", [
+    (of(ORIGINAL, SCRUB), of(ORIGINAL, reading_of(ORIGINAL))), (of(ORIGINAL), of(RETRAIN, reading_of(RETRAIN))),
+    (of(ORIGINAL), of(reading_of(ORIGINAL))), (of(reading_of(SCRUB)), of(reading_of(SCRUB, "probe"))),
+    (of(ORIGINAL), of()), (of(), of(ORIGINAL, SCRUB)),
+])  # fmt: skip
+def test_packs_of_one_original_and_of_other_models_from_scratch_are_merged(first, second):
+    assert packs.merge(first, second)[0].records == first.records | second.records
+
+
+def test_merging_keeps_the_first_where_both_have_a_result_and_says_so():
+    first, second = of(ORIGINAL, reading_of(ORIGINAL)), of(reading_of(ORIGINAL, result={"nc1": 1.5}), SCRUB)
     merged, said = packs.merge(first, second)
-    assert merged.records == first.records and "1 of them with other numbers (the first stays" in said and told in said
-
-
-def test_results_of_another_original_are_not_merged_whichever_notebooks_are_refreshed(pack, tmp_path):
-    def other(record):
-        result = record["result"] | ({"weights": "another"} if record["kind"] == "model" else {})
-        return record | {"original": "another", "result": result}
-
-    second = replace(pack, records={q: other(record) for q, record in pack.records.items()})
-    of_model = {q: r for q, r in pack.records.items() if r["kind"] == "model"}
-    with pytest.raises(BadInput, match=r"results of two Originals, or two Retrains \(another beside"):
-        packs.merge(replace(pack, records=of_model), second)
-    packs.write(second, tmp_path / NAME)
-    with pytest.raises(BadInput, match="refresh all notebooks at once"):
-        packs.refresh(replace(pack, records=of_model), tmp_path / NAME, some=True)
-    assert packs.read(tmp_path / NAME).records == second.records
-    assert packs.merge(pack, second)[0].records == pack.records  # nothing of the second's is taken
-
-
-def test_packs_of_other_images_or_profiles_are_not_merged(pack):
-    for other in (replace(pack, profile="cifar10"), replace(pack, images=replace(pack.images, fingerprint="another"))):
+    assert merged.records == second.records | first.records
+    assert said == "1 results added to 2; 1 stand in both, 1 of them with other numbers (the first stays)."
+    for other in (replace(second, profile="cifar10"), replace(second, images=replace(second.images, fingerprint="g"))):
         with pytest.raises(BadInput, match="do not belong together"):
-            packs.merge(pack, other)
+            packs.merge(first, other)
 
 
-def test_a_pack_of_another_profile_is_not_taken(pack, tmp_path):
-    packs.write(replace(pack, profile="cifar10"), tmp_path / NAME)
-    assert packs.read(tmp_path / NAME, "cifar10").records == pack.records
-    with pytest.raises(BadInput, match="is a result pack of profile 'cifar10', but 'digits' is asked for"):
-        packs.read(tmp_path / NAME, "digits")
+@pytest.mark.parametrize("some", [True, False])
+def test_a_refresh_of_some_notebooks_keeps_what_the_others_show(some, tmp_path):
+    packs.write(of(ORIGINAL, SCRUB, RETRAIN), tmp_path / NAME)
+    packs.refresh(of(ORIGINAL | {"seconds": 12.5}), tmp_path / NAME, some)
+    kept = packs.read(tmp_path / NAME).records
+    assert len(kept) == (3 if some else 1) and kept[ORIGINAL["question"]]["seconds"] == 12.5
 
 
 # Models that travel
 
 
-def test_with_the_models_of_another_machine_only_what_was_changed_from_them_is_computed(ran, tmp_path, monkeypatch, tiny, count):
-    expected = measured(ran)
-    carried = packs.carry(rows.measurements(ran, MODELS).tasks, tmp_path / "carried")
+def test_with_the_models_of_another_machine_only_what_was_changed_from_them_is_computed(
+    ran, tmp_path, monkeypatch, count
+):
+    scrub = trained(ran.cell(0, (0,), "scrub", "cmf"))
+    before = Store().get(scrub.spec).result
+    carried = packs.carry(names(tasks_of(ran)), tmp_path / "carried")
     monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / "another"))
-    [model] = (tmp_path / "carried").glob("model/*")
-    (model / ".DS_Store").write_text("left by a file manager")
+    [source] = (tmp_path / "carried").glob("model/*")
+    (source / ".DS_Store").write_text("left by a file manager")
     assert packs.bring(tmp_path / "carried") == carried == 1
-    pd.testing.assert_frame_equal(measured(learned_study(tiny)), expected)
-    models = [label for label in count if label.startswith("model of ")]
-    assert models == [
-        "model of Random Label, forget [0], seed 0", "model of Random Label, forget [3], seed 0",
-        "model of Original + CMF, seed 0", "model of SCRUB + CMF, forget [0], seed 0", "model of SCRUB + CMF, forget [3], seed 0",
-    ]
+    sweep.run([scrub], ran.machine)
+    assert count == ["model of Original + CMF, seed 0", scrub.label] and Store().get(scrub.spec).result == before
 
 
-def test_a_model_that_was_damaged_on_the_way_is_computed_again(ran, tmp_path, monkeypatch, tiny, count):
-    packs.carry(rows.measurements(ran, MODELS).tasks, tmp_path / "carried")
-    [file] = (tmp_path / "carried").glob("model/*/weights.safetensors")
-    file.write_bytes(file.read_bytes()[:-1])
-    monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / "another"))
-    packs.bring(tmp_path / "carried")
-    reading = Reading.of(learned_study(tiny).cell(0, (), "original"), "output")
-    sweep.run([reading], learned_study(tiny).machine)
-    assert "model of Original, seed 0" in count and Store().get(reading.spec)
+@pytest.fixture
+def carried(home, tmp_path, monkeypatch):
+    """A folder with one model, and an empty store."""
+    spec = {"kind": "model", "asked": {}, "code": "", "requires": []}
+    Store().put(spec, {"weights": "A"}, {"weights": {}}, 0.0, "cpu")
+    packs.carry([f"model/{digest(spec)}"], tmp_path / "carried")
+    monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / "another" / "home"))
+    return tmp_path / "carried", spec
 
 
-def test_what_lies_in_the_store_stays_when_models_are_brought(ran, tmp_path):
-    packs.carry(rows.measurements(ran, MODELS).tasks, tmp_path / "carried")
-    [record] = (tmp_path / "carried").glob("model/*/record.json")
-    own = Store().root / "model" / record.parent.name / "record.json"
-    before = own.read_bytes()
-    record.write_bytes(b"theirs")
-    packs.bring(tmp_path / "carried")
-    assert own.read_bytes() == before
+def rewritten(folder, change):
+    """The record of the one model of a folder, changed and signed again."""
+    [file] = folder.glob("model/*/record.json")
+    body = json.loads(file.read_text())["body"]
+    change(body)
+    file.write_text(json.dumps({"body": body, "checksum": digest(body)}))
+    return file
 
 
-def test_models_that_cannot_be_copied_are_named(ran, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(BadInput, match="no models can be written to .*file .Not a directory.; name another folder"):
-        packs.carry(rows.measurements(ran, MODELS).tasks, tmp_path / "file")
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_models_that_are_brought_write_nothing_outside_of_the_store(name, carried, tmp_path, capsys):
+    folder, _ = carried
+    file = rewritten(folder, lambda body: body["files"].update({name: hashlib.sha256(b"x").hexdigest()}))
+    (tmp_path / "x").write_bytes(b"x")
+    (folder / "x").write_bytes(b"x")
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert packs.bring(folder) == 0 and "left out" in capsys.readouterr().out
+    for kind in (name, f"../{name}", "reading"):
+        changed = rewritten(folder, lambda body, kind=kind: body["spec"].update(kind=kind))
+        body = json.loads(changed.read_text())["body"]
+        changed.parent.rename(file.parent.with_name(digest(body["spec"])))
+        assert packs.bring(folder) == 0
+        file.parent.with_name(digest(body["spec"])).rename(file.parent)
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_the_notes_of_the_run_that_computed_stay_where_a_pack_draws_the_same(tmp_path):
-    for name in (*running.NOTES, "table.csv"):
-        (tmp_path / name).write_text("before")
-    before = running._files(tmp_path)
-    for table, note in (("before", "before"), ("after", "after")):
-        for name in running.NOTES:
-            (tmp_path / name).write_text("after")
-        (tmp_path / "table.csv").write_text(table)
-        running._keep_notes(tmp_path, before)
-        assert {(tmp_path / name).read_text() for name in running.NOTES} == {note}
+def pipe(folder) -> None:
+    (folder / "record.json").unlink()
+    os.mkfifo(folder / "record.json")
 
 
-@pytest.mark.parametrize("folder", sorted((paths.ROOT / "figures").glob("*/models")), ids=lambda folder: folder.parent.name)
-def test_a_committed_original_is_the_one_behind_its_pack_and_is_taken(folder, home):
-    (home / "figures").mkdir()
-    shutil.copytree(folder.parent, home / "figures" / folder.parent.name)
-    study = Study.of(folder.parent.name, results="committed")
-    original = trained(study.cell(0, (), "original"))
-    assert packs.bring(folder) == 1
-    found = Store().get(original.spec)
-    assert found, f"the training code has changed since: train it again, or leave {folder} out"
-    assert found.result["weights"] == study.pack.original_of(original)
+@pytest.mark.parametrize("harm", [
+    lambda folder: (folder / "weights.safetensors").write_bytes(b"x"), lambda folder: (folder / "weights.safetensors").unlink(),
+    lambda folder: (folder / "record.json").write_bytes(b"[" * 2000 + b"]" * 2000), pipe,
+])  # fmt: skip
+def test_a_model_that_was_damaged_on_the_way_stays_out(harm, carried, capsys):
+    folder, spec = carried
+    harm(next(folder.glob("model/*")))
+    assert packs.bring(folder) == 0 and Store().get(spec) is None
+    assert "is damaged and left out; carry it again" in capsys.readouterr().out
 
 
-def test_a_folder_without_models_is_refused(home):
+def test_what_lies_in_the_store_stays_when_models_are_brought(carried):
+    folder, spec = carried
+    Store().put(spec, {"weights": "own"}, {}, 0.0, "cpu")
+    assert packs.bring(folder) == 0 and Store().get(spec).result == {"weights": "own"}
+
+
+def test_folders_without_models_or_that_cannot_be_written_are_named(home, carried, tmp_path):
     with pytest.raises(BadInput, match="holds no models"):
         packs.bring(home)
-
-
-def test_only_what_is_stored_is_packed(ran):
-    reading = Reading.of(ran.cell(0, (0,), "scrub", "cmf"), "output")
-    store.remove(Store().folder(reading.spec))
-    assert packs.collect(ran.profile, [reading]).records == {}
-
-
-@pytest.mark.parametrize("change", [lambda record: record.pop("result"), lambda record: record["asked"].update(odd=1)])
-def test_a_record_that_lacks_a_field_or_does_not_answer_its_question_is_refused(change, tmp_path):
-    records = {"a": {"kind": "toy", "asked": {"n": 1}, "code": "", "made_with": {}, "seconds": 0, "original": "", "result": {}}}
-    records["a"]["question"] = packs.digest({"kind": "toy", "n": 1})
-    path = tmp_path / "pack.xz"
-    images = packs.Images("f", ("a", "b"), (1, 1), (1, 1))
-    packs.write(packs.Pack("digits", images, records), path)
-    assert packs.read(path).records  # sound before the change
-    change(records["a"])
-    packs.write(packs.Pack("digits", images, records), path)
-    with pytest.raises(BadInput, match="no intact result pack"):
-        packs.read(path)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["pack.xz"]
-    with pytest.raises(BadInput, match="is a folder; name a file"):
-        packs.write(packs.Pack("digits", images, {}), tmp_path)
-
-
-@pytest.mark.parametrize("some", [True, False])
-def test_a_refresh_of_some_notebooks_keeps_what_the_others_show(some, pack, tmp_path):
-    questions, place = sorted(pack.records), tmp_path / NAME
-    packs.write(pack, place)
-    part = replace(pack, records={q: pack.records[q] | {"seconds": 12.5} for q in questions[:3]})
-    packs.refresh(part, place, some)
-    kept = packs.read(place).records
-    assert sorted(kept) == (questions if some else questions[:3])
-    assert [kept[q]["seconds"] for q in questions[:3]] == [12.5] * 3
+    folder, spec = carried
+    packs.bring(folder)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="no models can be written to .*file .Not a directory"):
+        packs.carry([f"model/{digest(spec)}"], tmp_path / "file")

@@ -1,6 +1,7 @@
 """Results are found again under what determines them, and a damaged one is never believed or kept in the way."""
 
 import errno
+import hashlib
 import json
 import os
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from unlearn_utils.study import rows, store
+from unlearn_utils.study import store
 from unlearn_utils.study.cells import dataset_of, features_spec, load_features, load_model, load_state, stored, trained
 from unlearn_utils.study.readings import Reading
 from unlearn_utils.study.store import Damaged, Store, digest
@@ -41,9 +42,17 @@ def cut(file: Path) -> None:
     file.write_bytes(content[:-3])
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"checksum": 1, "body": []}', b"\xff\xfe"])
-def test_a_damaged_record_is_removed_and_computed_again(filled, content, capsys):
-    (filled.folder(SPEC) / "record.json").write_bytes(content)
+DAMAGE = {
+    "nothing": lambda text: b"", "a list": lambda text: b"[]", "no body": lambda text: b"{}", "no text": lambda text: b"\xff\xfe",
+    "another number": lambda text: text.replace(b"0.5", b"0.9"), "2,000 lists": lambda text: b"[" * 2000 + b"]" * 2000,
+    "100,000 lists": lambda text: b"[" * 100_000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_record_is_removed_and_computed_again(filled, damage, capsys):
+    file = filled.folder(SPEC) / "record.json"
+    file.write_bytes(damage(file.read_bytes()))
     assert filled.get(SPEC) is None
     assert "damaged; it will be computed again" in capsys.readouterr().out
     assert not filled.folder(SPEC).exists()
@@ -73,7 +82,7 @@ def test_a_file_that_cannot_be_read_now_is_not_removed(filled, problem, monkeypa
     assert sorted(filled.folder(SPEC).iterdir()) == content and filled.get(SPEC).result == record.result
 
 
-@pytest.mark.parametrize("kind", ["file", "dangling link", "link to a folder", "folder without a record"])
+@pytest.mark.parametrize("kind", ["file", "dangling link", "link to a folder", "folder without a record", "pipe"])
 def test_what_lies_in_the_place_of_a_result_makes_room_for_it_and_nothing_else_is_touched(kind, home):
     foreign, place = home / "foreign", Store().folder(SPEC)
     foreign.mkdir()
@@ -82,8 +91,10 @@ def test_what_lies_in_the_place_of_a_result_makes_room_for_it_and_nothing_else_i
     targets = {"dangling link": home / "nowhere", "link to a folder": foreign}
     if kind == "file":
         place.write_text("")
-    elif kind == "folder without a record":
+    elif kind in ("folder without a record", "pipe"):
         place.mkdir()
+        if kind == "pipe":
+            os.mkfifo(place / "record.json")
     else:
         place.symlink_to(targets[kind])
     Store().put(SPEC, {"accuracy": 1.0}, {}, 0.0, "cpu")
@@ -91,21 +102,10 @@ def test_what_lies_in_the_place_of_a_result_makes_room_for_it_and_nothing_else_i
     assert place.is_dir() and not place.is_symlink() and (foreign / "kept.txt").exists()
 
 
-def test_a_changed_number_is_not_believed(filled):
-    file = filled.folder(SPEC) / "record.json"
-    file.write_text(file.read_text().replace("0.5", "0.9"))
-    assert filled.get(SPEC) is None
-
-
 def test_a_foreign_result_is_not_believed(filled):
     other = SPEC | {"seed": 1}
     filled.folder(SPEC).rename(filled.folder(other))
     assert filled.get(other) is None
-
-
-def test_a_missing_tensor_file_is_not_believed(filled):
-    (filled.folder(SPEC) / "weights.safetensors").unlink()
-    assert filled.get(SPEC) is None
 
 
 @pytest.mark.parametrize("file", ["weights.safetensors", "record.json"])
@@ -145,17 +145,20 @@ def test_the_second_writer_of_the_same_result_keeps_the_first(filled):
     assert filled.get(SPEC).result == {"accuracy": [0.5, 1.0]}
 
 
-def test_the_digest_is_that_of_canonical_json():
-    assert digest({"b": 1, "a": [1.0, None]}) == digest(json.loads('{"a": [1.0, null], "b": 1}'))
-
-
 def test_numbers_keep_their_hash_and_weights_their_bits(filled):
-    weights = {"a": torch.tensor([0.1, float("nan"), -0.0]), "b": torch.tensor([1.0, 2.0]).bfloat16(), "c": torch.tensor(3)}
+    weights = {
+        "a": torch.tensor([0.1, float("nan"), -0.0]),
+        "b": torch.tensor([1.0, 2.0]).bfloat16(),
+        "c": torch.tensor(3),
+    }
     filled.put(SPEC | {"seed": 2}, {"nan": float("nan")}, {"weights": weights}, 0.0, "cpu")
     record = filled.get(SPEC | {"seed": 2})
     found = record.tensors("weights")
-    assert all(found[k].dtype == t.dtype and found[k].numpy(force=True).tobytes() == t.numpy(force=True).tobytes()
-               for k, t in weights.items() if t.dtype != torch.bfloat16)
+    assert all(
+        found[k].dtype == t.dtype and found[k].numpy(force=True).tobytes() == t.numpy(force=True).tobytes()
+        for k, t in weights.items()
+        if t.dtype != torch.bfloat16
+    )
     assert torch.equal(found["b"], weights["b"]) and record.result["nan"] != record.result["nan"]
 
 
@@ -163,12 +166,71 @@ def features_of_32_bits():
     return {"train": torch.tensor([[1 / 3]]), "test": torch.tensor([[0.5]])}
 
 
-def test_features_lie_in_16_bits_only_where_that_loses_nothing(home):
-    kept = Store()
-    kept.keep_features({"kind": "features"}, features_of_32_bits(), "cpu")
-    found = kept.get({"kind": "features"}).tensors("features")
-    assert [found[part].dtype for part in ("train", "test")] == [torch.float32, torch.bfloat16]
-    assert all(torch.equal(found[part].float(), f) for part, f in features_of_32_bits().items())
+# From elsewhere
+
+OUTSIDE = ["../../x", "/tmp/x", "a/b", "..", "", ".hidden", "a\\b", "a\n"]
+
+
+def signed(record: dict) -> dict:
+    return record | {"checksum": digest(record["body"])}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_what_comes_from_elsewhere_names_only_files_of_its_own_folder(name, filled, tmp_path, monkeypatch):
+    packed = filled.packed(SPEC)
+    monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / "other" / "home"))
+    before = sorted(tmp_path.rglob("*"))
+    record = json.loads(packed["record.json"])
+    record["body"]["files"][name] = hashlib.sha256(b"x").hexdigest()
+    with pytest.raises(Damaged):
+        Store().unpack(SPEC, packed | {name: b"x", "record.json": json.dumps(signed(record)).encode()})
+    for spec in (SPEC | {"kind": name}, SPEC | {"kind": f"../{name}"}):
+        with pytest.raises(Damaged):
+            Store().put(spec, {}, {}, 0.0, "cpu")
+    assert [path for path in tmp_path.rglob("*") if path not in before and not path.is_dir()] == []
+
+
+def test_a_stored_record_that_names_a_file_elsewhere_is_not_believed(filled):
+    (filled.root / "outside.safetensors").write_bytes(b"x")
+    file = filled.folder(SPEC) / "record.json"
+    record = json.loads(file.read_text())
+    record["body"]["files"]["../../outside.safetensors"] = hashlib.sha256(b"x").hexdigest()
+    file.write_text(json.dumps(signed(record)))
+    assert filled.get(SPEC) is None
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda files: files, lambda files: files | {"weights.safetensors": files["weights.safetensors"][:-1]},
+    lambda files: files | {"record.json": files["record.json"].replace(b'"seconds": ', b'"seconds": 1')},
+    lambda files: {"record.json": files["record.json"]}, lambda files: files | {"record.json": b"[" * 2000},
+])  # fmt: skip
+def test_a_result_travels_from_store_to_store_whole_or_not_at_all(spoil, filled, tmp_path, monkeypatch):
+    packed, here = filled.packed(SPEC), filled.get(SPEC)
+    monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / "other"))
+    if (sent := spoil(packed)) != packed:
+        with pytest.raises(Damaged, match="damaged on its way"):
+            Store().unpack(SPEC, sent)
+        assert Store().get(SPEC) is None
+    else:
+        Store().unpack(SPEC, sent)
+        there = Store().get(SPEC)
+        assert there.checksum == here.checksum and torch.equal(there.tensors("weights")["w"], torch.arange(4.0))
+
+
+def test_a_result_that_is_damaged_here_is_not_sent(filled):
+    (filled.folder(SPEC) / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(Damaged):
+        filled.packed(SPEC)
+
+
+def test_a_claim_is_one_processs_at_a_time(filled):
+    with filled.claimed(SPEC) as first, filled.claimed(SPEC) as second, filled.claimed(SPEC | {"seed": 1}) as other:
+        assert (first, second, other) == (True, False, True)
+    with filled.claimed(SPEC) as again:
+        assert again
+
+
+# Features
 
 
 def test_features_are_bounded_and_the_oldest_make_room(home, monkeypatch):
@@ -179,12 +241,6 @@ def test_features_are_bounded_and_the_oldest_make_room(home, monkeypatch):
         monkeypatch.setattr(store, "FEATURES_KEPT", 2.5 * size)  # room for two
         os.utime(Store().folder(spec), (time.time() - age,) * 2)
     assert [Store().get(spec) is not None for spec in specs] == [False, False, True, True]
-
-
-def test_the_features_just_kept_stay_however_large_they_are(home, monkeypatch):
-    monkeypatch.setattr(store, "FEATURES_KEPT", 1)
-    Store().keep_features({"kind": "features"}, features_of_32_bits(), "cpu")
-    assert Store().get({"kind": "features"})
 
 
 def test_features_that_made_room_or_are_damaged_come_back_bit_for_bit(ran):
@@ -207,9 +263,15 @@ def test_a_model_whose_head_alone_changed_stores_no_encoder_and_shares_the_origi
     assert Reading.of(cell, "output").key != Reading.of(original, "output").key
 
 
-@pytest.mark.parametrize("model", [
-    ("prune", "linear"), ("random_label", "classifier"), ("random_label", "linear"), ("scrub", "cmf"),
-])
+@pytest.mark.parametrize(
+    "model",
+    [
+        ("prune", "linear"),
+        ("random_label", "classifier"),
+        ("random_label", "linear"),
+        ("scrub", "cmf"),
+    ],
+)
 def test_a_model_that_shares_tensors_with_its_start_is_loaded_whole(ran, model):
     cell = ran.cell(0, (0,), *model)
     loaded = load_model(cell, "cpu")
@@ -218,10 +280,3 @@ def test_a_model_that_shares_tensors_with_its_start_is_loaded_whole(ran, model):
         direct = loaded.features(dataset.test_view(dataset.test.pixels))
     assert torch.equal(direct, load_features(cell, "cpu").test)
     assert load_state(cell).keys() >= loaded.state_dict().keys()
-
-
-def test_a_look_at_the_store_reads_no_tensors(ran, monkeypatch):
-    monkeypatch.setattr(store, "load_file", None)
-    read = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) if path.name == "record.json" else 1 / 0)
-    assert len(rows.measurements(ran, [("scrub", "cmf")]).get()) == 2

@@ -45,7 +45,8 @@ def test_no_import_runs_back_up(module):
 
 
 def test_no_modules_import_each_other_in_a_circle():
-    left = {module: imports_of(module, anywhere=False) for module in MODULES}
+    """Nor within functions, except that the methods register themselves in their package, which imports them."""
+    left = {module: imports_of(module) for module in MODULES if wing_of(module) < 3}
     while free := [module for module, others in left.items() if not others & left.keys()]:
         for module in free:
             del left[module]
@@ -57,6 +58,8 @@ def test_no_modules_import_each_other_in_a_circle():
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_no_file_is_over_350_lines_and_no_function_over_45(file):
     text = file.read_text(encoding="utf-8")
-    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    functions = [
+        node for node in ast.walk(ast.parse(text)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    ]
     assert len(text.splitlines()) <= 350
     assert [f.name for f in functions if f.end_lineno - f.lineno + 1 > 45] == []

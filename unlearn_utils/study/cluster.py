@@ -7,41 +7,127 @@ picks the worker of every batch. What a worker lacks it is sent, so an image or 
 from __future__ import annotations
 
 import logging
+import os
+import threading
 import time
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
 
 import cloudpickle
 import dask
-from distributed import Client, KilledWorker, wait
+import torch
+from distributed import Client, KilledWorker, LocalCluster, get_worker, wait
 from tqdm import tqdm
 
+from .. import sources
 from ..data import Dataset
 from ..settings import BadInput
-from .cells import Task, dataset_of, images_of
-from .guests import Guests
+from . import code
+from .cells import Task, dataset_of, images_of, received
 from .machine import Machine
-from .store import Damaged, Store
-from .sweep import Away, Outcome, reason
-from .worker import Asked, Reply, behind, started, work
+from .profiles import Profile
+from .store import Damaged, Files, Store
+from .worker import Away, Outcome, UserDefined, compute, reason, welcome
+
+_one_batch = threading.Lock()  # settings of torch hold for the process, however many threads a worker has
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a worker is asked to compute, and by whom."""
+
+    tasks: list[Task]
+    keys: list[str]
+    users: UserDefined
+    device: str  # "cpu", or anything else for a GPU where there is one
+    images: str  # their fingerprint
+    torch: str = torch.__version__.partition("+")[0]  # builds for other devices count as the same
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What became of it: the worker is none for it, lacks something, or has done it."""
+
+    refused: str = ""
+    images: bool = False  # whether it lacks them
+    records: tuple[str, ...] = ()  # keys of those that it lacks
+    outcomes: tuple[Outcome, ...] = ()
+    made: tuple[Files, ...] = ()  # empty where a task failed
+
+
+def behind(tasks: list[Task]) -> dict[str, Task]:
+    """All that tasks require, and what that requires, by key."""
+    needed = {needed.key: needed for task in tasks for needed in task.requires}
+    return needed | behind(list(needed.values())) if needed else {}
+
+
+def work(asked: Asked, images: Dataset | None, records: list[tuple[dict, Files]]) -> Reply:
+    """On a worker: compute tasks from what was sent and what is here already."""
+    with _one_batch:
+        os.environ["UNLEARN_HOME"] = str(Path(get_worker().local_directory) / "home")  # goes when the worker goes
+        here, profile = Asked.torch, asked.tasks[0].cell.profile
+        if here != asked.torch:
+            return Reply(f"it has torch {here}, the driver {asked.torch}")
+        if asked.device == "cuda" and not torch.cuda.is_available():
+            return Reply("it has no GPU")
+        if code.edited():
+            return Reply("its files have changed since it started, so it has to be started again")
+        welcome(asked.users)
+        if images:
+            received[profile.data] = images
+        if not _has_images(profile, asked.images):
+            return Reply(images=True)
+        for spec, files in records:
+            Store().unpack(spec, files)
+        if [task.key for task in asked.tasks] != asked.keys:
+            return Reply("its code is not the driver's")
+        if lacking := tuple(key for key, task in behind(asked.tasks).items() if Store().get(task.spec) is None):
+            return Reply(records=lacking)
+        outcomes = compute(asked.tasks, asked.keys, _device(asked.device), asked.users)
+        made = [{} if o.reason else Store().packed(task.spec) for task, o in zip(asked.tasks, outcomes, strict=True)]
+        return Reply(outcomes=tuple(outcomes), made=tuple(made))
+
+
+def _has_images(profile: Profile, fingerprint: str) -> bool:
+    """Whether it was sent these images, or has them in a data folder of its own; it makes and fills none."""
+    if profile.data.folder and profile.data not in received and not sources.folder_of(profile.data).is_dir():
+        return False
+    try:
+        return dataset_of(profile).fingerprint == fingerprint
+    except BadInput:
+        return False
+
+
+def _device(asked: str) -> str:
+    """Workers of one host, which are numbered, share out its GPUs."""
+    if asked == "cpu" or not torch.cuda.is_available():
+        return "cpu"
+    number = get_worker().name
+    return f"cuda:{number % torch.cuda.device_count() if isinstance(number, int) else 0}"
 
 
 class Cluster(Executor):
     """Runs each batch on the worker that it is submitted for; a thread here talks to that."""
+
+    attempts, shared = 3, False  # a worker may end of other things, and takes no other's batch along
 
     def __init__(self, machine: Machine):
         for name in ("distributed", "distributed.client"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters is told below
         dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"})  # a batch brings its models
         self.machine, self.workers, self.refused, self.told, self.served = machine, {}, {}, "", False
-        self.threads = ThreadPoolExecutor(1000)
-        self.own = started(machine) if machine.cluster == "local" else None
+        self.threads, self.own = ThreadPoolExecutor(1000), None
+        if machine.cluster == "local":  # which nobody else can reach
+            own = {"n_workers": machine.jobs, "threads_per_worker": 1, "memory_limit": 0, "host": "127.0.0.1"}
+            self.own = LocalCluster(**own, dashboard_address=None, silence_logs=logging.CRITICAL)
         try:
             self.client = Client(self.own or machine.cluster)
         except OSError:
             raise BadInput(f"no Dask scheduler answers at {machine.cluster}; start one and run again.") from None
 
-    def free(self, busy: set[str]) -> list[str]:
+    def free(self, busy: list[str]) -> list[str]:
         """Workers that can take a batch; none while the scheduler is away. Raises BadInput if none is ever of use."""
         usable, why = set(), "does not answer"
         try:
@@ -58,11 +144,11 @@ class Cluster(Executor):
                 tqdm.write(f"the scheduler {self.machine.cluster} {why}; waiting")
             time.sleep(1)
         self.told = "" if usable else why
-        return [worker for worker in usable - busy if self.workers[worker]["status"] == "running"]
+        return [worker for worker in usable - set(busy) if self.workers[worker]["status"] == "running"]
 
-    def submit(self, function, tasks: list[Task], keys: list[str], worker: str, guests: Guests) -> Future:
+    def submit(self, function, tasks: list[Task], keys: list[str], worker: str, users: UserDefined) -> Future:
         """``function`` is ``compute``, which the worker has as its own."""
-        asked = Asked(tasks, keys, guests, self.machine.devices[0], images_of(tasks[0].cell.profile).fingerprint)
+        asked = Asked(tasks, keys, users, self.machine.devices[0], images_of(tasks[0].cell.profile).fingerprint)
         return self.threads.submit(self._talk, worker, asked)
 
     def _talk(self, worker: str, asked: Asked) -> list[Outcome]:
@@ -78,8 +164,9 @@ class Cluster(Executor):
         if reply.refused:
             self._refuse(worker, reply.refused)
         self.served = True
-        for task, files in filter(all, zip(asked.tasks, reply.made)):
-            Store().unpack(task.spec, files)
+        for task, files in zip(asked.tasks, reply.made, strict=True):
+            if files:
+                Store().unpack(task.spec, files)
         return list(reply.outcomes)
 
     def _ask(self, worker: str, asked: Asked, images: Dataset | None, records: list) -> Reply:

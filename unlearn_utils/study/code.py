@@ -1,4 +1,4 @@
-"""The code behind a result: what its functions and classes reach by name, without comments and docstrings.
+"""The code behind a result: what its functions and classes reach by name, without comments, docstrings and hints.
 
 A result counts as made by the definitions that it reaches in the thin module, in a notebook, or in a user's own
 modules; not by a whole file, so that adding a function changes no key. Settings count by their values instead,
@@ -11,17 +11,18 @@ import ast
 import hashlib
 import importlib.util
 import inspect
-import io
-import itertools
 import linecache
+import random
 import sys
 import sysconfig
-import tokenize
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
+
+import numpy as np
+import torch
 
 from ..settings import BadInput
 
@@ -29,6 +30,54 @@ PACKAGE = __package__.partition(".")[0]
 # What these hold is in a key by its values: settings, pixels, and the study that puts the values there.
 BY_VALUE = tuple(f"{PACKAGE}.{room}" for room in ("settings", "paths", "sources", "study", "views"))
 STANDARD = sysconfig.get_paths()["stdlib"]
+NO_CODE = ("ctx", "kind", "type_comment", "type_ignores")  # fields of a syntax tree
+MOVING = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)  # another value at every use
+Place = tuple[str, str, Any]  # module, name, object
+
+
+class _Bare(ast.NodeTransformer):
+    """Takes docstrings, type hints and the decorators of classes, which say how they are shown, out of a syntax tree.
+
+    In the body of a class a hint makes a field, so there it stays.
+    """
+
+    def visit(self, node: ast.AST) -> ast.AST | None:
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and _is_text(body[0]):
+            del body[0]
+        for hint in {"returns", "annotation"} & set(node._fields) if not isinstance(node, ast.AnnAssign) else ():
+            setattr(node, hint, None)
+        return super().visit(node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
+        node.decorator_list = []
+        for field in node.body:
+            field.is_field = True
+        return self.generic_visit(node)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.stmt | None:
+        if hasattr(node, "is_field"):
+            return self.generic_visit(node)
+        return self.generic_visit(ast.Assign([node.target], node.value)) if node.value else None
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def bare(source: str) -> ast.Module:
+    """The syntax tree of a module without its prose and hints."""
+    return _Bare().visit(ast.parse(source))
+
+
+def as_text(node: Any) -> str:
+    """A syntax tree as text, the same in every Python version."""
+    if isinstance(node, list):
+        return f"[{', '.join(map(as_text, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    parts = [(name, value) for name, value in ast.iter_fields(node) if name not in NO_CODE and value not in (None, [])]
+    return f"{type(node).__name__}({', '.join(f'{name}={as_text(value)}' for name, value in parts)})"
 
 
 @dataclass(frozen=True)
@@ -41,44 +90,21 @@ class Source:
     @cached_property
     def names(self) -> dict[str, list[ast.stmt]]:
         found: dict[str, list[ast.stmt]] = {}
-        for statement in ast.parse(self.text).body:
-            for name in _bound_by(statement):
+        for statement in bare(self.text).body:
+            for name in dict.fromkeys(_bound_by(statement)):
                 found.setdefault(name, []).append(statement)
         return found
 
-    @cached_property
-    def lines(self) -> list[str]:
-        return without_prose(self.text)
 
-    def code(self, statement: ast.stmt) -> str:
-        """The statement without prose; of a class without its decorators, which say how it is shown."""
-        decorators = [] if isinstance(statement, ast.ClassDef) else getattr(statement, "decorator_list", [])
-        first = min([statement.lineno, *(node.lineno for node in decorators)])
-        return "\n".join(line for line in self.lines[first - 1 : statement.end_lineno] if line)
-
-
-def _bound_by(statement: ast.stmt) -> list[str]:
+def _bound_by(statement: ast.AST) -> list[str]:
     if isinstance(statement, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)):
         return [statement.name]
     if isinstance(statement, (ast.Import, ast.ImportFrom)):
         return [alias.asname or alias.name.partition(".")[0] for alias in statement.names]
-    targets = getattr(statement, "targets", [getattr(statement, "target", None)])
-    return [node.id for target in targets if target for node in ast.walk(target) if isinstance(node, ast.Name)]
-
-
-def without_prose(source: str) -> list[str]:
-    """The lines of a module, those of docstrings and comments empty; the same in every Python version."""
-    lines = source.splitlines()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            row, column = token.start
-            lines[row - 1] = lines[row - 1][:column]
-    for node in ast.walk(ast.parse(source)):
-        body = getattr(node, "body", None)
-        first = body[0] if isinstance(body, list) and body else None
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-            lines[first.lineno - 1 : first.end_lineno] = [""] * (first.end_lineno - first.lineno + 1)
-    return [line.rstrip() for line in lines]
+    targets = [*getattr(statement, "targets", ()), *filter(None, [getattr(statement, "target", None)])]
+    within = [part for part in ast.iter_child_nodes(statement) if isinstance(part, (ast.stmt, ast.ExceptHandler))]
+    names = [node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
+    return names + [name for part in within for name in _bound_by(part)]
 
 
 _RECEIVED: dict[Any, str] = {}  # what came from another process, with the version it had there
@@ -97,39 +123,91 @@ def version(*roots: Any) -> str:
     return _RECEIVED.get(roots[0]) or _version(roots)
 
 
-@lru_cache(maxsize=None)  # cleared before every sweep, when edits are looked for
+@cache  # cleared before every sweep, when edits are looked for
 def _version(roots: tuple) -> str:
+    found = {("" if module == "__main__" else module, name, text) for module, name, text in reached(*roots)}
+    return hashlib.sha256(repr(sorted(found)).encode()).hexdigest()[:20]
+
+
+def reached(*roots: Any) -> list[tuple[str, str, str]]:
+    """Module, name and text of all that functions and classes are made of."""
     found: dict[tuple[str, str], str] = {}
-    todo = [(root.__module__, root.__qualname__.partition(".")[0], root) for root in roots]
+    todo: list[Place] = [_place(root) for root in roots]
     while todo:
         module, name, thing = todo.pop()
         if (module, name) in found:
             continue
-        source = _source_of(module, name, thing)
-        statements = source.names.get(name, [])
-        found[module, name] = "\n".join(source.code(statement) for statement in statements) or _value(name, thing)
-        for statement in statements:
-            todo += _reached(statement, source)
-    named = sorted(("" if module == "__main__" else module, name, code) for (module, name), code in found.items())
-    return hashlib.sha256(repr(named).encode()).hexdigest()[:20]
+        source, held = _source_of(module, name, thing), []
+        if statements := source.names.get(name):
+            found[module, name] = as_text(statements)
+            todo += [place for statement in statements for place in _named_in(statement, source)]
+            if not module.startswith(f"{PACKAGE}."):  # whose own tables hold more than one result uses
+                held = thing.values() if isinstance(thing, dict) else thing if isinstance(thing, (list, tuple)) else []
+        elif isinstance(thing, (FunctionType, type)):
+            raise BadInput(
+                f"the source of '{name}' cannot be found, so its results could not be told from those of another "
+                "version; define it in a notebook cell or a file."
+            )
+        else:
+            found[module, name] = str(_value(name, thing, held))
+        defined = [_place(one) for one in held if isinstance(one, (FunctionType, type))]
+        todo += [place for place in defined if _counts(place[0], source)]
+    return [(module, name, text) for (module, name), text in found.items()]
 
 
-def _value(name: str, thing: Any) -> str:
-    """A plain value of a notebook, as text."""
+def _place(thing: Any) -> Place:
+    return thing.__module__, thing.__qualname__.partition(".")[0], thing
+
+
+_TOLD: set[tuple[str, str]] = set()
+
+
+def _value(name: str, thing: Any, held: list, above: tuple = ()) -> Any:
+    """A value of a notebook as nested lists of text; functions and classes go to ``held``, to be counted by their code.
+
+    What only exists while the process runs, like an open file or a random generator, counts by its type.
+    """
+    if isinstance(thing, (FunctionType, type, ModuleType)):
+        held.append(thing)
+        return thing.__name__
+    if isinstance(thing, (str, bytes, int, float, complex, type(None), type(...))):
+        return repr(thing)
+    if id(thing) in above:
+        return "itself"
+    above = (*above, id(thing))
+    if isinstance(thing, torch.Tensor):
+        plain = thing.detach().cpu().reshape(-1)
+        return f"{thing.dtype} {tuple(thing.shape)} {hashlib.sha256(plain.view(torch.uint8).numpy()).hexdigest()}"
+    if type(thing) in (list, tuple):
+        return [type(thing).__name__, *(_value(name, part, held, above) for part in thing)]
+    if type(thing) in (dict, set, frozenset):
+        parts = thing.items() if isinstance(thing, dict) else thing
+        return [type(thing).__name__, *sorted((_value(name, part, held, above) for part in parts), key=str)]
+    if isinstance(thing, torch.nn.Module):  # without its hooks, which are another library version's business
+        parts = {k: v for k, v in vars(thing).items() if k in ("_parameters", "_buffers", "_modules") or k[0] != "_"}
+        return _value(name, (type(thing), parts), held, above)
     try:
-        if ast.literal_eval(repr(thing)) == thing:
-            return repr(thing)
-    except (ValueError, SyntaxError):
-        pass
-    raise BadInput(f"a method or readout uses '{name}', a {type(thing).__name__} of the notebook, which cannot be part of a key; "
-                   "make it a plain number or text, or a constant of the method.")
+        made = None if isinstance(thing, MOVING) else thing.__reduce_ex__(2)  # as it would be pickled
+    except Exception:  # of somebody else's class: it cannot
+        made = None
+    if made is not None:
+        return (
+            made
+            if isinstance(made, str)
+            else [_value(name, list(part) if hasattr(part, "__next__") else part, held, above) for part in made]
+        )
+    kind = type(thing).__name__
+    if (name, kind) not in _TOLD:
+        print(f"'{name}' is a {kind}, which has no value that a key can hold: what changes in it is not noticed.")
+        _TOLD.add((name, kind))
+    return kind
 
 
 _FIRST_SEEN: dict[str, int] = {}
 
 
 def edited() -> bool:
-    """Whether a file has changed since this process first looked at it, so that it may run older code than the file's."""
+    """Whether a file has changed since this process first looked at it, so that it may run older code than that."""
     now = {file: Path(file).stat().st_mtime_ns if Path(file).exists() else None for file in _FIRST_SEEN}
     return now != _FIRST_SEEN
 
@@ -141,12 +219,10 @@ def look_again() -> None:
     linecache.checkcache()
 
 
-def _reached(statement: ast.stmt, source: Source) -> list[tuple[str, str, Any]]:
-    """(module, name, object) of what a statement names, where it is ours or the user's."""
-    body = ast.walk(statement) if not isinstance(statement, ast.ClassDef) else itertools.chain.from_iterable(
-        ast.walk(part) for part in [*statement.bases, *statement.body])
+def _named_in(statement: ast.stmt, source: Source) -> list[Place]:
+    """What a statement names, where it is ours or the user's."""
     listed, here = [], vars(sys.modules.get(source.module, object)) | _imported_within(statement, source)
-    for node in body:
+    for node in ast.walk(statement):
         attributes, at = [], source
         while isinstance(node, ast.Attribute):
             node, attributes = node.value, [node.attr, *attributes]
@@ -188,12 +264,14 @@ def _loaded(module: str) -> ModuleType | None:
 
 
 def _home_of(source: Source, name: str, thing: Any) -> tuple[str, str]:
-    """The module in which a thing is defined, and what it is called there."""
-    if hasattr(thing, "__qualname__"):
-        return thing.__module__, thing.__qualname__.partition(".")[0]
-    for statement in source.names.get(name, ()):
-        if isinstance(statement, ast.ImportFrom):  # a value of another module
-            return _module_of(statement, source), next(a.name for a in statement.names if (a.asname or a.name) == name)
+    """The module in which a thing is defined, and what it is called there; imports are followed."""
+    statement = source.names.get(name, [None])[-1]
+    if isinstance(statement, ast.ImportFrom):
+        module = _module_of(statement, source)
+        name = next(alias.name for alias in statement.names if (alias.asname or alias.name) == name)
+        return _home_of(_source_of(module, name, None), name, thing) if _counts(module, source) else (module, name)
+    if statement is None and hasattr(thing, "__qualname__"):
+        return _place(thing)[:2]
     return source.module, name
 
 
@@ -212,6 +290,11 @@ def _of_library(file: str) -> bool:
     return file.startswith(STANDARD) or bool({"site-packages", "dist-packages"} & set(Path(file).parts))
 
 
+def is_user_defined(thing: Any) -> bool:
+    """Whether a class or function is defined outside of this package."""
+    return not thing.__module__.startswith(f"{PACKAGE}.")
+
+
 def is_theirs(file: str) -> bool:
     """Whether a file is neither this package's nor a library's."""
     return not _of_library(file) and not Path(file).is_relative_to(Path(__file__).parent.parent)
@@ -222,23 +305,20 @@ def _source_of(module: str, name: str, thing: Any) -> Source:
     file = getattr(sys.modules.get(module), "__file__", None)
     if file and module != "__main__":
         return _text_of_file(file, module)
-    functions = [thing] if isinstance(thing, FunctionType) else [
-        value for value in vars(thing).values() if isinstance(value, FunctionType)] if isinstance(thing, type) else []
+    defined = isinstance(thing, (FunctionType, type))
+    functions = [one for one in [thing, *vars(thing).values()] if isinstance(one, FunctionType)] if defined else []
     texts = ["".join(linecache.getlines(inspect.unwrap(function).__code__.co_filename)) for function in functions]
-    cells = getattr(sys.modules.get(module), "In", ()) if isinstance(thing, type) else ()  # of a notebook
+    cells = getattr(sys.modules.get(module), "In", ()) if defined else ()  # of a notebook
     for text in [*texts, *reversed(cells)]:  # a class without functions of its own is found by its name
         try:
             if text and name in (source := Source(text, module)).names:
                 return source
         except SyntaxError:  # a magic
             pass
-    if isinstance(thing, type) or functions:
-        raise BadInput(f"the source of '{name}' cannot be found, so its results could not be told from those of "
-                       "another version; define it in a notebook cell or a file.")
     return Source("", module)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _text_of_file(file: str, module: str) -> Source:
     _FIRST_SEEN.setdefault(file, Path(file).stat().st_mtime_ns)
     return Source(Path(file).read_text(encoding="utf-8"), module)

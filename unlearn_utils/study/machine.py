@@ -31,15 +31,12 @@ class Machine:
 
         Raises BadInput for a device that is not there, a negative number of jobs, or a cluster that cannot be used.
         """
-        cluster = cluster or os.environ.get(CLUSTER, "")
         gpus = tuple(f"cuda:{i}" for i in range(torch.cuda.device_count()))
         allowed = {"auto": gpus or ("cpu",), "cpu": ("cpu",), **{g: (g,) for g in gpus}}
         if gpus:
             allowed["cuda"] = gpus
-        if cluster:
-            address = checked(cluster)
-            if address != "local":
-                cluster, allowed = address, {kind: (kind,) for kind in ("auto", "cpu", "cuda")}
+        if cluster := checked(cluster or os.environ.get(CLUSTER, "")):
+            allowed = allowed if cluster == "local" else {kind: (kind,) for kind in ("auto", "cpu", "cuda")}
         if device not in allowed:
             raise BadInput(f"device '{device}' is not available here; choose one of {', '.join(allowed)}.")
         if type(jobs) is not int or jobs < 0:
@@ -50,23 +47,20 @@ class Machine:
 
 def checked(cluster: str) -> str:
     """A scheduler's address without the word that allows it to be public. Raises BadInput where it cannot be used."""
-    if not isinstance(cluster, str):
-        raise BadInput(f"cluster is {cluster!r}, but it must be 'local', or a scheduler's address like tcp://host:8786.")
-    if importlib.util.find_spec("distributed") is None:
+    if cluster and importlib.util.find_spec("distributed") is None:
         raise BadInput("cluster needs Dask, which is not installed here; run pip install 'unlearn-utils[cluster]'.")
-    if cluster == "local":
+    if cluster in ("", "local"):
         return cluster
-    address = cluster.removeprefix("public:")
+    address = str(cluster).removeprefix("public:")
     try:
         parts = urlsplit(address)
         if parts.scheme not in ("tcp", "tls") or not parts.hostname or not parts.port:
-            raise ValueError
+            raise ValueError("is no address like tcp://host:8786 or tls://host:8786, nor 'local'")
         found = {entry[4][0].partition("%")[0] for entry in socket.getaddrinfo(parts.hostname, parts.port)}
-    except ValueError:
-        raise BadInput(f"cluster is '{cluster}', but it must be 'local', or a scheduler's address like "
-                       "tcp://host:8786 or tls://host:8786.") from None
-    except OSError as reason:
-        raise BadInput(f"cluster is '{cluster}', but that host is not known here ({reason.strerror}).") from None
+    except (ValueError, OSError) as why:
+        raise BadInput(
+            f"cluster is {cluster!r}, which cannot be used ({getattr(why, 'strerror', None) or why})."
+        ) from None
     if parts.scheme == "tcp" and address == cluster and any(ipaddress.ip_address(ip).is_global for ip in found):
         raise BadInput(
             f"{address} is a public address without TLS, where whoever reaches the scheduler can run programs on its "

@@ -1,32 +1,44 @@
 """Result packs: the records behind a profile's tables and figures in one file that travels, without any tensor.
 
-One JSON object per line, compressed: first what is known of the images, then the records. A pack is asked by what
-was wanted, whatever code computed it, so it outlives an edit of the code; each record names the commit that made it.
+One JSON object per line, compressed: first what is known of the images and a digest of the whole, then the records.
+A pack is asked by what was wanted, whatever code computed it, so it outlives an edit of the code; each record names
+the commit that made it.
 """
 
 from __future__ import annotations
 
 import json
 import lzma
-import math
 import os
+import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Iterable, Iterator
+from typing import Any
 
 from ..methods import METHODS
 from ..paths import ROOT, home
 from ..settings import BadInput
-from .cells import Task, images_of, trained
-from .guests import is_guest
-from .profiles import Images, Profile
+from .cells import Task
+from .code import is_user_defined
+from .profiles import Images
 from .readouts import READOUTS
-from .store import Damaged, Store, digest
+from .store import Damaged, Record, Store, content_of, digest, plain
 
 NAME = "results.jsonl.xz"
-FORMAT = 1
+FORMAT = 2  # 1 had no digest
 FIELDS = {"question", "kind", "asked", "code", "made_with", "seconds", "original", "result"}  # of a record
+COUNTS = {
+    "counts",
+    "hits",
+    "train_hits",
+    "test_hits",
+    "output",
+    "probe",
+    "ncc",
+}  # what a result calls numbers of images
+Records = dict[str, dict[str, Any]]  # by question
 
 
 @dataclass(frozen=True)
@@ -35,12 +47,12 @@ class Pack:
 
     profile: str
     images: Images
-    records: dict[str, dict[str, Any]]
+    records: Records
 
     def find(self, task: Task) -> dict[str, Any] | None:
         """The record of a task, or None. What a notebook cell or another package defines is never served."""
         defined = [METHODS[task.cell.method]] + ([READOUTS[task.name].function] if task.kind == "reading" else [])
-        return None if any(map(is_guest, defined)) else self.records.get(task.question)
+        return None if any(map(is_user_defined, defined)) else self.records.get(task.question)
 
     def original_of(self, task: Task) -> str:
         """Digest of the weights of the Original behind a task; empty where none is."""
@@ -55,47 +67,77 @@ def reference(profile: str) -> Path:
 
 
 def read(path: Path, of: str = "") -> Pack:
-    """Raises BadInput where the file is no pack, or one of another profile than ``of``."""
-    lines = _lines(path)
-    profile, images = next(lines)
-    if of and profile != of:
-        raise BadInput(f"{path} is a result pack of profile '{profile}', but '{of}' is asked for; name a pack of '{of}'.")
-    return Pack(profile, images, dict(lines))
+    """Raises BadInput where the file is no pack as it was written, or one of another profile than ``of``."""
+    head, *listed = _lines(path)
+    try:
+        pack = Pack(head["profile"], _images(head), {record["question"]: record for record in listed})
+        if head["format"] > 1 and head["digest"] != _digest(pack):
+            raise ValueError("it was changed since it was written")
+        for record in listed:
+            _check(record)
+            if record != pack.records[record["question"]]:
+                raise ValueError(f"question {record['question']} has two answers")
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as problem:
+        raise BadInput(f"{path} is no intact result pack ({type(problem).__name__}: {problem}).") from None
+    if of and pack.profile != of:
+        raise BadInput(
+            f"{path} is a result pack of profile '{pack.profile}', but '{of}' is asked for; name a pack of '{of}'."
+        )
+    return pack
 
 
 def read_images(path: Path) -> Images:
     """What a pack says of its images, without its records."""
-    return next(_lines(path))[1]
+    return _images(_lines(path, only_head=True)[0])
 
 
-def _lines(path: Path) -> Iterator[Any]:
-    """First (profile, images), then (question, record) of each."""
+def _images(head: dict) -> Images:
+    return Images(**{k: tuple(v) if isinstance(v, list) else v for k, v in head["images"].items()})
+
+
+def _lines(path: Path, only_head: bool = False) -> list[dict]:
     try:
         with lzma.open(path, "rt", encoding="utf-8") as file:
-            head = json.loads(file.readline())
-            if head["format"] != FORMAT:
-                raise BadInput(f"{path} has format {head['format']}, but format {FORMAT} is read here; update one of them.")
-            yield head["profile"], Images(**{k: tuple(v) if isinstance(v, list) else v for k, v in head["images"].items()})
-            for record in map(json.loads, file):
-                if missing := FIELDS - record.keys():
-                    raise KeyError(", ".join(sorted(missing)))
-                if record["question"] != digest({"kind": record["kind"], **record["asked"]}):
-                    raise ValueError(f"a record does not answer its question {record['question']}")
-                yield record["question"], record
+            lines = [json.loads(line) for line in ([file.readline()] if only_head else file)]
+        form = lines[0]["format"]
     except FileNotFoundError:
-        raise BadInput(f"there is no result pack {path}; --export writes one, and without --results committed "
-                       "results are computed.") from None
+        raise BadInput(
+            f"there is no result pack {path}; --export writes one, and without --results committed results are computed."
+        ) from None
     except OSError as problem:
         raise BadInput(f"{path} cannot be read as a result pack ({problem.strerror or problem}).") from None
-    except (EOFError, KeyError, TypeError, AttributeError, ValueError, lzma.LZMAError) as problem:
-        if isinstance(problem, BadInput):
-            raise
+    except (EOFError, LookupError, TypeError, ValueError, RecursionError, lzma.LZMAError) as problem:
         raise BadInput(f"{path} is no intact result pack ({type(problem).__name__}: {problem}).") from None
+    if form not in (1, FORMAT):
+        raise BadInput(f"{path} has format {form}, but format {FORMAT} is read here; update one of them.")
+    return lines
+
+
+def _check(record: dict[str, Any]) -> None:
+    """Raises KeyError or ValueError where a record cannot be what a study wrote."""
+    if missing := (FIELDS - record.keys()) | ({"commit", "hardware"} - record["made_with"].keys()):
+        raise KeyError(", ".join(sorted(missing)))
+    if record["question"] != digest({"kind": record["kind"], **record["asked"]}):
+        raise ValueError(f"a record does not answer its question {record['question']}")
+
+    def visit(value: Any, counted: bool) -> None:
+        for name, part in value.items() if isinstance(value, dict) else ():
+            visit(part, name in COUNTS)
+        for part in value if isinstance(value, list) else ():
+            visit(part, counted)
+        if counted and not isinstance(value, (dict, list)) and (type(value) is not int or value < 0):
+            raise ValueError(f"{value!r:.40} is no number of images")
+
+    visit(record["result"], False)
+
+
+def _digest(pack: Pack) -> str:
+    return digest([pack.profile, asdict(pack.images), sorted(pack.records.values(), key=lambda r: r["question"])])
 
 
 def write(pack: Pack, path: Path) -> None:
     """Write a pack in one step; the same records give the same file."""
-    head = {"format": FORMAT, "profile": pack.profile, "images": asdict(pack.images)}
+    head = {"format": FORMAT, "profile": pack.profile, "images": asdict(pack.images), "digest": _digest(pack)}
     lines = [head, *(pack.records[question] for question in sorted(pack.records))]
     text = "".join(json.dumps(line, sort_keys=True, separators=(",", ":")) + "\n" for line in lines)
     if path.is_dir():
@@ -107,42 +149,58 @@ def write(pack: Pack, path: Path) -> None:
         partial.replace(path)
     except OSError as problem:
         partial.unlink(missing_ok=True)
-        raise BadInput(f"no pack can be written to {path} ({problem.strerror}); make room, or name another file.") from None
+        raise BadInput(
+            f"no pack can be written to {path} ({problem.strerror}); make room, or name another file."
+        ) from None
 
 
-def collect(profile: Profile, tasks: Iterable[Task]) -> Pack:
-    """A pack of what is stored of the tasks and of the models behind them."""
-    store, records = Store(), {}
-
-    def visit(task: Task) -> None:
-        if task.question in records or (found := store.get(task.spec)) is None:
-            return
-        records[task.question] = {
-            "question": task.question, "kind": task.kind, "asked": task.asked, "code": task.code,
-            "made_with": found.made_with, "seconds": round(found.seconds, 2), "original": _original(task),
-            "result": found.result,
-        }
-        for needed in [*task.requires, trained(task.cell)]:
-            visit(needed)
-
-    for task in tasks:
-        visit(task)
-    return Pack(profile.name, images_of(profile), records)
+def _behind(keys: Iterable[str]) -> dict[str, Record]:
+    """What is stored under "kind/key", and the models behind it, each once."""
+    store, found, todo = Store(), {}, list(keys)
+    for name in todo:  # which grows
+        if not re.fullmatch(r"[\w -]+/\w+", name):
+            raise BadInput(f"{name!r:.80} names no result; a result is named by its kind and key, like model/0123abc.")
+        if name not in found and (record := store.at(*name.split("/"))):
+            found[name] = record
+            todo += [f"model/{key}" for key in _models_of(record)]
+    return found
 
 
-def _original(task: Task) -> str:
-    """Digest of the weights at the root of a task's model: the Original's, or its own where it is trained from scratch."""
-    cell = task.cell
-    while cell.start:
-        cell = cell.start
-    found = Store().get(trained(cell).spec)
-    return found.result["weights"] if found else ""
+def _models_of(record: Record) -> list[str]:
+    """Keys of the models that a result is made of; last the one that it is about, or that this one started from."""
+    return record.spec["requires"] + ([record.spec["model"]] if "model" in record.spec else [])
+
+
+def collect(profile: str, images: Images, keys: Iterable[str]) -> Pack:
+    """A pack of stored results, named by "kind/key", and of the models behind them; what is not stored is left out.
+
+    Raises BadInput for results of two Originals.
+    """
+    found, records = _behind(keys), {}
+
+    def original(record: Record | None) -> str:
+        """Digest of the weights at the root of a result's model: the Original's, or its own where it has no start."""
+        while record and (models := _models_of(record)):
+            record = found.get(f"model/{models[-1]}")
+        return record.result["weights"] if record else ""
+
+    for record in found.values():
+        kind, asked = record.spec["kind"], record.spec["asked"]
+        question = digest({"kind": kind, **asked})
+        about = {"question": question, "kind": kind, "asked": asked, "code": record.spec["code"]}
+        made = {"made_with": record.made_with, "seconds": round(record.seconds, 2), "original": original(record)}
+        records.setdefault(question, about | made | {"result": record.result})
+    if two := _strangers(records):
+        raise BadInput(
+            f"these results come from two Originals ({', '.join(two)}); execute all notebooks again at once."
+        )
+    return Pack(profile, images, records)
 
 
 def merge(first: Pack, second: Pack) -> tuple[Pack, str]:
     """Both as one, and one line on it. Where both hold a question, the first stays.
 
-    Raises BadInput for packs of other profiles or images, and where the second's results come from another Original.
+    Raises BadInput for packs of other profiles or images, and where results of two Originals could meet.
     """
     if (first.profile, first.images) != (second.profile, second.images):
         raise BadInput(
@@ -150,38 +208,45 @@ def merge(first: Pack, second: Pack) -> tuple[Pack, str]:
             f"({second.images.fingerprint}) do not belong together; merge packs of one profile on the same images."
         )
     merged = Pack(first.profile, first.images, second.records | first.records)
-    if others := _strangers(merged) - _strangers(first):
+    if others := _strangers(first.records, second.records):
         raise BadInput(
-            f"the packs of '{first.profile}' hold results of two Originals, or two Retrains ({', '.join(sorted(others))} beside the "
-            "first pack's), which never stand in one table; bring the first's models over (--carry, --bring), compute again and "
-            "merge, or refresh all notebooks at once."
+            f"the packs of '{first.profile}' hold results of two Originals, or of models that they do not hold "
+            f"({', '.join(others)}), and two Originals never stand in one table; bring the first's models over (--carry, "
+            "--bring), compute again and merge, or refresh all notebooks at once."
         )
     both = first.records.keys() & second.records.keys()
-    apart = [_apart(first.records[q]["result"], second.records[q]["result"]) for q in both]
-    other = [difference for difference in apart if difference]
+    other = sum(first.records[question]["result"] != second.records[question]["result"] for question in both)
     said = f"{len(second.records) - len(both)} results added to {len(first.records)}; {len(both)} stand in both"
-    if other:
-        said += f", {len(other)} of them with other numbers (the first stays; they differ by at most {max(other):.4g})"
-    return merged, said + "."
+    return merged, said + (f", {other} of them with other numbers (the first stays)." if other else ".")
 
 
-def _strangers(pack: Pack) -> set[str]:
-    """Weights, trained from scratch, that results of a pack come from and that none of its models has."""
-    held = {record["result"]["weights"] for record in pack.records.values() if record["kind"] == "model"}
-    return {record["original"] for record in pack.records.values()} - held - {""}
+def _strangers(*packs: Records) -> list[str]:
+    """Weights by which two Originals could meet: a model from scratch has two, or it is not known which model has them."""
+    models = {question: record for records in packs for question, record in records.items()}
 
+    def root(record: dict[str, Any]) -> str:
+        """The question of the model from scratch that a result goes back to; empty where a model between is missing."""
+        while above := record["asked"].get("start" if record["kind"] == "model" else "model"):
+            if above not in models:
+                return ""
+            record = models[above]
+        return record["question"] if record["kind"] == "model" else ""
 
-def _apart(one: Any, other: Any) -> float:
-    """Largest difference between the numbers of two results; infinite where shapes, texts or NaNs differ."""
-    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
-        return max((_apart(one[key], other[key]) for key in one), default=0.0)
-    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        return max(map(_apart, one, other), default=0.0)
-    if type(one) in (int, float) and type(other) in (int, float):
-        if math.isnan(one) or math.isnan(other):
-            return 0.0 if math.isnan(one) and math.isnan(other) else math.inf
-        return abs(one - other) if one != other else 0.0
-    return 0.0 if one == other else math.inf
+    placed: dict[str, set[str]] = {}
+    lost: list[set[str]] = []
+    for records in packs:
+        lost.append(set())
+        for record in records.values():
+            weights = placed.setdefault(where, set()) if (where := root(record)) else lost[-1]
+            weights.add(record["original"])
+            if where == record["question"]:
+                weights.add(record["result"]["weights"])
+    known, unknown = set().union(*placed.values()), set().union(*lost)
+    strangers = {one for weights in placed.values() if len(weights) > 1 for one in weights}
+    strangers |= unknown - known - set.intersection(*lost)
+    if len(packs) > 1 and "" in known | unknown:
+        strangers.add("")
+    return sorted(one or "none named" for one in strangers)
 
 
 def refresh(pack: Pack, place: Path, some: bool) -> None:
@@ -191,38 +256,38 @@ def refresh(pack: Pack, place: Path, some: bool) -> None:
     write(pack, place)
 
 
-def carry(tasks: Iterable[Task], into: Path) -> int:
-    """Copy the models from scratch (Originals, Retrains) with their tensors into a folder, for another machine.
+def carry(keys: Iterable[str], into: Path) -> int:
+    """Copy the models from scratch behind results, named by "kind/key", to a folder that ``bring`` takes; how many.
 
     Raises BadInput where that cannot be written.
     """
-    store, count = Store(), 0
-    for task in {t.key: t for task in tasks for t in [trained(task.cell)]}.values():
-        source = store.folder(task.spec)
-        if METHODS[task.cell.method].start == "initialisation" and store.get(task.spec):
-            try:
-                shutil.copytree(source, into / source.parent.name / source.name, dirs_exist_ok=True)
-            except OSError as problem:
-                reason = problem.strerror or problem.args[0][0][-1]  # the first one of shutil's own, of several files
-                raise BadInput(f"no models can be written to {into} ({reason}); name another folder.") from None
-            count += 1
-    return count
+    roots = [record.folder for record in _behind(keys).values() if not _models_of(record)]
+    for source in roots:
+        try:
+            shutil.copytree(source, into / "model" / source.name, dirs_exist_ok=True)
+        except OSError as problem:
+            reason = problem.strerror or problem.args[0][0][-1]  # the first one of shutil's own, of several files
+            raise BadInput(f"no models can be written to {into} ({reason}); name another folder.") from None
+    return len(roots)
 
 
 def bring(folder: Path) -> int:
     """Take the models of such a folder into the store; how many it did not have. What is damaged stays out."""
-    found = sorted(folder.glob("model/*/record.json"))
+    found = sorted(path.parent for path in folder.glob("model/*/record.json"))
     if not found:
         raise BadInput(f"{folder} holds no models; name a folder that --carry has written.")
     store, taken = Store(), 0
-    for record in found:
-        if (store.root / "model" / record.parent.name).exists():
+    for source in found:
+        if (store.root / "model" / source.name).exists():
             continue
         try:
-            body = json.loads(record.read_bytes())["body"]
-            files = {name: (record.parent / name).read_bytes() for name in (*body["files"], "record.json")}
-            store.unpack(body["spec"], files)
+            body = json.loads(content_of(source / "record.json"))["body"]
+            if [body["spec"]["kind"], digest(body["spec"])] != ["model", source.name]:
+                raise ValueError("it is another result")
+            store.unpack(
+                body["spec"], {name: content_of(source / plain(name)) for name in (*body["files"], "record.json")}
+            )
             taken += 1
-        except (Damaged, ValueError, KeyError, TypeError, FileNotFoundError, IsADirectoryError):  # one that is no record any more
-            print(f"{record.parent} is damaged and left out; carry it again.")
+        except (Damaged, ValueError, KeyError, TypeError, RecursionError, FileNotFoundError):
+            print(f"{source} is damaged and left out; carry it again.")
     return taken

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from typing import Any, Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from tqdm import tqdm
 
@@ -19,8 +20,8 @@ def in_a_notebook() -> bool:
     return getattr(shell, "kernel", None) is not None
 
 
-class Place:
-    """One place of a cell's output that shows the last line written to it. Every front end knows how; empty at the end."""
+class _Place:
+    """One place of a cell's output that shows the last line written to it, as every front end can; empty at the end."""
 
     def __init__(self):
         from IPython.display import display
@@ -28,33 +29,26 @@ class Place:
         self.handle = display({"text/plain": ""}, raw=True, display_id=True)
 
     def write(self, text: str) -> None:
-        shown = text.strip()
-        self.handle.update({"text/plain": shown} if shown else {}, raw=True)
+        self.handle.update({"text/plain": text.strip()} if text.strip() else {}, raw=True)
 
     def flush(self) -> None:
         """What is written is shown at once."""
 
 
-def bar(total: int | None, **options: Any) -> tqdm | None:
-    """A bar in a notebook or on a terminal, which goes when it is closed; None where nobody looks on."""
-    if os.environ.get(QUIET):
-        return None
-    if in_a_notebook():  # the plain form: a widget leaves a broken one in the saved notebook
-        return tqdm(total=total, file=Place(), ncols=100, **{**options, "leave": False})
-    return tqdm(total=total, **options) if sys.stderr.isatty() else None
+def bar(total: int | None, leave: bool = True, **options: Any) -> tqdm:
+    """A bar in a notebook or on a terminal, which goes when it is closed; a disabled one where nobody looks on."""
+    if in_a_notebook() and not os.environ.get(QUIET):  # the plain form: a widget leaves a broken one in the file
+        return tqdm(total=total, file=_Place(), ncols=100, leave=False, **options)
+    unseen = bool(os.environ.get(QUIET)) or not sys.stderr.isatty()
+    return tqdm(total=total, disable=unseen, leave=leave, **options)
 
 
-def tracked(things: Iterable, what: str, total: int) -> Iterable:
+def tracked(things: Iterable, what: str, total: int) -> Iterator:
     """The things, one after the other, under a bar; ``total`` 0 where nobody knows how many they are."""
-    shown = bar(total or None, desc=what, leave=False)
-    try:
+    with bar(total or None, leave=False, desc=what) as shown:
         for thing in things:
             yield thing
-            if shown is not None:
-                shown.update()
-    finally:
-        if shown is not None:
-            shown.close()
+            shown.update()
 
 
 class Progress:
@@ -63,22 +57,18 @@ class Progress:
     def __init__(self, total: int):
         self.total, self.count = total, 0
         self.bar = bar(total, unit="task")
-        self.log = self.bar is None and not in_a_notebook()
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_) -> None:
-        if self.bar is not None:
-            self.bar.close()
+        self.bar.close()
 
     def done(self, line: str, count: int = 1) -> None:
         self.count += count
-        if self.log:
+        if self.bar.disable and not in_a_notebook():
             print(f"[{self.count}/{self.total}] {line}", flush=True)
-        if self.bar is None:
-            return
-        if line.startswith("FAILED") and not in_a_notebook():  # which shows all that failed at the end
+        elif line.startswith("FAILED") and not in_a_notebook():  # which shows all that failed at the end
             self.bar.write(line)
-        self.bar.set_postfix_str(line[:40 if in_a_notebook() else 60], refresh=False)
+        self.bar.set_postfix_str(line[:40], refresh=False)
         self.bar.update(count)

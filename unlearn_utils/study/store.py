@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import platform
+import re
 import shutil
 import tempfile
 import time
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import torch
-from filelock import FileLock
-from safetensors.torch import load_file, save
+from filelock import FileLock, Timeout
+from safetensors.torch import load, save
 from torch import Tensor
 
 from ..paths import git, home
@@ -31,7 +35,21 @@ def digest(value: Any) -> str:
 
 
 class Damaged(RuntimeError):
-    """A stored result turned out to be damaged when it was read; it is removed and has to be computed again."""
+    """A result turned out to be damaged when it was read; what lies in the store is removed and computed again."""
+
+
+def plain(name: str) -> str:
+    """A name of one file or folder, which leads nowhere else. Raises Damaged: it comes from elsewhere."""
+    if not re.fullmatch(r"\w[\w. -]*", name):
+        raise Damaged(f"{name!r:.60} is no plain name of a file.")
+    return name
+
+
+def content_of(file: Path) -> bytes:
+    """What a file holds. Raises FileNotFoundError where no file is there, but a folder or a pipe."""
+    if not file.is_file():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
+    return file.read_bytes()
 
 
 @dataclass(frozen=True)
@@ -39,6 +57,7 @@ class Record:
     """A stored result: JSON values and, beside them, files of tensors."""
 
     folder: Path
+    spec: dict[str, Any]
     result: dict[str, Any]
     seconds: float
     made_with: dict[str, str]
@@ -48,7 +67,7 @@ class Record:
     def content(self, file: str) -> bytes:
         """A file of tensors as it was written. Raises Damaged where it is another."""
         try:
-            content = (self.folder / file).read_bytes()
+            content = content_of(self.folder / file)
         except FileNotFoundError:
             content = b""
         if hashlib.sha256(content).hexdigest() != self.files[file]:
@@ -58,8 +77,7 @@ class Record:
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Raises Damaged where the file is not what was written."""
-        self.content(f"{name}.safetensors")
-        return load_file(self.folder / f"{name}.safetensors")
+        return load(self.content(f"{name}.safetensors"))
 
 
 def remove(path: Path) -> None:
@@ -70,7 +88,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-@lru_cache(maxsize=None)
+@cache
 def hardware(device: str) -> str:
     """The name of a GPU or of the processor."""
     if device.startswith("cuda"):
@@ -81,17 +99,21 @@ def hardware(device: str) -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-@lru_cache(maxsize=None)
+@cache
 def commit() -> str:
-    """The commit of the code that runs, with a + where its package was changed since; "unknown" outside a repository."""
+    """The commit of the code that runs, with a + where the package was changed since; "unknown" outside of git."""
     changed = git("status", "--porcelain", "--", "unlearn_utils")
     return git("rev-parse", "--short=10", "HEAD") + ("+" if changed not in ("", "unknown") else "")
 
 
 def _made_with(device: str) -> dict[str, str]:
     return {
-        "torch": torch.__version__, "python": platform.python_version(), "device": device,
-        "hardware": hardware(device), "time": time.strftime("%Y-%m-%d %H:%M:%S"), "commit": commit(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": device,
+        "hardware": hardware(device),
+        "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "commit": commit(),
     }
 
 
@@ -102,68 +124,73 @@ class Store:
         self.root = home() / ".store"
 
     def tidy(self) -> None:
-        """Remove what killed runs left: half-written results after a day, locks and unfinished trainings after a month."""
+        """Remove what killed runs left: half results after a day, locks and unfinished trainings after a month."""
         for pattern, days in (("*/.partial-*", 1), ("locks/*", 30), ("unfinished/*", 30)):
             for left in self.root.glob(pattern):
-                try:
+                with suppress(FileNotFoundError):  # another run moved it to its place
                     if time.time() - left.stat().st_mtime > 86400 * days:
                         remove(left)
-                except FileNotFoundError:
-                    pass  # another run moved it to its place
 
     def folder(self, spec: dict[str, Any]) -> Path:
-        return self.root / spec["kind"] / digest(spec)
+        return self.root / plain(spec["kind"]) / digest(spec)
 
     def unfinished(self, spec: dict[str, Any]) -> Path:
         """Where a long training notes how far it has come."""
         return self.root / "unfinished" / f"{digest(spec)}.pt"
 
     @contextmanager
-    def claimed(self, spec: dict[str, Any]) -> Iterator[None]:
-        """Within it no other process computes the same; the claim ends with the process, however that ends."""
+    def claimed(self, spec: dict[str, Any]) -> Iterator[bool]:
+        """Whether no other process computes the same, or will within it; a claim ends with its process, however."""
         locks = self.root / "locks"
         locks.mkdir(parents=True, exist_ok=True)
-        with FileLock(locks / digest(spec)):
-            yield
+        lock = FileLock(locks / digest(spec))
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
 
     def get(self, spec: dict[str, Any]) -> Record | None:
-        """The result of ``spec``, or None. A damaged or foreign record is removed and never believed.
+        """The result of ``spec``, or None."""
+        return self.at(spec["kind"], digest(spec))
+
+    def at(self, kind: str, key: str) -> Record | None:
+        """The result under a key, or None. A damaged or foreign record is removed and never believed.
 
         Only the record is read; its tensors are checked when they are loaded. What cannot be read now (OSError)
         is no damage.
         """
-        folder = self.folder(spec)
+        folder = self.root / plain(kind) / plain(key)
         try:
-            record = json.loads((folder / "record.json").read_bytes())
+            record = json.loads(content_of(folder / "record.json"))
             body = record["body"]
-            intact = (
-                record["checksum"] == digest(body)
-                and body["spec"] == json.loads(json.dumps(spec))
-                and all((folder / name).exists() for name in body["files"])
-            )
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            if record["checksum"] != digest(body) or [body["spec"]["kind"], digest(body["spec"])] != [kind, key]:
+                raise ValueError("it is not what was written there")
+            for name in body["files"]:
+                if not (folder / plain(name)).is_file():
+                    raise ValueError(f"{name} is missing")
+            return Record(folder, **body, checksum=record["checksum"])
+        except (FileNotFoundError, NotADirectoryError):
             if not folder.exists() and not folder.is_symlink():
                 return None
-            intact = False
-        except (ValueError, KeyError, TypeError):
-            intact = False
-        if not intact:
-            print(f"stored result {folder.relative_to(self.root)} is damaged; it will be computed again.")
-            remove(folder)
-            return None
-        return Record(folder, body["result"], body["seconds"], body["made_with"], body["files"], record["checksum"])
+        except (ValueError, KeyError, TypeError, RecursionError, Damaged):
+            pass
+        print(f"stored result {folder.relative_to(self.root)} is damaged; it will be computed again.")
+        remove(folder)
+        return None
 
-    def put(
-        self, spec: dict[str, Any], result: dict[str, Any], tensors: dict[str, dict[str, Tensor]],
-        seconds: float, device: str,
-    ) -> None:
+    def put(self, spec: dict, result: dict, tensors: dict[str, dict[str, Tensor]], seconds: float, device: str) -> None:
         """Write a result beside its place and move it there in one step."""
-        self._write(spec, result, tensors, {"seconds": seconds, "made_with": _made_with(device)})
-
-    def _write(self, spec: dict, result: dict, tensors: dict[str, dict[str, Tensor]], origin: dict) -> None:
-        contents = {f"{name}.safetensors": save({key: t.detach().cpu().contiguous() for key, t in named.items()})
-                    for name, named in tensors.items()}
+        contents = {
+            f"{name}.safetensors": save({key: t.detach().cpu().contiguous() for key, t in named.items()})
+            for name, named in tensors.items()
+        }
         files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        origin = {"seconds": seconds, "made_with": _made_with(device)}
         body = json.loads(json.dumps({"spec": spec, "result": result, "files": files, **origin}))
         record = json.dumps({"body": body, "checksum": digest(body)}, indent=1)
         self._place(spec, contents | {"record.json": record.encode()})
@@ -188,15 +215,18 @@ class Store:
         if record is None:
             raise Damaged(f"stored result {digest(spec)} is not there; run again to compute it.")
         files = {name: record.content(name) for name in record.files}
-        return files | {"record.json": (record.folder / "record.json").read_bytes()}
+        return files | {"record.json": content_of(record.folder / "record.json")}
 
     def unpack(self, spec: dict[str, Any], contents: Files) -> None:
         """Take a result from another store, in one step. Raises Damaged where it is not what was written there."""
-        record = json.loads(contents["record.json"])
-        found = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-        del found["record.json"]  # which has its own
-        wanted = [digest(record["body"]), json.loads(json.dumps(spec)), record["body"]["files"]]
-        if [record["checksum"], record["body"]["spec"], found] != wanted:
+        try:
+            record = json.loads(contents["record.json"])
+            found = {plain(n): hashlib.sha256(c).hexdigest() for n, c in contents.items() if n != "record.json"}
+            wanted = [digest(record["body"]), json.loads(json.dumps(spec)), record["body"]["files"]]
+            intact = [record["checksum"], record["body"]["spec"], found] == wanted
+        except (ValueError, KeyError, TypeError, RecursionError):
+            intact = False
+        if not intact:
             raise Damaged(f"result {digest(spec)} was damaged on its way here.")
         self._place(spec, contents)
 
@@ -206,10 +236,8 @@ class Store:
         self.put(spec, {}, {"features": halved}, 0.0, device)
         kept, used = 0, []
         for folder in (self.root / spec["kind"]).iterdir():
-            try:
+            with suppress(OSError):  # another process makes room as well
                 used.append((folder.stat().st_mtime, sum(f.stat().st_size for f in folder.iterdir()), folder))
-            except OSError:
-                pass  # another process makes room as well
         for _, size, folder in sorted(used, reverse=True):
             kept += size
             if kept > FEATURES_KEPT and folder.name != digest(spec):

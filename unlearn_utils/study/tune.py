@@ -16,7 +16,7 @@ from ..methods import METHODS
 from ..metrics import pooled_accuracy
 from ..paths import Outputs, write
 from ..settings import READOUTS, BadInput
-from . import guests, profiles
+from . import profiles
 from .cells import Cell, stored
 from .profiles import Profile
 from .readings import Reading
@@ -122,7 +122,6 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=0)
     options = parser.parse_args()
     try:
-        guests.load()
         profile = profiles.load(options.profile, data_dir=options.data_dir)
         means = table(options.profile, options.data_dir, Machine.choose(options.device, options.jobs))
     except BadInput as problem:

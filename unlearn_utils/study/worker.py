@@ -1,105 +1,163 @@
-"""What a worker of a cluster does: it says what it lacks, is sent that, computes, and sends back what it made."""
+"""What a process does with the tasks that it is given, and what travels to it: user-defined methods and readouts."""
 
 from __future__ import annotations
 
-import logging
+import copyreg
+import ctypes
+import errno
+import importlib
 import os
+import sys
 import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import PicklingError
+from traceback import extract_tb
+from typing import Any
 
+import sklearn  # noqa: F401  (its thread pools must be loaded before they can be limited)
 import torch
-from distributed import Nanny, Scheduler, SpecCluster, get_worker
+from threadpoolctl import threadpool_limits
 
-from .. import sources
-from ..data import Dataset
+from ..methods import METHODS
+from ..paths import home
 from ..settings import BadInput
 from . import code
-from .cells import Task, dataset_of, received
-from .guests import Guests
-from .machine import Machine
-from .profiles import Profile
-from .store import Files, Store
-from .sweep import Outcome, compute
+from .cells import Task
+from .readouts import READOUTS, Readout
+from .store import Damaged, Store
 
-_one_batch = threading.Lock()  # settings of torch hold for the process, however many threads a worker has
+UserDefined = list[tuple[str, Any, str]]  # name, what is registered, version of its code where only a notebook has that
+for _module in (torch.classes, torch.ops):  # a function that names torch and some ``.classes`` is sent with this module
+    copyreg.pickle(type(_module), lambda module: (importlib.import_module, (module.__name__,)))
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a worker is asked to compute, and by whom."""
-
-    tasks: list[Task]
-    keys: list[str]
-    guests: Guests
-    device: str  # "cpu", or anything else for a GPU where there is one
-    images: str  # their fingerprint
-    torch: str = torch.__version__.partition("+")[0]  # builds for other devices count as the same
+class Away(BrokenProcessPool):
+    """A worker cannot be had any more through no fault of its tasks, which run again."""
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What became of it: the worker is none for it, lacks something, or has done it."""
+class Outcome:
+    """How a task ended in a worker: its seconds, or why it failed."""
 
-    refused: str = ""
-    images: bool = False  # whether it lacks them
-    records: tuple[str, ...] = ()  # keys of those that it lacks
-    outcomes: tuple[Outcome, ...] = ()
-    made: tuple[Files, ...] = ()  # empty where a task failed
-
-
-def behind(tasks: list[Task]) -> dict[str, Task]:
-    """All that tasks require, and what that requires, by key."""
-    needed = {needed.key: needed for task in tasks for needed in task.requires}
-    return needed | behind(list(needed.values())) if needed else {}
+    seconds: float
+    reason: str = ""
+    damaged: bool = False  # something that it needs has to be computed again
+    busy: bool = False  # another process computes it
 
 
-def work(asked: Asked, images: Dataset | None, records: list[tuple[dict, Files]]) -> Reply:
-    """Compute tasks from what was sent and what is here already."""
-    with _one_batch:
-        os.environ["UNLEARN_HOME"] = str(Path(get_worker().local_directory) / "home")  # goes when the worker goes
-        here, profile = Asked.torch, asked.tasks[0].cell.profile
-        if here != asked.torch:
-            return Reply(f"it has torch {here}, the driver {asked.torch}")
-        if asked.device == "cuda" and not torch.cuda.is_available():
-            return Reply("it has no GPU")
-        if code.edited():
-            return Reply("its files have changed since it started, so it has to be started again")
-        asked.guests.welcome()
-        if images:
-            received[profile.data] = images
-        if not _has_images(profile, asked.images):
-            return Reply(images=True)
-        for spec, files in records:
-            Store().unpack(spec, files)
-        if [task.key for task in asked.tasks] != asked.keys:
-            return Reply("its code is not the driver's")
-        if lacking := tuple(key for key, task in behind(asked.tasks).items() if Store().get(task.spec) is None):
-            return Reply(records=lacking)
-        device = "cuda:0" if asked.device != "cpu" and torch.cuda.is_available() else "cpu"
-        outcomes = compute(asked.tasks, asked.keys, device, asked.guests)
-        made = [{} if outcome.reason else Store().packed(task.spec) for task, outcome in zip(asked.tasks, outcomes)]
-        return Reply(outcomes=tuple(outcomes), made=tuple(made))
+def user_defined() -> UserDefined:
+    """Methods and readouts that a notebook cell or another package registered, for a worker process."""
+    made = [(name, cls, cls) for name, cls in METHODS.items()] + [(n, r, r.function) for n, r in READOUTS.items()]
+    return [
+        (name, registered, code.version(defined) if defined.__module__ == "__main__" else "")
+        for name, registered, defined in made
+        if code.is_user_defined(defined)
+    ]
 
 
-def _has_images(profile: Profile, fingerprint: str) -> bool:
-    """Whether it was sent these images, or has them in a data folder of its own; it makes and fills none."""
-    if profile.data.folder and profile.data not in received and not sources.folder_of(profile.data).is_dir():
-        return False
+def welcome(methods_and_readouts: UserDefined) -> None:
+    """Register them here. Of one that a file defines this process finds the version itself."""
+    for name, registered, version in methods_and_readouts:
+        is_readout = isinstance(registered, Readout)
+        (READOUTS if is_readout else METHODS)[name] = registered
+        if version:
+            code.received(registered.function if is_readout else registered, version)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread each: fastest for small models, and the same sums whatever the jobs. Undone at the end."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it a GPU's matrix products may differ
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        return dataset_of(profile).fingerprint == fingerprint
-    except BadInput:
-        return False
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
 
 
-def started(machine: Machine) -> SpecCluster:
-    """A scheduler and workers on this host, which nobody else can reach: one for each process, with its own GPU."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    workers = {}
-    for i in range(machine.jobs):
-        gpu = machine.devices[i % len(machine.devices)].partition(":")[2]
-        seen = visible[int(gpu)] if gpu and visible != [""] else gpu
-        workers[i] = {"cls": Nanny, "options": {
-            "host": "127.0.0.1", "nthreads": 1, "memory_limit": 0, "env": {"CUDA_VISIBLE_DEVICES": seen},
-            "silence_logs": logging.CRITICAL}}
-    return SpecCluster(workers, {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False}})
+def keep_memory() -> None:
+    """Let the C library keep freed memory: to give it back at every step and take it again costs up to half the time.
+
+    Dask's workers even start with an environment variable that gives back more. Only glibc has this.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: smaller blocks come from what is kept
+        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD: more than this is given back
+
+
+def compute(tasks: list[Task], keys: list[str], device: str, users: UserDefined) -> list[Outcome]:
+    """Compute and store tasks, one after the other, except those that another process is at.
+
+    A worker whose own key of a task is another than the one it was asked for has other code or other images, and
+    refuses.
+    """
+    welcome(users)
+    keep_memory()
+    with one_thread():
+        outcomes = [_outcome(task, key, device) for task, key in zip(tasks, keys, strict=True)]
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()  # another worker may need it
+    return outcomes
+
+
+def _outcome(task: Task, key: str, device: str) -> Outcome:
+    begin = time.perf_counter()
+    try:
+        if task.key != key:
+            raise BadInput("this process has other code or images than the one that asked; restart the kernel.")
+        with Store().claimed(task.spec) as mine:
+            if mine and Store().get(task.spec) is None:  # another run may have been first
+                result, tensors = task.compute(device)
+                Store().put(task.spec, result, tensors, time.perf_counter() - begin, device)
+        return Outcome(time.perf_counter() - begin, busy=not mine)
+    except Exception as error:
+        return Outcome(time.perf_counter() - begin, reason(error), isinstance(error, Damaged))
+
+
+def reason(error: BaseException) -> str:
+    """Why a task failed, and what helps."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "the GPU's memory does not suffice; a --batch-size below that of the recipe, like 32, needs less"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        return "the memory does not suffice; fewer --jobs, or a --batch-size below that of the recipe, need less"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk of {home()} is full; make room and run again, what is stored stays"
+    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"{home()} cannot be written ({error.strerror}); make it writable, or set UNLEARN_HOME to another folder"
+    if isinstance(error, PicklingError):
+        return (
+            f"it cannot be sent to a worker process ({error.__cause__ or error}); take jobs = 1, or define methods and "
+            "readouts without open files, locks and the like"
+        )
+    return str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}{_line_of(error)}"
+
+
+def _line_of(error: BaseException) -> str:
+    """Where in a user's own code an error was raised, in brackets; empty where none of it ran."""
+    for frame in reversed(extract_tb(error.__traceback__)):
+        if "ipykernel" in frame.filename or frame.filename.startswith("<ipython"):
+            return f" (line {frame.lineno} of its cell)"
+        if not frame.filename.startswith("<") and code.is_theirs(frame.filename):
+            return f" ({Path(frame.filename).name}, line {frame.lineno})"
+    return ""
+
+
+def end_with_parent(parent: int) -> None:
+    """In a worker: do not outlive a run that was killed."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
