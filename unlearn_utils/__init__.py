@@ -1,10 +1,12 @@
 """The thin module of the companion. ``from unlearn_utils import evaluate`` is the door for other people's models."""
 
+_DOORS = {"evaluate": "evaluation", "Arrays": "foreign", "Watch": "watch", "compare": "views.compare"}
+
 
 def __getattr__(name: str):
-    """``evaluate`` and ``compare``, on demand: importing the package loads neither the study nor the views."""
-    if name not in ("evaluate", "compare"):
+    """The doors, on demand: importing the package loads neither the study nor the views."""
+    if name not in _DOORS:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    from . import evaluation
+    from importlib import import_module
 
-    return getattr(evaluation, name)
+    return getattr(import_module(f"{__name__}.{_DOORS[name]}"), name)
