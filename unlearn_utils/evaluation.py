@@ -5,7 +5,11 @@ A network is only a way to get ``Arrays`` (``foreign.py``); all that is shown is
 
 from __future__ import annotations
 
+import argparse
+import os
+import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,21 +17,25 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from torch.utils.data import DataLoader
 
-from . import attacks, foreign, metrics
+from . import attacks, files, foreign, metrics
 from .bias import bias_numbers, margin_parts
 from .checks import checks
 from .data import is_in
-from .foreign import Arrays, Where
-from .heads import GEOMETRIES, ClassMeanHead
+from .foreign import NORMALISATIONS, Arrays, Where
+from .heads import class_means
 from .representation import Features
 from .settings import BadInput, Probe
+from .sources import CONSTANTS, FolderImages, class_folders, image_size
+from .study.machine import Machine
 from .study.progress import tracked
 from .training import generator
 from .views.own_models import Report
 
 ROLES = {"original": "Original", "retrain": "Retrain", "untrained": "Untrained"}  # models that others are compared with
 METHODS = {"Original": "original", "Retrain": "retrain", "Untrained": "random"}  # what the study calls them
+ROLE_HELP = {"original": "trained on all classes", "retrain": "that never saw the forget classes", "untrained": "before any training"}
 SHOTS = {1: "one_shot", 10: "ten_shot"}
 
 
@@ -64,10 +72,10 @@ def evaluate(
     chosen = forget_set(forget, seen.names)
     probe = probe or Probe(epochs=20 if len(seen.names) <= 10 else 150, patience=40)
     rows, hits = [], {}
-    geometry = next((arrays.geometry for arrays in seen.arrays.values() if arrays.centre is not None), None)
+    normalisation = next((arrays.normalisation for arrays in seen.arrays.values() if arrays.centre is not None), None)
     with foreign.own_state():
         for name, arrays in shown(seen.arrays.items(), "measurements", len(given)):
-            model = Measured(name, arrays, seen.labels, chosen, geometry, seen.device)
+            model = Measured(name, arrays, seen.labels, chosen, normalisation, seen.device)
             row, hits[name] = model.row(probe, seeds, draws)
             rows.append({"model": name, "method": METHODS.get(name, ""), "variant": "linear", "seed": 0,
                          "forget": " ".join(map(str, chosen)), **row})
@@ -125,10 +133,10 @@ def forget_set(forget: Any, names: list[str]) -> tuple[int, ...]:
 class Measured:
     """A model's arrays as tensors, and what is computed of them."""
 
-    def __init__(self, name: str, arrays: Arrays, labels: dict[str, Tensor], forget: tuple[int, ...], geometry: str | None,
+    def __init__(self, name: str, arrays: Arrays, labels: dict[str, Tensor], forget: tuple[int, ...], normalisation: str | None,
                  device: str = "cpu"):
         tensor = lambda value: None if value is None else torch.from_numpy(value).to(device)  # noqa: E731
-        self.name, self.forget, self.geometry = name, forget, geometry
+        self.name, self.forget, self.normalisation = name, forget, normalisation
         self.train, self.test, self.logits = map(tensor, (arrays.train_features, arrays.test_features, arrays.test_logits))
         self.weight, self.bias, self.centre = map(tensor, (arrays.weight, arrays.bias, arrays.centre))
         self.y, self.y_test = labels["train"].to(device), labels["test"].to(device)
@@ -151,7 +159,7 @@ class Measured:
 
     def readouts(self, probe: Probe, seeds: tuple[int, ...]) -> dict[str, list[Tensor]]:
         """Scores (N, K) of the test images by readout, one for each start of what has a start. Raises BadInput."""
-        spaces = {"": (self.train, self.test)} | ({"_in_head": self.in_head()} if self.geometry else {})
+        spaces = {"": (self.train, self.test)} | ({"_in_head": self.in_head()} if self.normalisation else {})
         forgotten, found = is_in(self.y, self.forget).long(), {"output": [self.logits]}
         for space, (train, test) in spaces.items():
             found[f"probe{space}"] = [metrics.probed(train, self.y, test, self.classes, probe, seed) for seed in seeds]
@@ -164,15 +172,13 @@ class Measured:
 
     def in_head(self) -> tuple[Tensor, Tensor]:
         """Features in the normalisation of the CMF head; of another model in that of the head that its features would get."""
-        if self.centre is not None:
-            return tuple(normalize(GEOMETRIES[self.geometry](f) - self.centre, dim=1) for f in (self.train, self.test))
-        head = ClassMeanHead(self.train.shape[1], self.classes, self.geometry).to(self.train.device)
-        head.refit(self.train, self.y)
-        return head.embed(self.train), head.embed(self.test)
+        transform = NORMALISATIONS[self.normalisation]
+        centre = class_means(transform(self.train), self.y, self.classes).mean(0) if self.centre is None else self.centre
+        return tuple(normalize(transform(features) - centre, dim=1) for features in (self.train, self.test))
 
     def geometry_numbers(self) -> dict[str, Any]:
         """Alignment, margins, neural collapse; what needs the head is NaN where none is known."""
-        compared = self.train if self.centre is None else GEOMETRIES[self.geometry](self.train)
+        compared = self.train if self.centre is None else NORMALISATIONS[self.normalisation](self.train)
         means = metrics.centred_means(compared, self.y, self.classes)
         norms = means.norm(dim=1)
         distance = (norms / norms.mean()).masked_fill(metrics.at_centre(means), float("nan"))
@@ -216,3 +222,126 @@ def _sides(name: str, values: Tensor, forget: tuple[int, ...]) -> dict[str, floa
 def _headless(rows: pd.DataFrame) -> list[str]:
     names = rows.model[rows.nc3.isna()]
     return [f"No linear head is known of {', '.join(names)}: alignment, margins and NC3 are left out."] if len(names) else []
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses with one sentence that lists the options."""
+
+    def error(self, message: str) -> None:
+        options = ", ".join(option for action in self._actions for option in action.option_strings)
+        sys.exit(f"evaluate: {message}; the options are {options}.")
+
+
+def parser() -> Parser:
+    made = Parser(prog="python -m unlearn_utils evaluate", allow_abbrev=False,
+                  description="Do the features of your models retain a class that their outputs forget? Table, checks, figure.")
+    add = made.add_argument
+    add("models", nargs="+", metavar="[NAME=]FILE", help="weights of a model: .safetensors, or what torch.save has written")
+    for role in ("original", "retrain", "untrained"):
+        add(f"--{role}", metavar="FILE", help=f"weights of the model {ROLE_HELP[role]}")
+    add("--architecture", "--model", action="append", required=True, metavar="[NAME=]ARCHITECTURE", dest="architecture",
+        help="timm/<name>, torchvision/<name>, cifar_resnet18 (34, 50) or file.py:function, which is executed; for all models, or "
+             "once more for one of them by its name")
+    add("--data", required=True, metavar="DIR", help="a folder with train/<class>/ and test/<class>/ (or val/<class>/)")
+    add("--forget", required=True, nargs="+", metavar="CLASS", help="names of the forget classes, or their numbers")
+    add("--size", type=int, default=0, metavar="PIXELS", help="of the images (default: their own, at most 224)")
+    add("--normalise", metavar="HOW", help=f"{', '.join(CONSTANTS)}, none, or mean,...,std,... by channel (default: what a file holds "
+                                           "for it, else cifar10 up to 64 pixels and imagenet above)")
+    add("--cmf-normalisation", choices=list(NORMALISATIONS), default="", help="of the features of CMF heads (default: the official code's)")
+    add("--features", metavar="MODULE", help="the module whose input the features are (default: the head's)")
+    add("--starts", type=int, default=5, metavar="N", help="of the probe (default 5)")
+    add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    add("--save", metavar="DIR", help="write table, figure and JSON there; without it nothing is written")
+    return made
+
+
+def _device(named: str) -> str:
+    """Raises BadInput for a device that is not there."""
+    try:
+        return str(torch.empty(0, device=named).device)
+    except (RuntimeError, AssertionError):  # of torch, which knows no "auto" either
+        return Machine.choose(named).devices[0]
+
+
+def _by_name(options: argparse.Namespace) -> dict[str, str]:
+    """Files of weights by their model's name: as given, or what of the paths tells them apart. Raises BadInput."""
+    pairs = [("", file) if Path(file).exists() or "=" not in file else tuple(file.split("=", 1)) for file in options.models]
+    places = [Path(file).resolve() for _, file in pairs]
+    if twice := [file for (_, file), place in zip(pairs, places) if places.count(place) > 1]:
+        raise BadInput(f"{twice[0]} is given twice; name every file once.")
+    stems = [Path(file).stem for _, file in pairs]
+    parts = [(*Path(file).parts[:-1], Path(file).stem) for _, file in pairs]
+    apart = ["/".join(part for part in own if not all(part in other for other in parts)) for own in parts]
+    stems = stems if len(set(stems)) == len(stems) else [name or stem for name, stem in zip(apart, stems)]
+    own = {name or stem: file for (name, file), stem in zip(pairs, stems)}
+    roles = {"Original": options.original, "Retrain": options.retrain, "Untrained": options.untrained}
+    if len(own) < len(pairs) or set(own) & set(roles):
+        raise BadInput(f"the models' names {', '.join(name or stem for (name, _), stem in zip(pairs, stems))} are not all "
+                       "different and of their own; name them, as NAME=FILE.")
+    return {name: file for name, file in (roles | own).items() if file}
+
+
+def _architectures(given: list[str], names: list[str]) -> dict[str, str]:
+    """An architecture for every model: NAME=ARCHITECTURE for one, ARCHITECTURE for the others. Raises BadInput."""
+    own = dict(text.split("=", 1) for text in given if "=" in text)
+    if odd := [name for name in own if _role(name) not in names]:
+        raise BadInput(f"--architecture names {', '.join(odd)}, but the models are {', '.join(names)}.")
+    common = [text for text in given if "=" not in text]
+    found = dict.fromkeys(names, common[-1] if common else "") | {_role(name): value for name, value in own.items()}
+    if lacking := [name for name, value in found.items() if not value]:
+        raise BadInput(f"--architecture says nothing of {', '.join(lacking)}; give one for all, or {lacking[0]}=ARCHITECTURE.")
+    return found
+
+
+def _constants(named: str | None, size: int, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation by channel, of their name, of numbers, or of the usual ones. Raises BadInput."""
+    named = named or ("none" if channels != 3 else "cifar10" if size <= 64 else "imagenet")
+    if named == "none":
+        return (0.0,) * channels, (1.0,) * channels
+    try:
+        mean, std = CONSTANTS[named] if named in CONSTANTS else np.split(np.array(named.split(","), dtype=float), 2)
+    except ValueError:
+        raise BadInput(f"--normalise is '{named}', but it must be {', '.join(CONSTANTS)}, none, or numbers, like 0.13,0.31.") from None
+    if len(mean) not in (1, channels):
+        raise BadInput(f"--normalise is '{named}' for {len(mean)} channels, but the images have {channels}.")
+    return tuple(map(float, mean)), tuple(map(float, std))
+
+
+def command(argv: list[str]) -> int:
+    """``python -m unlearn_utils evaluate``: ends with one sentence where something cannot be used."""
+    options = parser().parse_args(argv)
+    try:
+        if empty := [name for name, value in vars(options).items() if value in ("", [""]) and name != "cmf_normalisation"]:
+            raise BadInput(f"--{empty[0]} names nothing; give it a value, or leave it out.")
+        report = _of_files(options)
+        print(report)
+        if options.save is not None:
+            report.save(options.save)
+    except (BadInput, OSError) as problem:  # the latter of several lines where a process reads the images
+        sys.exit(f"evaluate: {str(problem).strip().splitlines()[-1]}")
+    return 0
+
+
+def _of_files(options: argparse.Namespace) -> Report:
+    device, named = _device(options.device), _by_name(options)
+    architectures = _architectures(options.architecture, list(named))
+    found, classes = class_folders(Path(options.data))
+    nets, notes, channels = {}, [], set()
+    for name, file in named.items():
+        nets[name], told = files.built(architectures[name], Path(file), len(classes), options.cmf_normalisation)
+        channels.add(next((p.shape[1] for p in nets[name].parameters() if p.ndim == 4), 3))
+        notes += told
+    channels = 1 if channels == {1} else 3
+    size = options.size or min(224, *image_size(next(iter(found["train"].values()))[0]))
+    mean, std = _constants(options.normalise, size, channels)
+    nets = {name: files.with_normalisation(net, mean, std).to(device) for name, net in nets.items()}
+    parts = {part: DataLoader(FolderImages(listed, classes, size, channels), 256, num_workers=min(4, os.cpu_count() or 1))
+             for part, listed in found.items()}
+    report = evaluate(nets, **parts, forget=options.forget, features=options.features, starts=options.starts)
+    shown = ", ".join(f"{value:g}" for value in (*mean, *std))
+    report.notes.append(f"Images: {size} pixels, {channels} channels, mean and standard deviation {shown}, where a network does not "
+                        "normalise them itself; --size and --normalise say otherwise.")
+    if classes != tuple(sorted(classes)):
+        report.notes.append("Class folders are numbers and taken in numeric order; torchvision's ImageFolder takes 0, 1, 10, 11, 2.")
+    report.notes.extend(notes)
+    return report

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
-from . import data_forms, models
-from .heads import GEOMETRIES
+from . import data_forms, heads, models
 from .settings import BadInput
 
 NAME_IT = ("name the module whose input the features are, like features='fc' (model.named_modules() lists them), give a "
            "function, features=lambda model, images: ..., or give Arrays")
+# Of the features of a CMF head, by the name of their normalisation, before they are centred.
+NORMALISATIONS = getattr(heads, "NORMALISATIONS", None) or dict(
+    zip(("none", "unit_length", "log_softmax"), heads.GEOMETRIES.values()))
 Where = str | Callable | None  # whose input the features are: of the module of this name, or found by itself (None)
 
 
@@ -29,7 +31,8 @@ class Arrays:
 
     Features (M, d) of the training and (N, d) of the test images, in the order of the labels, and logits (N, K) of the
     test images. Of a linear head also ``weight`` (K, d) and ``bias`` (K,); of a CMF head, whose logits are the cosines
-    of ``weight`` and g(f) - ``centre``, the centre (d,) and the ``geometry`` g ("centred", "raw" or "log_softmax").
+    of ``weight`` and g(f) - ``centre``, the centre (d,) and
+    the ``normalisation`` g ("none", "unit_length" or "log_softmax").
     Raises BadInput where shapes do not belong together, or features are no finite numbers.
     """
 
@@ -39,7 +42,7 @@ class Arrays:
     weight: Any = None
     bias: Any = None
     centre: Any = None
-    geometry: str = "raw"
+    normalisation: str = "unit_length"
 
     def __post_init__(self):
         for name in ("train_features", "test_features", "test_logits", "weight", "bias", "centre"):
@@ -57,8 +60,8 @@ class Arrays:
             raise BadInput("features are infinite or no numbers.")
         if np.isnan(self.test_logits).any():
             raise BadInput("logits are no numbers.")
-        if self.geometry not in GEOMETRIES:
-            raise BadInput(f"geometry is {self.geometry!r}, but it must be one of {', '.join(GEOMETRIES)}.")
+        if self.normalisation not in NORMALISATIONS:
+            raise BadInput(f"normalisation is {self.normalisation!r}, but it must be one of {', '.join(NORMALISATIONS)}.")
 
 
 def _array(name: str, value: Any) -> np.ndarray | None:
@@ -119,7 +122,7 @@ class Foreign:
     """A network from elsewhere: where its features are read and, where it is known, which head makes its output of them.
 
     ``head`` is a weight (K, d) and a bias (K,) or None, or None where no head is known; ``cmf`` a centre (d,) and a
-    geometry. ``notes`` say what a reader has to know. Found on the ``images`` of a first batch; raises BadInput.
+    normalisation. ``notes`` say what a reader has to know. Found on the ``images`` of a first batch; raises BadInput.
     """
 
     def __init__(self, name: str, module: nn.Module, where: Where, images: Tensor):
@@ -150,8 +153,8 @@ class Foreign:
 
     def arrays(self, train: list[np.ndarray], test: list[np.ndarray], logits: list[np.ndarray]) -> Arrays:
         weight, bias = self.head or (None, None)
-        centre, geometry = self.cmf or (None, "raw")
-        return Arrays(*map(np.concatenate, (train, test, logits)), weight, bias, centre, geometry)
+        centre, normalisation = self.cmf or (None, "unit_length")
+        return Arrays(*map(np.concatenate, (train, test, logits)), weight, bias, centre, normalisation)
 
     def _run(self, images: Tensor, watched: Iterable[nn.Module]) -> Tensor:
         """Logits (N, K), float32; what the watched modules were given and gave is in ``calls``."""
@@ -249,11 +252,11 @@ class Foreign:
             centre = next((t for name in ("mu", "centre") if isinstance(t := getattr(module, name, None), Tensor)), None)
             if centre is None or not isinstance(weight, Tensor) or weight.shape != (logits.shape[1], features.shape[1]):
                 continue
-            for geometry, transform in GEOMETRIES.items():
+            for normalisation, transform in NORMALISATIONS.items():
                 cosines = normalize(transform(features) - centre.float(), dim=1) @ weight.float().T
                 scale = (cosines * logits).sum() / cosines.square().sum()
                 if scale > 0 and _same(scale * cosines, logits, self._tolerance(logits)):
-                    self.head, self.cmf = (weight.detach().float(), None), (centre.detach().float(), geometry)
+                    self.head, self.cmf = (weight.detach().float(), None), (centre.detach().float(), normalisation)
                     return True
         return False
 
