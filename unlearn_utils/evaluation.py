@@ -144,30 +144,37 @@ class Measured:
 
     def row(self, probe: Probe, seeds: tuple[int, ...], draws: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Fractions by column, as the study's rows have them; and per readout hits (starts, N) on forget-class images."""
+        names = ["output", "probe", "ncc", "binary"] + ["probe_in_head", "ncc_in_head"] * (self.normalisation is not None)
+        row, hits = self.accuracies(probe, seeds, names)
+        row["probe_starts"] = hits["probe_forget"].mean(1).tolist()
+        return row | self.geometry() | self.few_shot(draws), hits
+
+    def accuracies(self, probe: Probe, seeds: tuple[int, ...], names: list[str]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Accuracies by readout, of several starts their mean; and hits (starts, N) on the forget-class test images."""
         row, hits, chosen = {}, {}, is_in(self.y_test, self.forget)
-        for name, logits in self.readouts(probe, seeds).items():
-            truth = chosen.long() if name == "binary" else self.y_test
-            predicted = [scores.argmax(1) for scores in logits]
-            counts = sum(metrics.confusion(p, truth, logits[0].shape[1]) for p in predicted)
-            row |= _accuracies(name, counts, (1,) if name == "binary" else self.forget)
+        for name in names:
+            truth, forget = (chosen.long(), (1,)) if name == "binary" else (self.y_test, self.forget)
+            scores = self.scores(name, probe, seeds)
+            predicted = [found.argmax(1) for found in scores]
+            row |= _accuracies(name, sum(metrics.confusion(p, truth, scores[0].shape[1]) for p in predicted), forget)
             hits[f"{name}_forget"] = torch.stack([(p == truth)[chosen] for p in predicted]).cpu().numpy()
             if name != "output":
-                scores = metrics.probe_scores(logits[0]) if "probe" in name or name == "binary" else logits[0]
-                row |= _sides(f"{name}_auroc", metrics.auroc(scores, truth), (1,) if name == "binary" else self.forget)
-        row["probe_starts"] = hits["probe_forget"].mean(1).tolist()
-        return row | self.geometry_numbers() | self.few_shot(draws), hits
+                ranked = scores[0] if "ncc" in name else metrics.probe_scores(scores[0])
+                row |= _sides(f"{name}_auroc", metrics.auroc(ranked, truth), forget)
+        return row, hits
 
-    def readouts(self, probe: Probe, seeds: tuple[int, ...]) -> dict[str, list[Tensor]]:
-        """Scores (N, K) of the test images by readout, one for each start of what has a start. Raises BadInput."""
-        spaces = {"": (self.train, self.test)} | ({"_in_head": self.in_head()} if self.normalisation else {})
-        forgotten, found = is_in(self.y, self.forget).long(), {"output": [self.logits]}
-        for space, (train, test) in spaces.items():
-            found[f"probe{space}"] = [metrics.probed(train, self.y, test, self.classes, probe, seed) for seed in seeds]
-            found[f"ncc{space}"] = [metrics.nearest(train, self.y, test, self.classes)[1]]
-        found["binary"] = [metrics.probed(self.train, forgotten, self.test, 2, probe, seed) for seed in seeds]
-        if not all(scores.isfinite().all() for name, listed in found.items() if name != "output" for scores in listed):
+    def scores(self, name: str, probe: Probe, seeds: tuple[int, ...]) -> list[Tensor]:
+        """Scores (N, K) of the test images, one for each start of a readout that has a start. Raises BadInput."""
+        if name == "output":
+            return [self.logits]
+        train, test = self.in_head() if name.endswith("_in_head") else (self.train, self.test)
+        if name.startswith("ncc"):
+            return [metrics.nearest(train, self.y, test, self.classes)[1]]
+        y, classes = (is_in(self.y, self.forget).long(), 2) if name == "binary" else (self.y, self.classes)
+        found = [metrics.probed(train, y, test, classes, probe, seed) for seed in seeds]
+        if not all(scores.isfinite().all() for scores in found):
             raise BadInput(f"no probe can be fitted to the features of model '{self.name}', as large as "
-                           f"{self.train.abs().max().item():.0e}, at lr {probe.lr:g}; scale them, or take a smaller lr.")
+                           f"{train.abs().max().item():.0e}, at lr {probe.lr:g}; scale them, or take a smaller lr.")
         return found
 
     def in_head(self) -> tuple[Tensor, Tensor]:
@@ -176,7 +183,7 @@ class Measured:
         centre = class_means(transform(self.train), self.y, self.classes).mean(0) if self.centre is None else self.centre
         return tuple(normalize(transform(features) - centre, dim=1) for features in (self.train, self.test))
 
-    def geometry_numbers(self) -> dict[str, Any]:
+    def geometry(self) -> dict[str, Any]:
         """Alignment, margins, neural collapse; what needs the head is NaN where none is known."""
         compared = self.train if self.centre is None else NORMALISATIONS[self.normalisation](self.train)
         means = metrics.centred_means(compared, self.y, self.classes)

@@ -238,7 +238,9 @@ class Foreign:
         """Whether some weights (K, d) of the network make its output of these features, up to a constant per image."""
         for module in self.module.modules():
             weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-            if isinstance(weight, Tensor) and weight.flatten(1).shape == (logits.shape[1], features.shape[1]):
+            if not isinstance(weight, Tensor) or weight.ndim < 2:
+                continue
+            if weight.flatten(1).shape == (logits.shape[1], features.shape[1]):
                 weight, bias = weight.detach().float().flatten(1), bias.detach().float() if isinstance(bias, Tensor) else None
                 if _same(linear(features, weight, bias), logits, self._tolerance(logits)):
                     self.head = weight, bias
