@@ -186,7 +186,7 @@ def test_a_module_that_is_named_is_believed_and_a_function_too():
     maps = read(nn.Sequential(nn.Conv2d(1, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)), features="1")
     assert maps.rows.alignment_forget.notna()[0]  # averaged maps are what the head reads
     assert "name the module" in refusal(small(), features="fc9") and "neither a name nor a function" in refusal(small(), features=3)
-    assert "no such shape" in refusal(small(), features=lambda model, x: x)
+    assert "no such shape" in refusal(small(), features=lambda model, x: x[:, 0, 0, 0])
     assert "fails" in refusal(small(), features=lambda x: x) and "features names yours" in refusal(small(), features={"yours": "4"})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
+from operator import length_hint
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ class Reading:
         self.hashes: list[int] = []
         self.sums = np.zeros(2)
         self.source = self._source(data)
-        self.batches = len(self.source) if hasattr(self.source, "__len__") else 0
+        self.batches = length_hint(self.source)
 
     def __iter__(self) -> Iterator[Tensor | None]:
         batches = iter(self.source)
@@ -73,15 +74,16 @@ class Reading:
         """An iterable of batches."""
         if (whole := _whole(data)) is not None:
             return _Slices(whole, self.size)
-        if isinstance(data, DataLoader):
-            return data if isinstance(data.dataset, IterableDataset) else self._in_order(data)
+        is_stream = isinstance(getattr(data, "dataset", data), IterableDataset)
+        if isinstance(data, DataLoader) and data.batch_sampler is not None and not is_stream:
+            return self._in_order(data)
         if isinstance(data, (str, bytes)) or not (isinstance(data, Dataset) or hasattr(data, "__getitem__")
                                                   or isinstance(data, Iterable)):
             raise BadInput(f"{self.part} is a {type(data).__name__}, but it must be a data set, a DataLoader, (images, labels), "
                            "or labels alone where all models are Arrays.")
-        if isinstance(data, Dataset):
-            return DataLoader(data, self.size) if isinstance(data, IterableDataset) else self._loader(data, self.size)
-        if hasattr(data, "__len__") and hasattr(data, "__getitem__") and len(data):
+        if isinstance(data, Dataset) and not is_stream:
+            return self._loader(data, self.size)
+        if hasattr(data, "__len__") and hasattr(data, "__getitem__") and not is_stream and len(data):
             return self._loader(data, self.size) if _is_sample(data, data[0]) else data
         data = iter(data)
         first = list(islice(data, 1))
@@ -97,12 +99,11 @@ class Reading:
             dataset = Subset(dataset, sorted(set(sampler)))
         if isinstance(sampler, RandomSampler) or getattr(data, "drop_last", False):
             self.notes.append(f"{self.part} shuffles or drops its last images; all are taken, in the order of its data set.")
-        size = data.batch_size or (self.size if data.batch_sampler is not None else None)
-        return self._loader(dataset, size, data.collate_fn, data.num_workers)
+        return self._loader(dataset, data.batch_size or self.size, data.collate_fn, data.num_workers)
 
-    def _loader(self, dataset: Any, size: int | None, collate=default_collate, workers: int = 0) -> DataLoader:
+    def _loader(self, dataset: Any, size: int, collate=default_collate, workers: int = 0) -> DataLoader:
         collate = _collated if collate is default_collate else collate
-        loader = DataLoader(dataset, size, collate_fn=collate if size else None)
+        loader = DataLoader(dataset, size, collate_fn=collate)
         started = time.time()
         first, again = (self._next(iter(loader)) for _ in range(2))
         seconds = (time.time() - started) / 2 * len(loader)

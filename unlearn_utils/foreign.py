@@ -202,12 +202,12 @@ class Foreign:
         logits = self._run(images, () if scripted else self.module.modules())
         calls = self._candidates(images)
         for module, side, features in calls:
-            self.reader = (module, side) if module else None
+            self.reader = None if module is None else (module, side)
             if self._is_cmf(features, logits):
                 return
         calls = [call for call in reversed(calls) if call[1] == "input"]
         for module, side, features in calls:
-            self.reader = (module, side) if module else None
+            self.reader = None if module is None else (module, side)
             if self._is_linear(features, logits):
                 return
         if self.where is None:
