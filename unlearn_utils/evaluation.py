@@ -1,125 +1,127 @@
-"""``evaluate``: is a class gone from your model, or only hidden? For any network that gives logits.
+"""``evaluate``: does a model's output forget a class that its features retain? For any network, or for plain arrays.
 
-Readings, verdict words and thresholds are those of our own models, by the same functions (``study/readouts.py``,
-``views/evidence.py``); only what an interval runs over differs. There is one forget set and one model of each kind,
-so values are paired by *test image of the forgotten classes*: an interval says how surely these very models differ on
-images of the class, and nothing of other classes, or of another training of the same models.
+A network is only a way to get ``Arrays`` (``foreign.py``); all that is shown is computed from arrays and labels here.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torch.utils.data import DataLoader
 
 from . import attacks, files, foreign, metrics
+from .bias import bias_numbers, margin_parts
+from .checks import checks
 from .data import is_in
-from .foreign import Foreign, Where
-from .settings import READOUTS, BadInput, Probe
+from .foreign import NORMALISATIONS, Arrays, Where
+from .heads import class_means
+from .representation import Features
+from .settings import BadInput, Probe
+from .sources import CONSTANTS, FolderImages, class_folders, image_size
 from .study.machine import Machine
 from .study.progress import tracked
-from .study.readouts import collapse, geometry, margin
-from .study.rows import measured
 from .training import generator
-from .views import evidence, tables
-from .views.claims import judge
-from .views.evidence import Draft, Run
-from .views.own_models import JUDGED, SHOTS, Report
-from .views.own_models import compare as compare  # the other half of the door
+from .views.own_models import Report
 
-ROLES = {"Original": "original", "Retrain": "retrain", "Untrained": "random"}  # of models that are read, not judged
-LONGEST = 80  # characters of a model's name, which stands in tables and beside a figure
-# Test images of the forgotten classes under which no word is given: 0 of 71 read right would not yet exclude 5 %
-# (exact 95 % interval), and a t interval of fewer than 30 values of -1, 0 and 1 is none.
-FEWEST = {"output": 72, "probe": 30, "ncc": 30}
+ROLES = {"original": "Original", "retrain": "Retrain", "untrained": "Untrained"}  # models that others are compared with
+METHODS = {"Original": "original", "Retrain": "retrain", "Untrained": "random"}  # what the study calls them
+ROLE_HELP = {"original": "trained on all classes", "retrain": "that never saw the forget classes", "untrained": "before any training"}
+SHOTS = {1: "one_shot", 10: "ten_shot"}
 
 
 def evaluate(
-    models: dict[str, nn.Module], train: Any, test: Any, forget: Any, *, features: Where | dict[str, Where] = None,
-    probe: Probe | None = None, seeds: int = 1, draws: int = 5, batch_size: int = 256, progress: bool = True,
+    models: dict[str, nn.Module | Arrays], train: Any, test: Any, forget: Any, *,
+    features: Where | dict[str, Where] = None, probe: Probe | None = None, starts: int | tuple[int, ...] = 5,
+    draws: int = 5, batch_size: int = 256, progress: bool = True,
 ) -> Report:
-    """Read models, of any architecture, on their own device, and hold each against "Retrain" and "Original".
+    """Measure models, by name, on the same images and compare them with "Original" and "Retrain", if these are given.
 
-    ``models`` by name, the references under theirs, with "Untrained" for the network before any training; each maps a
-    batch of images to logits (N, K). ``train`` and ``test`` are a Dataset, a DataLoader or (images, labels), as the
-    models see them in testing: training images train probe, centres and few-shot heads, with true labels, the forgotten
-    classes included. ``forget``: classes, by name or number. ``features``, for all or by name of the model: None for the
-    input of the last nn.Linear that runs, the name of the module whose input they are, or a function of (model, images).
+    ``models``: networks that map a batch of images to logits (N, K), of any architecture and on their own device, or
+    ``Arrays``; "Untrained" is the network before any training. ``train`` and ``test``: a data set, a loader or (images,
+    labels), as the models see images in testing, the forget classes included; labels alone where all models are Arrays.
+    ``forget``: classes, by name or number. ``features``, for all models or by name: None finds the input of the head, a
+    module's name is believed to be the head, a function of (model, images) gives (N, d); a CMF model of the official code
+    is recognised, and measured in its head's normalisation too (what the function
+    ``lambda model, x: model._preprocess_feats_for_cmf(model.extract_features(x))`` gives).
 
-    ``probe``: by default the official recipe, 20 epochs for up to ten classes and 150 for more. With several ``seeds``
-    of it values are their mean; from five on there is an interval over them. Words follow the scorecard's rules, with
-    intervals over the test images of the forgotten classes. Nothing is written. Raises BadInput.
+    ``probe``: the official recipe by default, 20 epochs for up to ten classes and 150 for more, from several ``starts``
+    (a number, or seeds), whose scatter is part of ``report.compare()``. Nothing is written. Raises BadInput.
     """
-    for name, value in {"seeds": seeds, "draws": draws, "batch_size": batch_size}.items():
+    given, where = _named(models), features if isinstance(features, dict) else dict.fromkeys(models, features)
+    if odd := [str(name) for name in where if name not in models]:
+        raise BadInput(f"features names {', '.join(odd)}, but the models are {', '.join(models)}.")
+    where = {_role(name): value for name, value in where.items()}
+    seeds = _seeds(starts)
+    for name, value in {"draws": draws, "batch_size": batch_size}.items():
         if type(value) is not int or value < 1:
             raise BadInput(f"{name} is {value!r}, but it must be a whole number from 1 on.")
     if probe is not None and not isinstance(probe, Probe):
         raise BadInput(f"probe is {probe!r}, but it must be a Probe of unlearn_utils.settings, like Probe(epochs=20).")
-    forget = forget.tolist() if isinstance(forget, torch.Tensor) else forget
-    if train is test:
-        raise BadInput("train and test are the same images, on which a probe reads whatever it was fitted to; hold some out.")
-    given, parts = _given(models, features), {"train": train, "test": test}
-    batches = {part: foreign.loader(part, data, batch_size) for part, data in parts.items()}
-    classes = foreign.introduced(given, batches["train"][1])
-    names = _class_names(parts, classes)
-    forget = _forget_set(forget, names)
     shown = tracked if progress else lambda things, *_: things
-    seen, labels, data = foreign.passed(given, {part: data for part, (data, _) in batches.items()}, classes, shown)
-    probe = probe or Probe(epochs=20 if classes <= 10 else 150, patience=40)
-    rows, right = [], {}
-    for i, model in enumerate(shown(given, "readings", len(given))):
-        row, right[model.name] = _read(model, seen.pop(model.name), labels, classes, forget, probe, seeds, draws)
-        role = ROLES.get(model.name, f"given {i}")
-        rows.append({"model": model.name, "method": role, "variant": "linear", "seed": 0,
-                     "forget": " ".join(map(str, forget)), **row})
+    seen = foreign.pass_over(given, {"train": train, "test": test}, where, batch_size, shown)
+    chosen = forget_set(forget, seen.names)
+    probe = probe or Probe(epochs=20 if len(seen.names) <= 10 else 150, patience=40)
+    rows, hits = [], {}
+    normalisation = next((arrays.normalisation for arrays in seen.arrays.values() if arrays.centre is not None), None)
+    with foreign.own_state():
+        for name, arrays in shown(seen.arrays.items(), "measurements", len(given)):
+            model = Measured(name, arrays, seen.labels, chosen, normalisation, seen.device)
+            row, hits[name] = model.row(probe, seeds, draws)
+            rows.append({"model": name, "method": METHODS.get(name, ""), "variant": "linear", "seed": 0,
+                         "forget": " ".join(map(str, chosen)), **row})
     rows = pd.DataFrame(rows)
-    verdicts, images = _verdicts(rows, right), len(right[given[0].name]["output"])
-    made = {"data": data, "probe": asdict(probe), "seeds": seeds, "draws": draws}
-    notes = _notes(given, verdicts, probe, seeds, images) + _rare(data["train"]["images"], names)
-    return Report(rows, verdicts, notes, forget, names, made)
+    made = {"data": seen.seen, "probe": asdict(probe), "starts": list(seeds), "draws": draws}
+    notes = seen.notes + _headless(rows)
+    return Report(rows, hits, checks(rows, hits, seen.arrays, seen.shared), notes, chosen, seen.names, made, seen.arrays, seen.labels)
 
 
-def _given(models: Any, features: Any) -> list[Foreign]:
-    if not isinstance(models, dict) or not models or not all(isinstance(name, str) for name in models):
+def _named(models: Any) -> dict[str, nn.Module | Arrays]:
+    """The models by name, references under theirs. Raises BadInput."""
+    if not isinstance(models, dict) or not models or not all(isinstance(name, str) and name.strip() for name in models):
         raise BadInput("models must be a dictionary of at least one model by name, like {'Retrain': model, 'mine': other}.")
-    where = features if isinstance(features, dict) else dict.fromkeys(models, features)
-    if odd := [str(name) for name in where if name not in models]:
-        raise BadInput(f"features names {', '.join(odd)}, but the models are {', '.join(models)}.")
-    roles = {name.casefold(): {role.casefold(): role for role in ROLES}.get(name.casefold(), name) for name in models}
-    if len(roles) < len(models):
+    given = {_role(name): model for name, model in models.items()}
+    if len(given) < len(models):
         raise BadInput(f"two of the models {', '.join(models)} have the same name but for capitals; rename one.")
-    for name in models:
-        if not name.strip() or not name.isprintable() or len(name) > LONGEST:
-            more = " and more" * (len(name) > LONGEST)
-            raise BadInput(f"a model's name is {name[:LONGEST]!r}{more}, but it must be one line of 1 to {LONGEST} "
-                           "characters.")
-    return [Foreign(roles[name.casefold()], model, where.get(name)) for name, model in models.items()]
+    owners: dict[int, str] = {}
+    for name, model in given.items():
+        if not isinstance(model, (nn.Module, Arrays)):
+            raise BadInput(f"model '{name}' is a {type(model).__name__}, but it must be a torch.nn.Module or Arrays.")
+        itself = id(foreign.unwrapped(model)) if isinstance(model, nn.Module) else id(model)
+        if itself in owners:
+            raise BadInput(f"'{owners[itself]}' and '{name}' are one and the same object, so one of them is not the model that "
+                           "it should be; build a network for each, or use copy.deepcopy.")
+        owners[itself] = name
+    return given
 
 
-def _class_names(parts: dict[str, Any], classes: int) -> list[str]:
-    """Names of the classes: the data's, or numbers. Raises BadInput where the parts, or models and data, differ."""
-    found = {part: names for part, data in parts.items() if (names := foreign.class_names(part, data))}
-    for part, names in found.items():
-        if names != (first := next(iter(found.values()))) or len(names) != classes:
-            told = f"{len(names)} classes" if len(names) != len(first) or names == first else "other classes than train"
-            raise BadInput(f"{part} has {told}, but the models have {classes} outputs; all must have the same classes in "
-                           "the same order.")
-    return next(iter(found.values()), [str(c) for c in range(classes)])
+def _role(name: str) -> str:
+    return ROLES.get(name.casefold(), name)
 
 
-def _forget_set(forget: Any, names: list[str]) -> tuple[int, ...]:
+def _seeds(starts: Any) -> tuple[int, ...]:
+    seeds = tuple(range(starts)) if type(starts) is int else tuple(starts) if isinstance(starts, (tuple, list, range)) else ()
+    if not seeds or any(type(seed) is not int for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise BadInput(f"starts is {starts!r}, but it must be a whole number from 1 on, or different seeds.")
+    return seeds
+
+
+def forget_set(forget: Any, names: list[str]) -> tuple[int, ...]:
     """Class numbers of classes by name or number. Raises BadInput, also where samples are listed."""
+    forget = forget.tolist() if hasattr(forget, "tolist") else forget
     listed = [forget] if isinstance(forget, str) or not hasattr(forget, "__iter__") else list(forget)
     listed = [c.item() if hasattr(c, "item") else c for c in listed]
-    numbers = [names.index(c) if isinstance(c, str) and c in names else c for c in listed]
+    known = {name: c for c, name in enumerate(names)}
+    numbers = [known.get(c, int(c) if c.isdecimal() else c) if isinstance(c, str) else c for c in listed]
     sound = all(type(c) is int and 0 <= c < len(names) for c in numbers)
     if not sound or len(set(numbers)) < len(numbers) or not 0 < len(numbers) <= len(names) - 2:
         shown = ", ".join(map(str, listed[:8])) + ", ..." * (len(listed) > 8)
@@ -128,96 +130,105 @@ def _forget_set(forget: Any, names: list[str]) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def _read(
-    model: Foreign, seen: foreign.Seen, labels: dict[str, Tensor], classes: int, forget: tuple[int, ...], probe: Probe,
-    seeds: int, draws: int,
-) -> tuple[dict[str, Any], dict[str, pd.Series]]:
-    """A row of readings as our own models' rows have it; and per readout which forget-class test images it reads right."""
-    device, head = model.device if model.device.startswith("cuda") else "cpu", model.head  # others lack float64
-    features, logits, y, y_test = (part.to(device) for part in (*seen, labels["train"], labels["test"]))
-    common = (features.train, y, features.test, classes)
-    probed = [metrics.probed(*common, probe, seed) for seed in range(seeds)]
-    if not all(found.isfinite().all() for found in probed):
-        raise BadInput(f"no probe can be fitted to the features of model '{model.name}', as large as "
-                       f"{features.train.abs().max().item():.0e}, at lr {probe.lr:g}; scale them, or take a smaller lr.")
-    predicted = {"output": [logits.argmax(1)], "ncc": [metrics.nearest(*common)[0]], "probe": [p.argmax(1) for p in probed]}
-    counts = {name: [metrics.confusion(p, y_test, classes) for p in listed] for name, listed in predicted.items()}
-    weight = features.train.new_full((classes, features.train.shape[1]), float("nan"))  # what needs it becomes NaN
-    weight, bias = (weight, None) if head is None else (head.weight.detach().float(), head.bias)
-    bias = None if bias is None else bias.detach().float().to(device)
-    at = SimpleNamespace(
-        features=features, in_head=features, compared=features.train, train_labels=y, test_labels=y_test, classes=classes,
-        weight=weight.to(device), model=SimpleNamespace(head=SimpleNamespace(bias=bias)))
-    found = {name: {"counts": sum(listed).tolist()} for name, listed in counts.items()}
-    found |= {"geometry": geometry(at), "collapse": collapse(at)} | ({} if head is None else {"margin": margin(at)})
-    row = measured(classes, found, forget)
-    row["probe_seeds"] = [metrics.pooled_accuracy(c, forget) for c in counts["probe"]]
-    row |= {f"{name}_by_class": metrics.class_accuracies(sum(listed)).tolist() for name, listed in counts.items()}
-    random, y, y_test = generator("cpu", 0, "few_shot"), y.cpu(), y_test.cpu()  # the images that our own seed 0 draws
-    possible = [k for k in SHOTS if k <= y.bincount().min()]
-    shot = pd.DataFrame(attacks.few_shot(seen[0], y, y_test, possible, draws, random))
-    sizes = torch.bincount(y_test)[list(forget)]
-    for k, accuracies in shot.groupby("x").accuracy:
-        row[SHOTS[k]] = float(np.mean([np.average(np.array(a)[list(forget)], weights=sizes) for a in accuracies]))
-    chosen = is_in(y_test, forget)
-    return row, {name: pd.Series(torch.stack([p.cpu() == y_test for p in listed]).double().mean(0)[chosen].numpy())
-                 for name, listed in predicted.items()}
+class Measured:
+    """A model's arrays as tensors, and what is computed of them."""
+
+    def __init__(self, name: str, arrays: Arrays, labels: dict[str, Tensor], forget: tuple[int, ...], normalisation: str | None,
+                 device: str = "cpu"):
+        tensor = lambda value: None if value is None else torch.from_numpy(value).to(device)  # noqa: E731
+        self.name, self.forget, self.normalisation = name, forget, normalisation
+        self.train, self.test, self.logits = map(tensor, (arrays.train_features, arrays.test_features, arrays.test_logits))
+        self.weight, self.bias, self.centre = map(tensor, (arrays.weight, arrays.bias, arrays.centre))
+        self.y, self.y_test = labels["train"].to(device), labels["test"].to(device)
+        self.classes = self.logits.shape[1]
+
+    def row(self, probe: Probe, seeds: tuple[int, ...], draws: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Fractions by column, as the study's rows have them; and per readout hits (starts, N) on forget-class images."""
+        names = ["output", "probe", "ncc", "binary"] + ["probe_in_head", "ncc_in_head"] * (self.normalisation is not None)
+        row, hits = self.accuracies(probe, seeds, names)
+        row["probe_starts"] = hits["probe_forget"].mean(1).tolist()
+        return row | self.geometry() | self.few_shot(draws), hits
+
+    def accuracies(self, probe: Probe, seeds: tuple[int, ...], names: list[str]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Accuracies by readout, of several starts their mean; and hits (starts, N) on the forget-class test images."""
+        row, hits, chosen = {}, {}, is_in(self.y_test, self.forget)
+        for name in names:
+            truth, forget = (chosen.long(), (1,)) if name == "binary" else (self.y_test, self.forget)
+            scores = self.scores(name, probe, seeds)
+            predicted = [found.argmax(1) for found in scores]
+            row |= _accuracies(name, sum(metrics.confusion(p, truth, scores[0].shape[1]) for p in predicted), forget)
+            hits[f"{name}_forget"] = torch.stack([(p == truth)[chosen] for p in predicted]).cpu().numpy()
+            if name != "output":
+                ranked = scores[0] if "ncc" in name else metrics.probe_scores(scores[0])
+                row |= _sides(f"{name}_auroc", metrics.auroc(ranked, truth), forget)
+        return row, hits
+
+    def scores(self, name: str, probe: Probe, seeds: tuple[int, ...]) -> list[Tensor]:
+        """Scores (N, K) of the test images, one for each start of a readout that has a start. Raises BadInput."""
+        if name == "output":
+            return [self.logits]
+        train, test = self.in_head() if name.endswith("_in_head") else (self.train, self.test)
+        if name.startswith("ncc"):
+            return [metrics.nearest(train, self.y, test, self.classes)[1]]
+        y, classes = (is_in(self.y, self.forget).long(), 2) if name == "binary" else (self.y, self.classes)
+        found = [metrics.probed(train, y, test, classes, probe, seed) for seed in seeds]
+        if not all(scores.isfinite().all() for scores in found):
+            raise BadInput(f"no probe can be fitted to the features of model '{self.name}', as large as "
+                           f"{train.abs().max().item():.0e}, at lr {probe.lr:g}; scale them, or take a smaller lr.")
+        return found
+
+    def in_head(self) -> tuple[Tensor, Tensor]:
+        """Features in the normalisation of the CMF head; of another model in that of the head that its features would get."""
+        transform = NORMALISATIONS[self.normalisation]
+        centre = class_means(transform(self.train), self.y, self.classes).mean(0) if self.centre is None else self.centre
+        return tuple(normalize(transform(features) - centre, dim=1) for features in (self.train, self.test))
+
+    def geometry(self) -> dict[str, Any]:
+        """Alignment, margins, neural collapse; what needs the head is NaN where none is known."""
+        compared = self.train if self.centre is None else NORMALISATIONS[self.normalisation](self.train)
+        means = metrics.centred_means(compared, self.y, self.classes)
+        norms = means.norm(dim=1)
+        distance = (norms / norms.mean()).masked_fill(metrics.at_centre(means), float("nan"))
+        row = _sides("mean_distance", distance, self.forget)
+        row |= {"nc1": metrics.nc1(self.train, self.y, self.classes), "nc2": metrics.nc2(means), "nc3": float("nan")}
+        aligned = distance * float("nan")
+        if self.weight is not None:
+            aligned, row["nc3"] = metrics.alignment(self.weight, means), metrics.nc3(self.weight, means)
+            inputs = self.test if self.centre is None else self.in_head()[1]
+            for part, values in zip(("row", "bias"), margin_parts(inputs, self.y_test, self.weight, self.bias)):
+                row |= _sides(f"margin_{part}", values, self.forget)
+        if self.bias is not None:
+            row |= bias_numbers(self.bias, self.forget)
+        return row | _sides("alignment", aligned, self.forget) | {"alignment": aligned.tolist()}
+
+    def few_shot(self, draws: int) -> dict[str, float]:
+        """k-shot linear probes, from the images that the study's own seed 0 draws; none where a class has fewer."""
+        possible = [k for k in SHOTS if k <= self.y.bincount().min()]
+        features, y, y_test = Features(self.train.cpu(), self.test.cpu()), self.y.cpu(), self.y_test.cpu()
+        found = pd.DataFrame(attacks.few_shot(features, y, y_test, possible, draws, generator("cpu", 0, "few_shot")))
+        sizes, classes = y_test.bincount(minlength=self.classes)[list(self.forget)], list(self.forget)
+        return {SHOTS[k]: float(np.mean([np.average(np.array(a)[classes], weights=sizes) for a in accuracies]))
+                for k, accuracies in (found.groupby("x").accuracy if len(found) else ())}
 
 
-def _verdicts(rows: pd.DataFrame, right: dict[str, dict[str, pd.Series]]) -> pd.DataFrame:
-    """The scorecard's lines of output, probe and NCC, with one value per test image of the forgotten classes."""
-    run, drafts = Run(rows, tables.published("", "", 0)), []
-    original, retrain = right.get("Original"), right.get("Retrain")
-    reference = retrain or original
-    for name, method in zip(rows.model, rows.method):
-        key, own, n = (method, "linear"), right[name], len(right[name]["output"])
-        if not method.startswith("given"):
-            continue
-        blocked = run.missing((evidence.RETRAIN, "output_retain")) or run.destroyed(key)
-        lines = [Draft("Output forgets", key, own["output"], "output", evidence.FORGOTTEN, -1, blocked=blocked)]
-        lines += [replace(
-            evidence.readable(run, readout, key),
-            values=own[readout] - reference[readout] if reference else pd.Series(dtype=float),
-            room=original[readout] - retrain[readout] if original and retrain else None,
-        ) for readout in ("probe", "ncc")]
-        for line in lines:
-            few = f"only {n} test images, under {FEWEST[line.readout]}" if n < FEWEST[line.readout] else ""
-            drafts.append(replace(line, blocked=(line.blocked or few).replace(" (linear)", "")))
-    return judge(drafts, run).reindex(columns=JUDGED)
+def _accuracies(name: str, counts: Tensor, forget: tuple[int, ...]) -> dict[str, Any]:
+    """Retain, forget and group accuracy and the rate of false positives, of confusion counts (rows the true class)."""
+    inside = is_in(torch.arange(len(counts), device=counts.device), forget)
+    retain = tuple(torch.where(~inside)[0].tolist())
+    share = lambda rows: (counts[rows][:, inside].sum() / counts[rows].sum()).item()  # noqa: E731
+    return {f"{name}_retain": metrics.pooled_accuracy(counts, retain), f"{name}_forget": metrics.pooled_accuracy(counts, forget),
+            f"{name}_group": share(inside), f"{name}_false_positives": share(~inside)}
 
 
-def _notes(given: list[Foreign], verdicts: pd.DataFrame, probe: Probe, seeds: int, images: int) -> list[str]:
-    """What a reader has to know: what intervals run over, which conclusions cannot be drawn, what was left out."""
-    names = [model.name for model in given]
-    headless, logs = ([m.name for m in given if wanted(m)] for wanted in (lambda m: m.head is None, lambda m: m.normalised))
-    notes = [
-        f"Verdicts follow the scorecard. Their intervals (95 %, Holm's correction over the models) run over the {images} "
-        "test images of the forgotten classes, paired: they hold for these models alone. One forget set gives no interval "
-        "over classes, and one model of each kind none over trainings.",
-        f"Probe: at most {probe.epochs} epochs, {seeds} start{'s' * (seeds > 1)}"
-        + ("; the mean, and from five on the interval over starts." if seeds > 1 else "."),
-    ]
-    for absent, other, lost in (
-        ("Retrain", "Original", "hidden cannot be told from removed, as good features read even a class never seen"),
-        ("Original", "Retrain", "there is no recovery, so neither hidden nor removed can be said"),
-    ):
-        if absent not in names:
-            instead = f"is the distance to {other}" if other in names else "are readings"
-            notes.append(f"Without {absent} {lost}; shown {instead}.")
-    if "Untrained" not in names:
-        notes.append("Without Untrained nothing says what the architecture alone gives away of the class.")
-    if headless:
-        notes.append(f"No linear head is known of {', '.join(headless)}: alignment, margins, bias and NC3 are left out.")
-    if logs:
-        notes.append(f"The output of {', '.join(logs)} is a log-softmax; it is read as logits are.")
-    return notes + [f"{line.model}, {READOUTS[line.readout]}: {line.shows}, as {line.reason}."
-                    for line in verdicts.itertuples() if line.reason and not line.reason.startswith("missing")]
+def _sides(name: str, values: Tensor, forget: tuple[int, ...]) -> dict[str, float]:
+    """Means over the retain and the forget classes, of the numbers that are any."""
+    inside = is_in(torch.arange(len(values), device=values.device), forget)
+    return {f"{name}_{side}": values[of].double().nanmean().item() for side, of in (("retain", ~inside), ("forget", inside))}
 
 
-def _rare(images: list[int], names: list[str]) -> list[str]:
-    """Why there is no head from few images per class, where the smallest class has fewer."""
-    few, smallest = [str(k) for k in SHOTS if k > min(images)], names[images.index(min(images))]
-    return [f"Class {smallest} has {min(images)} training images, so there is no head from {', '.join(few)} per class."] * bool(few)
+def _headless(rows: pd.DataFrame) -> list[str]:
+    names = rows.model[rows.nc3.isna()]
+    return [f"No linear head is known of {', '.join(names)}: alignment, margins and NC3 are left out."] if len(names) else []
 
 
 class Parser(argparse.ArgumentParser):
@@ -230,22 +241,24 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     made = Parser(prog="python -m unlearn_utils evaluate", allow_abbrev=False,
-                  description="Is a class gone from your models, or only hidden? Table, verdicts and figure.")
-    add, network = made.add_argument, made.add_mutually_exclusive_group(required=True)
-    add("models", nargs="+", metavar="FILE", help="weights of a model: .safetensors, or a state_dict of PyTorch")
-    add("--original", metavar="FILE", help="weights of the model that was trained on all classes")
-    add("--retrain", metavar="FILE", help="weights of the model that never saw the forgotten ones")
-    add("--untrained", metavar="FILE", help="weights of the network before any training")
-    network.add_argument("--architecture", metavar="NAME", help="timm/<name>, torchvision/<name>, cifar_resnet18 (34, 50)")
-    network.add_argument("--model", metavar="FILE.py:FUNCTION", help="what builds the network; this file is executed")
+                  description="Do the features of your models retain a class that their outputs forget? Table, checks, figure.")
+    add = made.add_argument
+    add("models", nargs="+", metavar="[NAME=]FILE", help="weights of a model: .safetensors, or what torch.save has written")
+    for role in ("original", "retrain", "untrained"):
+        add(f"--{role}", metavar="FILE", help=f"weights of the model {ROLE_HELP[role]}")
+    add("--architecture", "--model", action="append", required=True, metavar="[NAME=]ARCHITECTURE", dest="architecture",
+        help="timm/<name>, torchvision/<name>, cifar_resnet18 (34, 50) or file.py:function, which is executed; for all models, or "
+             "once more for one of them by its name")
     add("--data", required=True, metavar="DIR", help="a folder with train/<class>/ and test/<class>/ (or val/<class>/)")
-    add("--forget", required=True, nargs="+", metavar="CLASS", help="names of the forgotten classes, or their numbers")
+    add("--forget", required=True, nargs="+", metavar="CLASS", help="names of the forget classes, or their numbers")
     add("--size", type=int, default=0, metavar="PIXELS", help="of the images (default: their own, at most 224)")
-    add("--normalise", choices=["none", *files.CONSTANTS], help="default: cifar10 up to 64 pixels, else imagenet")
-    add("--features", metavar="MODULE", help="the module whose input the features are (default: last nn.Linear)")
-    add("--seeds", type=int, default=1, metavar="N", help="starts of the probe (default 1)")
+    add("--normalise", metavar="HOW", help=f"{', '.join(CONSTANTS)}, none, or mean,...,std,... by channel (default: what a file holds "
+                                           "for it, else cifar10 up to 64 pixels and imagenet above)")
+    add("--cmf-normalisation", choices=list(NORMALISATIONS), default="", help="of the features of CMF heads (default: the official code's)")
+    add("--features", metavar="MODULE", help="the module whose input the features are (default: the head's)")
+    add("--starts", type=int, default=5, metavar="N", help="of the probe (default 5)")
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
-    add("--save", metavar="DIR", help="write tables, figure and JSON there; without it nothing is written")
+    add("--save", metavar="DIR", help="write table, figure and JSON there; without it nothing is written")
     return made
 
 
@@ -258,33 +271,84 @@ def _device(named: str) -> str:
 
 
 def _by_name(options: argparse.Namespace) -> dict[str, str]:
-    """Files of weights by their model's name. Raises BadInput where one is given twice."""
-    places = [Path(file).resolve() for file in options.models]
-    if twice := [file for file, place in zip(options.models, places) if places.count(place) > 1]:
+    """Files of weights by their model's name: as given, or what of the paths tells them apart. Raises BadInput."""
+    pairs = [("", file) if Path(file).exists() or "=" not in file else tuple(file.split("=", 1)) for file in options.models]
+    places = [Path(file).resolve() for _, file in pairs]
+    if twice := [file for (_, file), place in zip(pairs, places) if places.count(place) > 1]:
         raise BadInput(f"{twice[0]} is given twice; name every file once.")
-    stems = [Path(file).stem for file in options.models]
+    stems = [Path(file).stem for _, file in pairs]
+    parts = [(*Path(file).parts[:-1], Path(file).stem) for _, file in pairs]
+    apart = ["/".join(part for part in own if not all(part in other for other in parts)) for own in parts]
+    stems = stems if len(set(stems)) == len(stems) else [name or stem for name, stem in zip(apart, stems)]
+    own = {name or stem: file for (name, file), stem in zip(pairs, stems)}
     roles = {"Original": options.original, "Retrain": options.retrain, "Untrained": options.untrained}
-    own = dict(zip(stems if len({*stems, *roles}) == len(stems) + len(roles) else options.models, options.models))
+    if len(own) < len(pairs) or set(own) & set(roles):
+        raise BadInput(f"the models' names {', '.join(name or stem for (name, _), stem in zip(pairs, stems))} are not all "
+                       "different and of their own; name them, as NAME=FILE.")
     return {name: file for name, file in (roles | own).items() if file}
+
+
+def _architectures(given: list[str], names: list[str]) -> dict[str, str]:
+    """An architecture for every model: NAME=ARCHITECTURE for one, ARCHITECTURE for the others. Raises BadInput."""
+    own = dict(text.split("=", 1) for text in given if "=" in text)
+    if odd := [name for name in own if _role(name) not in names]:
+        raise BadInput(f"--architecture names {', '.join(odd)}, but the models are {', '.join(names)}.")
+    common = [text for text in given if "=" not in text]
+    found = dict.fromkeys(names, common[-1] if common else "") | {_role(name): value for name, value in own.items()}
+    if lacking := [name for name, value in found.items() if not value]:
+        raise BadInput(f"--architecture says nothing of {', '.join(lacking)}; give one for all, or {lacking[0]}=ARCHITECTURE.")
+    return found
+
+
+def _constants(named: str | None, size: int, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation by channel, of their name, of numbers, or of the usual ones. Raises BadInput."""
+    named = named or ("none" if channels != 3 else "cifar10" if size <= 64 else "imagenet")
+    if named == "none":
+        return (0.0,) * channels, (1.0,) * channels
+    try:
+        mean, std = CONSTANTS[named] if named in CONSTANTS else np.split(np.array(named.split(","), dtype=float), 2)
+    except ValueError:
+        raise BadInput(f"--normalise is '{named}', but it must be {', '.join(CONSTANTS)}, none, or numbers, like 0.13,0.31.") from None
+    if len(mean) not in (1, channels):
+        raise BadInput(f"--normalise is '{named}' for {len(mean)} channels, but the images have {channels}.")
+    return tuple(map(float, mean)), tuple(map(float, std))
 
 
 def command(argv: list[str]) -> int:
     """``python -m unlearn_utils evaluate``: ends with one sentence where something cannot be used."""
     options = parser().parse_args(argv)
     try:
-        if empty := [name for name, value in vars(options).items() if value == ""]:
+        if empty := [name for name, value in vars(options).items() if value in ("", [""]) and name != "cmf_normalisation"]:
             raise BadInput(f"--{empty[0]} names nothing; give it a value, or leave it out.")
-        device, named = _device(options.device), _by_name(options)
-        parts, seen = files.image_folder(Path(options.data), options.size, options.normalise)
-        classes, network = parts["train"].dataset.classes, options.architecture or options.model
-        nets = {name: files.built(network, Path(file), len(classes)).to(device) for name, file in named.items()}
-        numbered = not any(name.isdecimal() for name in classes)  # else a number is a name
-        forget = [int(c) if numbered and c.isdecimal() else c for c in options.forget]
-        report = evaluate(nets, **parts, forget=forget, features=options.features, seeds=options.seeds)
-        report.notes.append(seen)
+        report = _of_files(options)
         print(report)
         if options.save is not None:
             report.save(options.save)
     except (BadInput, OSError) as problem:  # the latter of several lines where a process reads the images
         sys.exit(f"evaluate: {str(problem).strip().splitlines()[-1]}")
     return 0
+
+
+def _of_files(options: argparse.Namespace) -> Report:
+    device, named = _device(options.device), _by_name(options)
+    architectures = _architectures(options.architecture, list(named))
+    found, classes = class_folders(Path(options.data))
+    nets, notes, channels = {}, [], set()
+    for name, file in named.items():
+        nets[name], told = files.built(architectures[name], Path(file), len(classes), options.cmf_normalisation)
+        channels.add(next((p.shape[1] for p in nets[name].parameters() if p.ndim == 4), 3))
+        notes += told
+    channels = 1 if channels == {1} else 3
+    size = options.size or min(224, *image_size(next(iter(found["train"].values()))[0]))
+    mean, std = _constants(options.normalise, size, channels)
+    nets = {name: files.with_normalisation(net, mean, std).to(device) for name, net in nets.items()}
+    parts = {part: DataLoader(FolderImages(listed, classes, size, channels), 256, num_workers=min(4, os.cpu_count() or 1))
+             for part, listed in found.items()}
+    report = evaluate(nets, **parts, forget=options.forget, features=options.features, starts=options.starts)
+    shown = ", ".join(f"{value:g}" for value in (*mean, *std))
+    report.notes.append(f"Images: {size} pixels, {channels} channels, mean and standard deviation {shown}, where a network does not "
+                        "normalise them itself; --size and --normalise say otherwise.")
+    if classes != tuple(sorted(classes)):
+        report.notes.append("Class folders are numbers and taken in numeric order; torchvision's ImageFolder takes 0, 1, 10, 11, 2.")
+    report.notes.extend(notes)
+    return report

@@ -1,151 +1,238 @@
-"""Files that ``evaluate`` reads from a shell: weights, what builds the network, a folder of images."""
+"""Checkpoints that ``evaluate`` reads from a shell: the weights in a file, and the network that they fit."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
+import inspect
 import re
+import sys
+from collections import OrderedDict
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from . import models
+from .foreign import NORMALISATIONS
+from .heads import ClassMeanHead
 from .settings import BadInput, Network
-from .sources import CONSTANTS
 
 CIFAR_RESNETS = {"cifar_resnet18": ("resnet", [2, 2, 2, 2]), "cifar_resnet34": ("resnet", [3, 4, 6, 3]),
                  "cifar_resnet50": ("bottleneck_resnet", [3, 4, 6, 3])}
+PLAIN_NUMPY = re.compile(r"numpy\.(_?core\.multiarray\.(scalar|_reconstruct)|dtype|ndarray|dtypes\.\w+DType)")
+CLASSES, CHANNELS = ("num_classes", "n_classes", "classes", "num_class"), ("in_channels", "in_chans", "channels", "num_channels")
 
 
-def built(architecture: str, file: Path, classes: int) -> nn.Module:
-    """The network of that name with the weights of the file. Raises BadInput where they do not belong together.
+class Inert(dict):
+    """Stands for an object of a class that is not loaded: what it held is kept, none of its code runs."""
 
-    ``timm/<name>``, ``torchvision/<name>``, ``cifar_resnet18`` (34, 50); ``resnet18`` alone is the latter where the
-    file's first convolution is 3x3, else torchvision's; ``file.py:function`` is called without arguments.
-    """
-    weights = weights_of(file)
-    plain = _unwrapped(weights)
-    stem = next((plain[key] for key in ("conv1.weight", "encoder.stem.0.weight") if key in plain), torch.empty(64, 3, 3, 3))
-    if f"cifar_{architecture}" in CIFAR_RESNETS:
-        architecture = f"cifar_{architecture}" if stem.shape[-1] == 3 else f"torchvision/{architecture}"
-    try:
-        if architecture in CIFAR_RESNETS:
-            kind, blocks = CIFAR_RESNETS[architecture]
-            model = models.build(Network(architecture=kind, width=len(stem), blocks=blocks), stem.shape[1], classes, seed=0)
-            plain = {_renamed(key, blocks): value for key, value in plain.items()}
-        else:
-            model = _network(architecture, classes)
-        model.load_state_dict(weights if weights.keys() & model.state_dict().keys() else plain)
-    except BadInput:
-        raise
-    except Exception as reason:
-        raise BadInput(f"{file} does not hold the weights of {architecture} with {classes} classes "
-                       f"({models.in_short(reason)}).") from None
-    return model
+    def __init__(self, *_, **__):
+        self.state = {}
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class Normalised(nn.Module):
+    """A network that is given pixels from 0 to 1, and what it was trained to be given of them."""
+
+    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor):
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", mean.reshape(-1, 1, 1))
+        self.register_buffer("std", std.reshape(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.network((x - self.mean) / self.std)
 
 
 def weights_of(file: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or PyTorch file, by name; no code in it is executed. Raises BadInput."""
+    """All tensors of a .safetensors or PyTorch file by their place in it; no code of it runs. Raises BadInput."""
     from safetensors.torch import load_file
 
     try:
-        found = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-        for wrapper in ("state_dict", "model_state_dict", "model", "net"):
-            found = found[wrapper] if isinstance(found[wrapper] if wrapper in found else None, dict) else found
-        found = {key: value for key, value in found.items() if isinstance(value, Tensor)}
-        if not found:
-            raise ValueError("it holds no tensors by name")
+        found = load_file(file) if Path(file).suffix == ".safetensors" else _unpickled(file)
+        tensors = dict(_tensors(found))
     except Exception as reason:  # what files that hold something else lead to has no base class
-        if isinstance(reason, UnpicklingError) and "GLOBAL" in str(reason).upper():  # a class, by its name
-            raise BadInput(f"{file} cannot be read as weights, as it holds more than tensors, like a whole pickled model, "
-                           "whose code is not executed here; save model.state_dict().") from None
         raise BadInput(f"{file} cannot be read as weights ({models.in_short(reason)}); save model.state_dict().") from None
-    return found
+    if not tensors:
+        raise BadInput(f"{file} cannot be read as weights, as it holds no tensors; save model.state_dict().")
+    return tensors
 
 
-def _unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in ("module.", "_orig_mod.", "model.", "net."):
-        if all(key.startswith(prefix) for key in weights):
-            weights = {key.removeprefix(prefix): value for key, value in weights.items()}
-    return weights
+def _unpickled(file: Path) -> Any:
+    """What a file of torch.save holds, with inert objects for classes that are not plain data."""
+    stubs: list[tuple[Any, str]] = []
+    while True:
+        try:
+            with torch.serialization.safe_globals(stubs):
+                return torch.load(file, "cpu", weights_only=True)
+        except Exception as reason:
+            unknown = re.search(r"(?:Unsupported global: GLOBAL|to load unsupported GLOBAL) (\S+)", str(reason))
+            name = unknown and unknown[1].rstrip(".,")
+            if not name or name in dict(map(reversed, stubs)):
+                raise
+            stubs.append((_plain(name), name))
+
+
+def _plain(name: str) -> Any:
+    """NumPy's own for its scalars and arrays, which are data; an inert class for anything else."""
+    if not PLAIN_NUMPY.fullmatch(name):
+        return type("Inert", (Inert,), {})
+    module, _, attribute = name.replace("numpy.core", "numpy._core").rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _tensors(thing: Any, place: str = ""):
+    """Every tensor in nested dictionaries and inert objects, with its place; of a pickled module as in its state_dict."""
+    if isinstance(thing, Tensor):
+        yield place, thing
+    elif isinstance(thing, np.ndarray) and thing.dtype.kind in "fiu":
+        yield place, torch.from_numpy(thing)
+    elif isinstance(thing, dict):
+        held = dict(thing)
+        if isinstance(thing, Inert) and isinstance(thing.state, dict):
+            parts = [thing.state.get(name) for name in ("_parameters", "_buffers", "_modules")]
+            held |= {k: v for part in parts if isinstance(part, dict) for k, v in part.items()} if any(parts) else thing.state
+        for key, value in held.items():
+            yield from _tensors(value, f"{place}.{key}" if place else str(key))
+
+
+def built(architecture: str, file: Path, classes: int, normalisation: str = "") -> tuple[nn.Module, list[str]]:
+    """The network of that name with the weights of the file, and notes on what was taken. Raises BadInput.
+
+    ``timm/<name>``, ``torchvision/<name>``, ``cifar_resnet18`` (34, 50); ``resnet18`` alone is the latter where the
+    file's first convolution is 3x3, else torchvision's; ``file.py:function`` is called with the number of classes where
+    it takes one. A CMF head (``CMFweights.weight`` and ``.mu``, or ours) is recognised by its names; its features are
+    transformed as in the official code unless ``normalisation`` says how. Mean and standard deviation that the file holds
+    for its own normalisation are used.
+    """
+    held = weights_of(file)
+    stem = next((t for t in held.values() if t.ndim == 4), torch.empty(64, 3, 3, 3))
+    if f"cifar_{architecture}" in CIFAR_RESNETS:
+        architecture = f"cifar_{architecture}" if stem.shape[-1] == 3 else f"torchvision/{architecture}"
+    cmf = {ours: t for key, t in held.items() for ours, theirs in (
+        ("weight", "CMFweights.weight"), ("centre", "CMFweights.mu"), ("weight", "head.weight"), ("centre", "head.centre"))
+        if key.endswith(theirs)}
+    is_cmf = "centre" in cmf
+    try:
+        network = _network(architecture, classes, stem, 0 if is_cmf else classes)
+        weights, notes = _fitting(network, held, architecture, file)
+        network.load_state_dict(weights)
+        if is_cmf:
+            normalisation = normalisation or ("log_softmax" if architecture in CIFAR_RESNETS else "unit_length")
+            head = ClassMeanHead(cmf["weight"].shape[1], classes, "log_softmax")
+            head.transform = NORMALISATIONS[normalisation]
+            head.load_state_dict(cmf)
+            network = nn.Sequential(OrderedDict(encoder=network, head=head))
+            notes.append(f"{file}: CMF head, with the feature normalisation '{normalisation}'.")
+    except BadInput:
+        raise
+    except Exception as reason:
+        raise BadInput(f"{file} does not hold the weights of {architecture} with {classes} classes ({models.in_short(reason)}); "
+                       f"{_keys(held)}.") from None
+    inside = [next((t for key, t in held.items() if re.search(rf"normali[sz]e\w*\.{name}$", key)), None) for name in ("mean", "std")]
+    if all(t is not None for t in inside) and not _normalises(network):
+        network = Normalised(network, *inside)
+        notes.append(f"{file}: images are normalised as the file says.")
+    return network, notes
+
+
+def with_normalisation(network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> nn.Module:
+    """The network, given pixels from 0 to 1; one that normalises inside is left as it is."""
+    return network if _normalises(network) else Normalised(network, torch.tensor(mean), torch.tensor(std))
+
+
+def _normalises(network: nn.Module) -> bool:
+    return any(hasattr(module, "mean") and hasattr(module, "std") for module in network.modules())
+
+
+def _keys(held: dict[str, Tensor]) -> str:
+    return f"the file holds {', '.join(list(held)[:4])}{', ...' if len(held) > 4 else ''} ({len(held)} tensors)"
+
+
+def _fitting(network: nn.Module, held: dict[str, Tensor], architecture: str, file: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """Of all groups of tensors, under any prefix and of any usual naming, that which fits most of the network."""
+    wanted = {key: value.shape for key, value in network.state_dict().items()}
+    blocks = CIFAR_RESNETS[architecture][1] if architecture in CIFAR_RESNETS else None
+    groups: dict[str, dict[str, Tensor]] = {}
+    for prefix in dict.fromkeys(["", *(key[:m.end()] for key in held for m in re.finditer(r"\.", key))]):
+        under = {key.removeprefix(prefix): value for key, value in held.items() if key.startswith(prefix)}
+        renamed = {_renamed(key, blocks): value for key, value in under.items()} if blocks else {}
+        groups[prefix] = {key: t for names in (renamed, under) for key, t in names.items() if t.shape == wanted.get(key)}
+    best = max(groups, key=lambda prefix: len(groups[prefix]))
+    taken = groups[best]
+    lacking = [key for key in wanted if key not in taken and not key.endswith(("num_batches_tracked", "mean", "std"))]
+    if lacking:
+        raise BadInput(f"{file} does not hold the weights of {architecture}: of {len(wanted)} tensors {len(taken)} are there with "
+                       f"their shape, and {lacking[0]} is not; {_keys(held)}.")
+    used = {id(t) for t in taken.values()}
+    others = [key for key, t in held.items() if id(t) not in used and "CMFweights" not in key and "normali" not in key]
+    fit = [f"'{prefix}'" for prefix, group in groups.items() if len(group) == len(taken) and not used & {id(t) for t in group.values()}]
+    notes = []
+    if fit or best and others:
+        more = f"; {' and '.join(fit)} would fit as well" if fit else ""
+        notes.append(f"{file}: weights are those of '{best}', {len(others)} other tensors are left out{more}.")
+    elif others:
+        notes.append(f"{file}: left out are {', '.join(others[:4])}{', ...' if len(others) > 4 else ''}.")
+    return network.state_dict() | taken, notes
 
 
 def _renamed(key: str, blocks: list[int]) -> str:
-    """The name that a tensor of the usual CIFAR ResNet has in ours."""
-    for pattern, ours in {r"^(linear|fc)\.": "head.", r"^conv1\.": "encoder.stem.0.", r"^bn1\.": "encoder.stem.1.",
+    """The name that a tensor of the usual CIFAR ResNets has in ours."""
+    weiaicunzai = {"0": "conv1", "1": "bn1", "3": "conv2", "4": "bn2", "6": "conv3", "7": "bn3"}
+    key = re.sub(r"^conv1\.([01])\.", r"encoder.stem.\1.", key)
+    key = re.sub(r"^conv(\d)_x\.", lambda m: f"layer{int(m[1]) - 1}.", key)
+    key = re.sub(r"\.residual_function\.(\d)\.", lambda m: f".{weiaicunzai.get(m[1], m[1])}.", key)
+    for pattern, ours in {r"^(linear|fc|classifier)\.": "head.", r"^conv1\.": "encoder.stem.0.", r"^bn1\.": "encoder.stem.1.",
                           r"\.downsample\.": ".shortcut."}.items():
         key = re.sub(pattern, ours, key)
     return re.sub(r"^layer(\d+)\.(\d+)\.", lambda m: f"encoder.stages.{sum(blocks[:int(m[1]) - 1]) + int(m[2])}.", key)
 
 
-def _network(architecture: str, classes: int) -> nn.Module:
+def _network(architecture: str, classes: int, stem: Tensor, outputs: int) -> nn.Module:
+    """A network by name; with 0 outputs it ends in its features."""
     import timm
     import torchvision.models as of_torchvision
 
-    source, _, name = architecture.partition("/")
-    if source == "timm" and timm.is_model(name):
-        return timm.create_model(name, num_classes=classes)
+    if architecture in CIFAR_RESNETS:
+        kind, blocks = CIFAR_RESNETS[architecture]
+        model = models.build(Network(architecture=kind, width=len(stem), blocks=blocks), stem.shape[1], classes, seed=0)
+        if not outputs:
+            model.head = nn.Identity()
+        return model
+    source, _, name = architecture.rpartition("/")
+    if source in ("timm", "") and timm.is_model(name):
+        return timm.create_model(name, num_classes=outputs, in_chans=stem.shape[1])
     if source == "torchvision" and name in of_torchvision.list_models(of_torchvision):
         return of_torchvision.get_model(name, weights=None, num_classes=classes)
     if ".py:" in architecture:
         file, _, function = architecture.rpartition(":")
-        return _called(Path(file), function)
+        return _called(Path(file), function, classes, stem.shape[1])
     raise BadInput(f"there is no architecture '{architecture}'; take timm/<name>, torchvision/<name>, "
-                   f"{', '.join(CIFAR_RESNETS)}, or --model file.py:function.")
+                   f"{', '.join(CIFAR_RESNETS)}, or file.py:function.")
 
 
-def _called(file: Path, function: str) -> nn.Module:
+def _called(file: Path, function: str, classes: int, channels: int) -> nn.Module:
     """What a function of somebody's file returns. Raises BadInput where it is not there, fails or returns no module."""
     if not file.is_file():
-        raise BadInput(f"there is no file {file}; --model needs one that is there, as file.py:function.")
+        raise BadInput(f"there is no file {file}; name one that is there, as file.py:function.")
+    name = file.stem if file.stem not in sys.modules else f"{file.stem}_of_{abs(hash(file.resolve()))}"
+    sys.path.insert(0, str(file.resolve().parent))  # its siblings are imported from there
     try:
-        spec = importlib.util.spec_from_file_location("given", file)
-        module = importlib.util.module_from_spec(spec)
+        spec = importlib.util.spec_from_file_location(name, file)
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         if not callable(found := getattr(module, function, None)):
-            raise BadInput(f"{file} defines no function '{function}'; --model needs one that returns the network.")
-        model = found()
+            raise BadInput(f"{file} defines no function '{function}'; name one that returns the network.")
+        known = dict.fromkeys(CLASSES, classes) | dict.fromkeys(CHANNELS, channels)
+        model = found(**{key: known[key] for key in inspect.signature(found).parameters if key in known})
     except BadInput:
         raise
-    except Exception as reason:  # of somebody else's code
+    except (Exception, SystemExit) as reason:  # of somebody else's code
         raise BadInput(f"{file}:{function} fails ({type(reason).__name__}: {reason}); mend it.") from None
     if not isinstance(model, nn.Module):
         raise BadInput(f"{file}:{function} returns a {type(model).__name__}, but it must return a torch.nn.Module.")
     return model
-
-
-def _image(path: str) -> Any:
-    """In RGB. Raises BadInput, which names the file, for one that cannot be read."""
-    from torchvision.datasets.folder import default_loader
-
-    try:
-        return default_loader(path)
-    except Exception as reason:  # what PIL raises has no base class
-        raise BadInput(f"{path} cannot be read as an image ({models.in_short(reason)}); mend it or take it "
-                       "away.") from None
-
-
-def image_folder(root: Path, size: int, normalise: str | None) -> tuple[dict[str, DataLoader], str]:
-    """Batches of train/<class>/ and test/<class>/ (or val/<class>/), and a sentence on how the images are seen."""
-    from torchvision.datasets import ImageFolder
-    from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
-
-    try:
-        second = "test" if (root / "test").is_dir() else "val"
-        names = {"train": "train", "test": second}
-        parts = {part: ImageFolder(str(root / name), loader=_image) for part, name in names.items()}
-        size = size or min(224, *parts["train"][0][0].size)
-    except (OSError, RuntimeError) as reason:
-        reason = models.in_short(reason)
-        raise BadInput(f"{root} must hold images in train/<class>/ and test/<class>/ ({reason}).") from None
-    normalise = normalise or ("cifar10" if size <= 64 else "imagenet")
-    mean, std = CONSTANTS.get(normalise, ((0.0,) * 3, (1.0,) * 3))
-    for data in parts.values():
-        data.transform = Compose([Resize(size), CenterCrop(size), ToTensor(), Normalize(mean, std)])
-    batches = {part: DataLoader(data, 256, num_workers=min(4, os.cpu_count() or 1)) for part, data in parts.items()}
-    return batches, (f"Images: {size} pixels, normalised as '{normalise}'; --size and --normalise say otherwise where the "
-                     "models were trained otherwise.")

@@ -1,259 +1,379 @@
-"""Models from elsewhere: the one pass to their features and logits, from images in any form."""
+"""Networks from elsewhere to plain arrays: one pass over the images, under hooks, that leaves the caller's state alone."""
 
 from __future__ import annotations
 
+import random
+import sys
 from contextlib import ExitStack, contextmanager
-from operator import length_hint
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Callable, Iterable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax
-from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
+from torch.nn.functional import linear, normalize
 
-from . import models
-from .representation import Features
+from . import data_forms, heads, models
 from .settings import BadInput
 
-NAME_IT = ("name the module whose input the features are, like features='fc' (model.named_modules() lists them), or give a "
-           "function, features=lambda model, images: ...")
-Where = str | Callable | None  # whose input the features are: of the module of this name, or of the last nn.Linear (None)
-Seen = tuple[Features, Tensor]  # features, and logits (N, K) of the test images
+NAME_IT = ("name the module whose input the features are, like features='fc' (model.named_modules() lists them), give a "
+           "function, features=lambda model, images: ..., or give Arrays")
+# Of the features of a CMF head, by the name of their normalisation, before they are centred.
+NORMALISATIONS = getattr(heads, "NORMALISATIONS", None) or dict(
+    zip(("none", "unit_length", "log_softmax"), heads.GEOMETRIES.values()))
+Where = str | Callable | None  # whose input the features are: of the module of this name, or found by itself (None)
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """All that ``evaluate`` measures of a model, as NumPy arrays, tensors or lists; kept as float32 NumPy arrays.
+
+    Features (M, d) of the training and (N, d) of the test images, in the order of the labels, and logits (N, K) of the
+    test images. Of a linear head also ``weight`` (K, d) and ``bias`` (K,); of a CMF head, whose logits are the cosines
+    of ``weight`` and g(f) - ``centre``, the centre (d,) and
+    the ``normalisation`` g ("none", "unit_length" or "log_softmax").
+    Raises BadInput where shapes do not belong together, or features are no finite numbers.
+    """
+
+    train_features: Any
+    test_features: Any
+    test_logits: Any
+    weight: Any = None
+    bias: Any = None
+    centre: Any = None
+    normalisation: str = "unit_length"
+
+    def __post_init__(self):
+        for name in ("train_features", "test_features", "test_logits", "weight", "bias", "centre"):
+            object.__setattr__(self, name, _array(name, getattr(self, name)))
+        (m, d), (n, d_test), (n_logits, k) = (_matrix(name, getattr(self, name)) for name in (
+            "train_features", "test_features", "test_logits"))
+        shapes = {"weight": (k, d), "bias": (k,), "centre": (d,)}
+        if d != d_test or n != n_logits:
+            raise BadInput(f"the arrays have features ({m}, {d}) and ({n}, {d_test}) and logits ({n_logits}, {k}), but they "
+                           "must be (M, d), (N, d) and (N, K).")
+        for name, shape in shapes.items():
+            if (value := getattr(self, name)) is not None and value.shape != shape:
+                raise BadInput(f"{name} has the shape {value.shape}, but with these features and logits it must be {shape}.")
+        if not (np.isfinite(self.train_features).all() and np.isfinite(self.test_features).all()):
+            raise BadInput("features are infinite or no numbers.")
+        if np.isnan(self.test_logits).any():
+            raise BadInput("logits are no numbers.")
+        if self.normalisation not in NORMALISATIONS:
+            raise BadInput(f"normalisation is {self.normalisation!r}, but it must be one of {', '.join(NORMALISATIONS)}.")
+
+
+def _array(name: str, value: Any) -> np.ndarray | None:
+    if value is None:
+        return None
+    try:
+        value = value.detach().float().cpu().numpy() if isinstance(value, Tensor) else value
+        return np.array(value, dtype=np.float32)
+    except (TypeError, ValueError) as reason:
+        raise BadInput(f"{name} cannot be read as an array ({models.in_short(reason)}).") from None
+
+
+def _matrix(name: str, value: np.ndarray | None) -> tuple[int, int]:
+    if value is None or value.ndim != 2 or not value.size:
+        shown = "missing" if value is None else f"of shape {value.shape}"
+        raise BadInput(f"{name} is {shown}, but it must be a matrix, a line per image.")
+    return value.shape
+
+
+@contextmanager
+def undisturbed(*modules: nn.Module) -> Iterator[None]:
+    """In eval mode, without gradients; afterwards random states and every module's mode are what they were.
+
+    What is compiled runs in its eager form, where hooks are called. The caller's autocast stays.
+    """
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    states = random.getstate(), np.random.get_state()
+    with ExitStack() as stack:
+        gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        stack.enter_context(torch.random.fork_rng(devices=gpus))
+        stack.enter_context(torch.no_grad())
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        try:
+            for module in modules:
+                module.eval()
+            yield
+        finally:
+            random.setstate(states[0]), np.random.set_state(states[1])
+            for part, mode in modes:
+                part.training = mode
+
+
+@contextmanager
+def own_state() -> Iterator[None]:
+    """For what trains or measures: gradients on, inference mode and autocast off, float32 on the CPU by default."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with (torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False),
+              torch.autocast("cuda", enabled=False), torch.device("cpu")):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 class Foreign:
-    """A model from elsewhere, seen through hooks; no weight of it changes.
+    """A network from elsewhere: where its features are read and, where it is known, which head makes its output of them.
 
-    ``head`` is the nn.Linear that reads the features, None where none is known; ``normalised``: the output is the
-    log-softmax of what it gives.
+    ``head`` is a weight (K, d) and a bias (K,) or None, or None where no head is known; ``cmf`` a centre (d,) and a
+    normalisation. ``notes`` say what a reader has to know. Found on the ``images`` of a first batch; raises BadInput.
     """
 
-    def __init__(self, name: str, module: nn.Module, where: Where = None):
-        if not isinstance(module, nn.Module):
-            raise BadInput(f"model '{name}' is a {type(module).__name__}, but it must be a torch.nn.Module.")
-        if not (where is None or isinstance(where, str) or callable(where)):
-            raise BadInput(f"features of model '{name}' is {where!r}, which is neither a name nor a function; "
-                           f"{NAME_IT}.")
-        named = dict(module.named_modules())
-        if isinstance(where, str) and (not where or where not in named):
-            raise BadInput(f"model '{name}' has no module '{where}'; {NAME_IT}.")
-        self.name, self.module, self.where = name, module, where
-        self.device = str(next((t.device for t in (*module.parameters(), *module.buffers())), "cpu"))
+    def __init__(self, name: str, module: nn.Module, where: Where, images: Tensor):
+        self.name, self.module, self.where, self.notes = name, unwrapped(module), where, []
+        tensors = [t for t in chain(self.module.parameters(), self.module.buffers()) if t.is_floating_point()]
+        self.device = str(tensors[0].device if tensors else "cpu")
+        self.dtype = tensors[0].dtype if tensors else torch.float32
         if self.device == "meta":
             raise BadInput(f"model '{name}' is on the device 'meta', which holds no weights; load them first.")
-        linear = [m for m in named.values() if isinstance(m, nn.Linear)]
-        self.readers = [] if callable(where) else linear if where is None else [named[where]]
-        self.head, self.normalised, self.last = None, False, (None, None, None)
+        if not (where is None or isinstance(where, str) or callable(where)):
+            raise BadInput(f"features of model '{name}' is {where!r}, which is neither a name nor a function; {NAME_IT}.")
+        self.head, self.cmf, self.reader, self.calls = None, None, None, []
+        with undisturbed(self.module):
+            self._find(images[:8])
+            self._steady(images[:8])
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """In eval mode and under hooks; afterwards every module has its own mode again."""
-        modes = {module: module.training for module in self.module.modules()}
-        hooks = [reader.register_forward_hook(self._note) for reader in self.readers]
-        self.module.eval()
+    def look(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Features (N, d) and logits (N, K) of a batch. Raises BadInput where the model gives no such."""
+        watched = [self.reader[0]] if self.reader else []
+        logits = self._run(images, watched)
+        features = self._given(images) if self.reader is None else self._last()
+        if features is None or features.shape[1] == 0 or len(features) != len(images):
+            shown = "of no such shape" if features is None else f"of shape {tuple(features.shape)}"
+            raise BadInput(f"the features of model '{self.name}' are {shown}, but they must be (N, d); {NAME_IT}.")
+        if not features.isfinite().all() or logits.isnan().any():
+            raise BadInput(f"model '{self.name}' gives features or logits that are infinite or no numbers; leave it out.")
+        return features.cpu().numpy(), logits.cpu().numpy()
+
+    def arrays(self, train: list[np.ndarray], test: list[np.ndarray], logits: list[np.ndarray]) -> Arrays:
+        weight, bias = self.head or (None, None)
+        centre, normalisation = self.cmf or (None, "unit_length")
+        return Arrays(*map(np.concatenate, (train, test, logits)), weight, bias, centre, normalisation)
+
+    def _run(self, images: Tensor, watched: Iterable[nn.Module]) -> Tensor:
+        """Logits (N, K), float32; what the watched modules were given and gave is in ``calls``."""
+        self.calls = []
+        hooks = [module.register_forward_hook(self._note, with_kwargs=True) for module in watched]
+        low = torch.is_autocast_enabled(torch.device(self.device).type)
+        dtype = self.dtype if images.is_floating_point() and not low else images.dtype
         try:
-            yield
+            output = self.module(images.to(self.device, dtype, copy=True))  # a model may change its images
+        except Exception as reason:  # what a model makes of images that are not its own has no base class
+            raise BadInput(f"model '{self.name}' cannot read images {tuple(images.shape)} of {images.dtype} "
+                           f"({models.in_short(reason)}); give images as it was trained on them.") from None
         finally:
             for hook in hooks:
                 hook.remove()
-            for module, mode in modes.items():
-                module.training = mode
+        logits = _logits(output, len(images))
+        if logits is None:
+            shown = f"a tensor {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+            raise BadInput(f"model '{self.name}' gives {shown}, but it must give logits (N, K), or have them as .logits.")
+        return logits.detach().float().flatten(1)
 
-    def _note(self, reader: nn.Module, inputs: tuple, output: Any) -> None:
-        """Keep what the last reader that ran has read and given, the latter as it was before any change in place."""
-        self.last = reader, inputs[0] if inputs else None, output.clone() if isinstance(output, Tensor) else output
+    def _note(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        """Keep what a module was given and gave, as features (N, d): a copy, as either may be changed in place."""
+        given = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
+        self.calls += [(module, side, flat) for side, x in (("input", given), ("output", output))
+                       if (flat := _flat(x)) is not None]
 
-    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (N, d), float32, and logits (N, K) of a batch, on the CPU. Raises BadInput where it gives no such."""
-        self.last, images = (None, None, None), images.to(self.device, copy=True)  # a model may change them
+    def _last(self) -> Tensor | None:
+        return next((flat for module, side, flat in reversed(self.calls) if (module, side) == self.reader), None)
+
+    def _given(self, images: Tensor) -> Tensor | None:
+        """What the user's function says the features are."""
         try:
-            output = self.module(images)
-        except Exception as reason:  # what a model makes of images that are not its own has no base class
-            raise BadInput(f"model '{self.name}' cannot read {_shown(images)} of {images.dtype} "
-                           f"({models.in_short(reason)}); give images as it was trained on them.") from None
-        try:
-            features = self.where(self.module, images) if callable(self.where) else self.last[1]
+            return _flat(self.where(self.module, images.to(self.device, copy=True)))
         except Exception as reason:  # of somebody else's function
-            raise BadInput(f"the features function of model '{self.name}' fails on {_shown(images)} "
+            raise BadInput(f"the features function of model '{self.name}' fails on images {tuple(images.shape)} "
                            f"({models.in_short(reason)}); it is given the model and the images.") from None
-        logits = output.get("logits", output) if isinstance(output, dict) else getattr(output, "logits", output)
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
-            raise BadInput(f"model '{self.name}' gives {_shown(logits)}, but it must give logits (N, K), or have them as "
-                           ".logits.")
-        flat = isinstance(features, Tensor) and features.ndim > 1 and features[0].numel() == features.shape[1] > 0
-        if not flat or len(features) != len(images):
-            what = "no nn.Linear was run" if features is None else f"its features are {_shown(features)}, not (N, d)"
-            raise BadInput(f"model '{self.name}': {what}; {NAME_IT}.")
-        seen = features.detach().flatten(1).float().cpu(), logits.detach().float().cpu()
-        if not all(part.isfinite().all() for part in seen):
-            raise BadInput(f"model '{self.name}' gives features or logits that are infinite or no numbers; leave it out.")
-        return seen
 
-    def introduce(self, images: Tensor) -> int:
-        """Find the head on a first batch; the number of outputs.
+    def _find(self, images: Tensor) -> None:
+        """Where the features are read, and the head that makes the output of them."""
+        scripted = isinstance(self.module, torch.jit.ScriptModule)
+        if scripted and not callable(self.where):
+            raise BadInput(f"model '{self.name}' is a TorchScript module, inside of which nothing can be read; give the module "
+                           "that it was made from, a function, features=lambda model, images: ..., or Arrays.")
+        logits = self._run(images, () if scripted else self.module.modules())
+        calls = self._candidates(images)
+        for module, side, features in calls:
+            self.reader = None if module is None else (module, side)
+            if self._is_cmf(features, logits):
+                return
+        calls = [call for call in reversed(calls) if call[1] == "input"]
+        for module, side, features in calls:
+            self.reader = None if module is None else (module, side)
+            if self._is_linear(features, logits):
+                return
+        if self.where is None:
+            linears = [call for call in calls if isinstance(call[0], nn.Linear)]
+            heads = [call for call in linears if call[0].out_features == logits.shape[1]]
+            if not linears:
+                raise BadInput(f"model '{self.name}' runs no nn.Linear on features (N, d); {NAME_IT}.")
+            self.reader = (heads or linears)[0][:2]
+            name = next(key for key, part in self.module.named_modules() if part is self.reader[0])
+            self.notes.append(f"{self.name}: features are the input of '{name}'.")
 
-        Raises BadInput where the head does not make the output, or chance is at work.
-        """
-        with self.watched():
-            seen, (reader, _, given), again = self.look(images), self.last, self.look(images)
-            alone = self.look(images[:2])
-        logits = seen[1]
-        if isinstance(reader, nn.Linear):
-            given = given.detach().float().cpu()
-            self.head, same_shape = reader, given.shape == logits.shape
-            self.normalised = same_shape and not _close(given, logits)
-            if not same_shape or self.normalised and not _close(log_softmax(given, 1), logits):
-                raise BadInput(f"model '{self.name}': the nn.Linear that reads the features gives neither the output nor, "
-                               f"after log-softmax, the output; {NAME_IT}.")
-        if not all(map(_close, again, seen)):
-            raise BadInput(f"model '{self.name}' answers the same images differently in eval mode; switch off the dropout "
-                           "or the noise that is always on.")
-        if not all(_close(few, whole[:2], 0.05) for few, whole in zip(alone, seen)):  # rounding stays far below
-            raise BadInput(f"model '{self.name}' answers two images differently beside others of their batch, like a "
-                           "batch norm without running statistics; train it with track_running_stats=True.")
-        return logits.shape[1]
+    def _candidates(self, images: Tensor) -> list[tuple[nn.Module | None, str, Tensor]]:
+        """Where features may be read, as the run came by them: all modules, the named one, or the function."""
+        if callable(self.where):
+            return [(None, "input", features)] if (features := self._given(images)) is not None else []
+        if self.where is None:
+            return [call for call in self.calls if call[1] == "output" or isinstance(call[0], (nn.Linear, nn.Conv2d, nn.Identity))]
+        named = dict(self.module.named_modules())
+        module = named.get(self.where.replace("_orig_mod.", "").removeprefix("module."), named.get(self.where))
+        calls = [call for call in self.calls if call[0] is module and call[1] == "input"]
+        if not self.where or module is None or not calls:
+            what = f"has no module '{self.where}'" if module is None or not self.where else f"runs no '{self.where}' on features"
+            raise BadInput(f"model '{self.name}' {what}; {NAME_IT}.")
+        self.reader = (module, "input")
+        return calls[-1:]
 
+    def _is_linear(self, features: Tensor, logits: Tensor) -> bool:
+        """Whether some weights (K, d) of the network make its output of these features, up to a constant per image."""
+        for module in self.module.modules():
+            weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+            if not isinstance(weight, Tensor) or weight.ndim < 2:
+                continue
+            if weight.flatten(1).shape == (logits.shape[1], features.shape[1]):
+                weight, bias = weight.detach().float().flatten(1), bias.detach().float() if isinstance(bias, Tensor) else None
+                if _same(linear(features, weight, bias), logits, self._tolerance(logits)):
+                    self.head = weight, bias
+                    return True
+        return False
 
-def _close(a: Tensor, b: Tensor, share: float = 1e-4) -> bool:
-    return bool((a - b).abs().max() <= share * b.abs().max())
+    def _is_cmf(self, features: Tensor, logits: Tensor) -> bool:
+        """Whether a class-mean head of the network makes its output of these features, up to a temperature."""
+        for module in self.module.modules():
+            weight = getattr(module, "weight", None)
+            centre = next((t for name in ("mu", "centre") if isinstance(t := getattr(module, name, None), Tensor)), None)
+            if centre is None or not isinstance(weight, Tensor) or weight.shape != (logits.shape[1], features.shape[1]):
+                continue
+            for normalisation, transform in NORMALISATIONS.items():
+                cosines = normalize(transform(features) - centre.float(), dim=1) @ weight.float().T
+                scale = (cosines * logits).sum() / cosines.square().sum()
+                if scale > 0 and _same(scale * cosines, logits, self._tolerance(logits)):
+                    self.head, self.cmf = (weight.detach().float(), None), (centre.detach().float(), normalisation)
+                    return True
+        return False
 
+    def _tolerance(self, logits: Tensor) -> float:
+        low = self.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(torch.device(self.device).type)
+        return 0.05 if low else 2e-3
 
-def _shown(thing: Any) -> str:
-    return f"a tensor {tuple(thing.shape)}" if isinstance(thing, Tensor) else f"a {type(thing).__name__}"
-
-
-def loader(part: str, data: Any, batch_size: int) -> tuple[DataLoader, Tensor]:
-    """Batches of a DataLoader, a Dataset or a pair of tensors, in their order; and the images of the first.
-
-    Raises BadInput where there are none, or where two passes over the first batch differ.
-    """
-    if isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(t, Tensor) for t in data):
-        if len(data[0]) != len(data[1]):
-            raise BadInput(f"{part} holds {len(data[0])} images and {len(data[1])} labels; give one label for each image.")
-        data = TensorDataset(*data)
-    data = DataLoader(data, batch_size) if isinstance(data, Dataset) else data
-    if isinstance(data, DataLoader) and (data.drop_last or getattr(data.batch_sampler, "drop_last", False)):
-        raise BadInput(f"{part} leaves out its last images, as it has drop_last=True; give it drop_last=False.")
-    if not isinstance(data, DataLoader):
-        raise BadInput(f"{part} is {_shown(data)}, but it must be a Dataset, a DataLoader or (images, labels).")
-    try:
-        first, again = (next(iter(data), None) for _ in range(2))
-    except Exception as reason:  # of somebody else's data set
-        advice = "its images must be tensors, so give it the test transform"
-        raise _fault(reason, f"{part} gives no batch", advice) from None
-    if first is None:
-        raise BadInput(f"{part} holds no image; every class needs some.")
-    (images, labels), (images_again, labels_again) = pair(part, first), pair(part, again)
-    if isinstance(data.sampler, RandomSampler) or not torch.equal(labels, labels_again):
-        raise BadInput(f"two passes over {part} differ, as it shuffles; give it shuffle=False.")
-    if not torch.equal(images, images_again):
-        raise BadInput(f"two passes over the first batch of {part} differ, as its images are augmented; give it the test "
-                       "transform.")
-    return data, images
-
-
-def pair(part: str, batch: Any) -> tuple[Tensor, Tensor]:
-    """Images and labels (N,) of a batch. Raises BadInput where it is no such pair, or an image holds no number."""
-    images, labels = batch[:2] if isinstance(batch, (tuple, list)) and len(batch) > 1 else (batch, None)
-    if not isinstance(images, Tensor) or not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
-        raise BadInput(f"a batch of {part} must be images and whole-number labels (N,), as tensors, but it is "
-                       f"{_shown(images)} and {_shown(labels)}.")
-    if len(images) != len(labels):
-        raise BadInput(f"a batch of {part} holds {len(images)} images and {len(labels)} labels; give one label for each "
-                       "image.")
-    if images.is_floating_point() and not images.isfinite().all():
-        bad = int((~images.flatten(1).isfinite().all(1)).sum())
-        raise BadInput(f"a batch of {part} has {bad} images with values that are infinite or no numbers; mend them or leave "
-                       "them out.")
-    return images, labels.long()
+    def _steady(self, images: Tensor) -> None:
+        """Note where the model answers the same images differently."""
+        (first, logits), (again, _), (alone, _) = self.look(images), self.look(images), self.look(images[:2])
+        scale = np.abs(first).max()
+        if np.abs(again - first).max() > 1e-3 * scale:
+            self.notes.append(f"{self.name} answers the same images differently in eval mode, as with a dropout that is always on.")
+        elif np.abs(alone - first[:2]).max() > 0.05 * scale:
+            self.notes.append(f"{self.name} answers an image differently next to others of its batch, like a batch norm without "
+                              "running statistics.")
+        self.outputs = logits.shape[1]
 
 
-def batches_of(part: str, data: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images and labels, batch by batch. Raises BadInput where the data fail on the way."""
-    batches, done = iter(data), 0
-    while True:
-        try:
-            batch = next(batches, None)
-        except Exception as reason:  # of somebody else's data set
-            raise _fault(reason, f"{part} fails after {done} images", "mend or leave out what comes next") from None
-        if batch is None:
-            return
-        images, labels = pair(part, batch)
-        done += len(labels)
-        yield images, labels
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The network itself, out of torch.compile, DataParallel and their like."""
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while hasattr(module, "_orig_mod") or isinstance(module, wrappers):
+        module = module.module if isinstance(module, wrappers) else module._orig_mod
+    return module
 
 
-def _fault(reason: Exception, what: str, advice: str) -> BadInput:
-    """What data have raised, in one sentence: their own where it is one, also out of a worker process's traceback."""
-    last = (str(reason).strip().splitlines() or [""])[-1]
-    if isinstance(reason, BadInput):
-        return BadInput(last.partition("BadInput: ")[2] or last)
-    told = last if "DataLoader worker" in str(reason) else models.in_short(reason)
-    return BadInput(f"{what} ({told}); {advice}.")
-
-
-def class_names(part: str, data: Any) -> list[str] | None:
-    """The names that the data, or what it wraps, has as ``classes``. Raises BadInput where these are no names."""
-    while data is not None and not hasattr(data, "classes"):
-        data = getattr(data, "dataset", None)
-    if data is None:
+def _flat(x: Any) -> Tensor | None:
+    """Features (N, d) of what a module was given or gave: maps are averaged, of tokens the first is taken."""
+    if not isinstance(x, Tensor) or not x.is_floating_point() or not 2 <= x.ndim <= 4:
         return None
-    if isinstance(data.classes, str) or not isinstance(data.classes, Iterable):
-        raise BadInput(f"the classes of {part} are {data.classes!r}, but they must be a list of names, or be left out.")
-    names = [str(name) for name in data.classes]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise BadInput(f"{part} has more than one class '{twice[0]}'; give every class a name of its own.")
-    return names
+    x = x.detach().float()
+    return x.clone() if x.ndim == 2 else x[:, 0].clone() if x.ndim == 3 else x.mean((2, 3))
 
 
-@torch.no_grad()
-def introduced(given: list[Foreign], images: Tensor) -> int:
-    """Find every model's head on a first batch; the number K of classes, on which all must agree."""
-    outputs = {model.name: model.introduce(images) for model in given}
+def _logits(output: Any, n: int) -> Tensor | None:
+    """The tensor (N, K) of a model's output, or of what holds it."""
+    if hasattr(output, "logits"):
+        output = output.logits
+    if isinstance(output, dict):
+        output = output.get("logits", list(output.values()))
+    parts = output if isinstance(output, (tuple, list)) else [output]
+    fits = (x for x in parts if isinstance(x, Tensor) and x.ndim >= 2 and len(x) == n and x[0].numel() == x.shape[1] > 1)
+    return next(fits, None)
+
+
+def _same(made: Tensor, output: Tensor, tolerance: float) -> bool:
+    """Whether logits are an output, up to a constant per image; an output may also be their softmax."""
+    known = output.isfinite()
+    if bool((output >= 0).all()) and torch.allclose(output.sum(1), torch.ones_like(output[:, 0]), atol=1e-3):
+        known, output = output > 1e-6, output.clamp_min(1e-30).log()
+    elif not known.all():
+        return False
+    best = output.argmax(1, keepdim=True)
+    made, output = made - made.gather(1, best), output - output.gather(1, best)
+    return bool((made - output)[known].abs().max() <= tolerance * made.abs().max())
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass over the images gave: arrays by model, labels by part, and what the report says of the data."""
+
+    arrays: dict[str, Arrays]
+    labels: dict[str, Tensor]
+    names: list[str]
+    seen: dict[str, dict]  # per part: images per class, two means that tell images apart, and a hash per image
+    shared: int  # test images that are training images, too
+    notes: list[str]
+    device: str
+
+
+def pass_over(
+    given: dict[str, nn.Module | Arrays], parts: dict[str, Any], features: dict[str, Where], batch_size: int,
+    tracked: Callable[[Iterable, str, int], Iterable],
+) -> Pass:
+    """One pass of all models over all images. Raises BadInput where models and data do not belong together."""
+    nets = {name: net for name, net in given.items() if not isinstance(net, Arrays)}
+    found, kept = {}, {}
+    with undisturbed(*(unwrapped(net) for net in nets.values())):
+        read = {part: data_forms.Reading(part, data, batch_size) for part, data in parts.items()}
+        for part, reading in read.items():
+            for images in tracked(reading, f"features, {part}", reading.batches):
+                if images is None and nets:
+                    raise BadInput(f"{part} holds labels alone, which serve Arrays; {next(iter(nets))} needs images.")
+                for name, net in nets.items():
+                    if name not in found:
+                        found[name] = Foreign(name, net, features.get(name), images)
+                    for what, value in zip(("features", "logits"), found[name].look(images)):
+                        kept.setdefault((name, part, what), []).append(value)
+    arrays = {
+        name: net if isinstance(net, Arrays) else found[name].arrays(
+            kept.pop((name, "train", "features")), kept.pop((name, "test", "features")), kept[name, "test", "logits"])
+        for name, net in given.items()
+    }
+    outputs = {name: array.test_logits.shape[1] for name, array in arrays.items()}
     if len(set(outputs.values())) > 1:
         told = ", ".join(f"'{name}' {number}" for name, number in outputs.items())
         raise BadInput(f"the models have different numbers of outputs ({told}); all must have one for each class.")
-    return next(iter(outputs.values()))
+    classes = next(iter(outputs.values()))
+    labels, notes = data_forms.labels_of(read, classes)
+    for name, array in arrays.items():
+        for part, value in (("train", array.train_features), ("test", array.test_features)):
+            if len(value) != len(labels[part]):
+                raise BadInput(f"model '{name}' has {len(value)} {part} features, but {part} has {len(labels[part])} labels.")
+    names, more = data_forms.class_names(parts, classes)
+    notes += [note for net in found.values() for note in net.notes] + more
+    device = next((net.device for net in found.values() if net.device.startswith("cuda")), "cpu")
+    seen = {part: reading.seen(labels[part]) for part, reading in read.items()}
+    return Pass(arrays, labels, names, seen, _shared(read, next(iter(arrays.values()))), notes, device)
 
 
-@torch.no_grad()
-def passed(
-    given: list[Foreign], loaders: dict[str, DataLoader], classes: int, tracked: Callable[[Iterable, str, int], Iterable]
-) -> tuple[dict[str, Seen], dict[str, Tensor], dict[str, dict]]:
-    """One pass over all images for all models: what each gives, on the CPU; the labels by part; what tells the images.
-
-    ``tracked`` shows how far it is.
-
-    Raises BadInput where labels are not those of all classes, or most test images are training images.
-    """
-    kept: dict[tuple, list[Tensor]] = {}
-    with ExitStack() as stack:
-        for model in given:
-            stack.enter_context(model.watched())
-        for part, batches in loaders.items():
-            for images, labels in tracked(batches_of(part, batches), f"features, {part}", length_hint(batches)):
-                kept.setdefault((part, "labels"), []).append(labels.cpu())
-                flat = images.float().reshape(len(images), -1)
-                ramp = torch.linspace(-1, 1, flat.shape[1], device=flat.device)  # so that pixels in another order differ
-                kept.setdefault((part, "mean"), []).append(torch.stack([flat.mean(1), (flat * ramp).mean(1)], 1).cpu())
-                for model in given:
-                    for what, seen in zip(("features", "logits"), model.look(images)):
-                        kept.setdefault((part, what, model.name), []).append(seen)
-    whole = {place: torch.cat(kept.pop(place)) for place in list(kept)}
-    labels = {part: whole[part, "labels"] for part in loaders}
-    for part, found in labels.items():
-        present = found.unique().tolist()
-        if odd := [c for c in present if not 0 <= c < classes]:
-            raise BadInput(f"{part} has the label {odd[0]}, but the models have {classes} outputs, for labels from 0 to "
-                           f"{classes - 1}.")
-        if absent := sorted(set(range(classes)) - set(present)):
-            raise BadInput(f"{part} holds no image of class {absent[0]}, but the models have {classes} outputs; every "
-                           "class needs images, a forgotten one too.")
-    known = set(map(tuple, whole["train", "mean"].tolist()))
-    if (again := sum(tuple(image) in known for image in whole["test", "mean"].tolist())) > len(labels["test"]) / 2:
-        raise BadInput(f"{again} of {len(labels['test'])} test images are training images, of which a probe reads whatever it "
-                       "was fitted to; hold some out.")
-    features = {m.name: Features(*(whole[part, "features", m.name] for part in ("train", "test"))) for m in given}
-    data = {part: {"images": found.bincount().tolist(), "mean": whole[part, "mean"].mean(0).tolist()}
-            for part, found in labels.items()}
-    return {name: (found, whole["test", "logits", name]) for name, found in features.items()}, labels, data
+def _shared(read: dict[str, data_forms.Reading], arrays: Arrays) -> int:
+    """How many test images are training images; of labels alone, how many test features are training features."""
+    train, test = read["train"].hashes, read["test"].hashes
+    if not train or not test:
+        train, test = ([line.tobytes() for line in part] for part in (arrays.train_features, arrays.test_features))
+    known = set(train)
+    return sum(image in known for image in test)

@@ -157,14 +157,17 @@ def _coarse_classes(folder: Path) -> Groups:
 
 
 def _tiny_imagenet(data: settings.Data, cache: Path) -> Loaded:
-    """Tiny-ImageNet: its validation images serve as the test set, and their classes stand in a list.
-
-    Images are read where the archive puts them; no file is moved, so nothing can be left half laid out.
-    """
+    """Tiny-ImageNet: its validation images serve as the test set, and their classes stand in a list."""
     root = folder_of(data)
     home = root if (root / "wnids.txt").exists() else root / "tiny-imagenet-200"
     if not home.is_dir():
         _fetched(data, lambda: _unpack(*TINY_IMAGENET, root, home.name))
+    files, shown = _of_tiny_imagenet(home)
+    return *_decoded(home, files, data, cache), shown, {}
+
+
+def _of_tiny_imagenet(home: Path) -> tuple[Files, tuple[str, ...]]:
+    """Its files by part and class, where the archive puts them, and the classes' names."""
     try:
         names = sorted((home / "wnids.txt").read_text(encoding="utf-8").split())
         words = dict(line.split("\t") for line in (home / "words.txt").read_text(encoding="utf-8").splitlines())
@@ -182,8 +185,7 @@ def _tiny_imagenet(data: settings.Data, cache: Path) -> Loaded:
             if not listed:
                 raise BadInput(f"{home} holds no {part} images of class {name}; delete it and run again.")
     first = [words.get(name, name).split(",")[0] for name in names]
-    shown = tuple(word if first.count(word) == 1 else f"{word} ({name})" for name, word in zip(names, first))
-    return *_decoded(home, files, data, cache), shown, {}
+    return files, tuple(word if first.count(word) == 1 else f"{word} ({name})" for name, word in zip(names, first))
 
 
 def _unpack(url: str, md5: str, root: Path, name: str) -> None:
@@ -199,36 +201,97 @@ def _unpack(url: str, md5: str, root: Path, name: str) -> None:
 def _folder(data: settings.Data, cache: Path) -> Loaded:
     """Any folder of the form train/<class>/<image>, test/<class>/<image>."""
     root = folder_of(data)
-    files = {part: _listing(root, part) for part in ("train", "test")}
+    files, names = class_folders(root)
+    return *_decoded(root, files, data, cache), names, {}
+
+
+def class_folders(root: Path) -> tuple[Files, tuple[str, ...]]:
+    """Image files by part and class of train/<class>/ and test/<class>/ (or val/), at any depth, and the class names.
+
+    The one reader of such folders, for profiles and for ``evaluate``. Classes whose names are numbers are in numeric
+    order, others in that of their names; a Tiny-ImageNet as it is unpacked is read, too. Raises BadInput.
+    """
+    if (root / "wnids.txt").is_file():
+        return _of_tiny_imagenet(root)
+    second = next((name for name in ("test", "val", "valid", "validation") if (root / name).is_dir()), "test")
+    files = {part: _listing(root, name) for part, name in (("train", "train"), ("test", second))}
     if list(files["train"]) != list(files["test"]):
         odd = sorted(set(files["train"]) ^ set(files["test"]))
         raise BadInput(
-            f"{root}: train/ and test/ must hold the same classes, but {', '.join(odd)} is in only one of them."
+            f"{root}: train/ and {second}/ must hold the same classes, but {', '.join(odd)} is in only one of them."
         )
     if len(files["train"]) < 3:
         raise BadInput(f"{root}/train holds {len(files['train'])} class folders, but at least 3 are needed.")
-    return *_decoded(root, files, data, cache), tuple(files["train"]), {}
+    return files, tuple(files["train"])
+
+
+def _hidden(path: Path) -> bool:
+    """What systems and notebooks leave behind: .DS_Store, .ipynb_checkpoints, __MACOSX."""
+    return any(name.startswith(".") or name == "__MACOSX" for name in path.parts)
 
 
 def _listing(root: Path, part: str) -> dict[str, list[Path]]:
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
     folder = root / part
     if not folder.is_dir():
         raise BadInput(
-            f"there is no folder {folder}; --data-dir must name a folder with train/<class>/ and test/<class>/."
+            f"there is no folder {folder}; the data folder must have train/<class>/ and test/<class>/."
         )
+    inside = [path for path in folder.iterdir() if not _hidden(path.relative_to(folder))]
+    if beside := [path for path in inside if not path.is_dir() and _is_image(path)]:
+        print(f"{folder}: {len(beside)} images beside the class folders, like {min(beside).name}, are left out.")
+    entries = [path for path in inside if path.is_dir()]
+    numbered = all(path.name.isdecimal() for path in entries)
     listing = {}
-    for entry in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        listing[entry.name], allowed = [], ", ".join(IMG_EXTENSIONS)
-        for file in sorted(entry.iterdir()):
-            if file.suffix.lower() in IMG_EXTENSIONS:
-                listing[entry.name].append(file)
-            elif (mimetypes.guess_type(file.name, strict=False)[0] or "").startswith("image/"):
-                raise BadInput(f"{file} is an image of another kind than {allowed}; convert it or take it out.")
+    for entry in sorted(entries, key=lambda path: int(path.name) if numbered else path):
+        found = sorted(path for path in entry.rglob("*") if not _hidden(path.relative_to(entry)) and not path.is_dir())
+        listing[entry.name] = [path for path in found if _is_image(path)]
         if not listing[entry.name]:
-            raise BadInput(f"{entry} holds no images; allowed endings are {allowed}.")
+            raise BadInput(f"{entry} holds no images; allowed endings are {', '.join(_endings())}.")
     return listing
+
+
+def _endings() -> tuple[str, ...]:
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    return IMG_EXTENSIONS
+
+
+def _is_image(file: Path) -> bool:
+    """By its ending or, where it has none, by its first bytes. Raises BadInput for an image that is not read here."""
+    if file.suffix.lower() in _endings():
+        return True
+    if not file.suffix and file.is_file():
+        with open(file, "rb") as opened:
+            return opened.read(8).startswith((b"\xff\xd8\xff", b"\x89PNG", b"BM", b"RIFF"))
+    if (mimetypes.guess_type(file.name, strict=False)[0] or "").startswith("image/"):
+        raise BadInput(f"{file} is an image of another kind than {', '.join(_endings())}; convert it or take it out.")
+    return False
+
+
+def image_size(file: Path) -> tuple[int, int]:
+    """Width and height. Raises BadInput for a file that is no image."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            return image.size
+    except OSError as reason:
+        raise BadInput(f"{file} cannot be read as an image ({reason}); replace it or take it out.") from None
+
+
+class FolderImages(torch.utils.data.Dataset):
+    """One part of class folders: pixels from 0 to 1, float32 (C, H, W), and the class number; decoded as profiles do it."""
+
+    def __init__(self, files: dict[str, list[Path]], classes: tuple[str, ...], size: int, channels: int):
+        self.files = [(file, label) for label, listed in enumerate(files.values()) for file in listed]
+        self.classes, self.how = list(classes), settings.Data(source="folder", image_size=size, channels=channels)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        file, label = self.files[i]
+        return _decode(file, self.how).float() / 255, label
 
 
 def _decoded(root: Path, files: Files, data: settings.Data, cache: Path) -> tuple[Images, Images]:

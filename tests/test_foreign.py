@@ -1,0 +1,481 @@
+"""Networks and data of every make: what can be meant is taken and said, the caller's state is left as it was."""
+
+import copy
+import random
+from collections import UserDict
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+from torch.nn.functional import cross_entropy, linear, log_softmax, normalize
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, SubsetRandomSampler, TensorDataset
+from toys import TEST, TRAIN, folded, hiding, images, noted, quarters, read, result, same_numbers, small, three
+
+from unlearn_utils import Arrays, foreign
+from unlearn_utils.settings import BadInput, Probe
+
+
+def refusal(*given, **options):
+    with pytest.raises(BadInput) as refused:
+        read(*given, **options)
+    told = str(refused.value)
+    assert "\n" not in told and told.endswith(".")
+    return told
+
+
+# --- the caller's state
+
+
+@pytest.mark.parametrize("state", [
+    torch.no_grad, torch.inference_mode, lambda: torch.set_grad_enabled(False), lambda: torch.autocast("cpu", torch.bfloat16),
+    lambda: torch.device("meta"),
+])
+def test_the_callers_state_reaches_no_measurement(state):
+    before = read(quarters())
+    with state():
+        inside = read(quarters_on_cpu())
+    assert before.rows.probe_forget[0] == 1 and same_numbers(before, inside)
+
+
+def quarters_on_cpu():
+    with torch.device("cpu"):
+        return quarters()
+
+
+def test_another_default_type_reaches_no_measurement():
+    before = read(quarters())
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert same_numbers(before, read(quarters())) and torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_modes_hooks_weights_and_random_states_are_as_before(state_of, same):
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(0.5), small()).train()
+    model[0].eval()
+    before, expected = state_of(model), None
+    for _ in range(2):
+        torch.manual_seed(1), random.seed(1), np.random.seed(1)
+        drawn = torch.rand(1).item(), random.random(), np.random.rand()
+        assert expected in (None, drawn)
+        torch.manual_seed(1), random.seed(1), np.random.seed(1)
+        read(model, DataLoader(TensorDataset(*TRAIN), 16, shuffle=True))
+        expected = torch.rand(1).item(), random.random(), np.random.rand()
+    assert [m.training for m in model] == [False, True, True] and same(before, state_of(model))
+    assert not any(m._forward_hooks for m in model.modules())
+    with pytest.raises(BadInput):
+        read(model, features="2.9")
+    assert model[1].training and not any(m._forward_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_network_of_another_type_reads_ordinary_images(dtype):
+    report = read(quarters().to(dtype))
+    assert report.rows.output_forget[0] == report.rows.probe_forget[0] == 1 and report.rows.alignment_forget.notna()[0]
+
+
+# --- the head
+
+
+class Times(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return x * self.factor
+
+
+class ShutOut(nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.net, self.value = quarters(), value
+
+    def forward(self, x):
+        logits = self.net(x)
+        logits[:, 3] = self.value
+        return logits
+
+
+class TwoHeads(nn.Module):
+    """Two averaged heads, as of a distilled ViT."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head, self.other = quarters()[:2], nn.Linear(4, 4), nn.Linear(4, 4)
+        with torch.no_grad():
+            for head in (self.head, self.other):
+                head.weight.copy_(torch.eye(4) + 0.1 * torch.randn(4, 4))
+
+    def forward(self, x):
+        f = self.body(x)
+        return (self.head(f) + self.other(f.flip(0).flip(0))) / 2
+
+
+class Functional(nn.Module):
+    """A head without a module that runs: F.linear of the weights of one."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Sequential(*quarters()[:2], nn.Identity()), quarters()[2]
+
+    def forward(self, x):
+        return linear(self.body(x), self.head.weight, self.head.bias)
+
+
+class Auxiliary(nn.Module):
+    """Runs another nn.Linear after its head."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head, self.other = quarters()[:2], quarters()[2], nn.Linear(4, 7)
+
+    def forward(self, x):
+        f = self.body(x)
+        logits = self.head(f)
+        self.other(f)
+        return logits
+
+
+class Pooled(nn.Module):
+    """A 1x1 convolution before the pooling."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Conv2d(4, 4, 1)
+        with torch.no_grad():
+            self.head.weight.copy_(torch.eye(4)[..., None, None])
+
+    def forward(self, x):
+        quarter = nn.functional.avg_pool2d(x, 4).flatten(1)
+        return self.head(quarter[:, :, None, None].expand(-1, -1, 2, 2)).mean((2, 3))
+
+
+class Answer(nn.Module):
+    def __init__(self, form):
+        super().__init__()
+        self.net, self.form = quarters(), form
+
+    def forward(self, pixel_values):
+        return self.form(self.net(pixel_values))
+
+
+@pytest.mark.parametrize("made, known", [
+    (lambda: nn.Sequential(*quarters(), Times(0.2)), False), (lambda: nn.Sequential(*quarters(), nn.Softmax(1)), True),
+    (lambda: nn.Sequential(*quarters(), nn.LogSoftmax(1)), True), (lambda: ShutOut(-1e9), False),
+    (lambda: ShutOut(-torch.inf), False), (TwoHeads, False), (Functional, True), (Auxiliary, True), (Pooled, True),
+    (lambda: Answer(lambda z: SimpleNamespace(logits=z, loss=None)), True), (lambda: Answer(lambda z: {"out": z}), True),
+    (lambda: Answer(lambda z: (z, z[:, 0])), True), (lambda: nn.Sequential(*quarters(), nn.Identity()), True),
+])
+def test_the_head_is_known_where_its_weights_make_the_output(made, known):
+    torch.manual_seed(0)
+    report = read(made())
+    row = report.rows.iloc[0]
+    assert row.probe_forget == 1 and row.ncc_forget == 1 and row.output_retain == 1
+    assert np.isfinite(row.alignment_forget) == known != noted(report, "No linear head")
+
+
+def test_a_module_that_is_named_is_believed_and_a_function_too():
+    inner = read(small(), features="2")  # the input of the first nn.Linear: the quarters
+    assert same_numbers(inner, read(small(), features=lambda model, x: model[1](model[0](x)))) and inner.rows.ncc_forget[0] == 1
+    maps = read(nn.Sequential(nn.Conv2d(1, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)), features="1")
+    assert maps.rows.alignment_forget.notna()[0]  # averaged maps are what the head reads
+    assert "name the module" in refusal(small(), features="fc9") and "neither a name nor a function" in refusal(small(), features=3)
+    assert "no such shape" in refusal(small(), features=lambda model, x: x[:, 0, 0, 0])
+    assert "fails" in refusal(small(), features=lambda x: x) and "features names yours" in refusal(small(), features={"yours": "4"})
+
+
+@pytest.mark.parametrize("made, width", [
+    (lambda: torchvision.models.resnet18(weights=None, num_classes=4), 512),
+    (lambda: torchvision.models.squeezenet1_1(weights=None, num_classes=4), None),
+    (lambda: timm.create_model("resnet10t", num_classes=4), 512),
+    (lambda: timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=4), 192),
+    (lambda: timm.create_model("test_convnext", num_classes=4), None),
+])
+def test_networks_of_libraries_are_read_at_the_input_of_their_head(made, width):
+    torch.manual_seed(0)
+    model, (x, _) = made(), images(2, 3, 32)
+    if width is None and not any(isinstance(m, nn.Linear) and m.out_features == 4 for m in model.modules()):
+        with pytest.raises(BadInput, match="runs no nn.Linear.*name the module"):
+            foreign.Foreign("mine", model, None, x)
+        return
+    given = foreign.Foreign("mine", model, None, x)
+    with foreign.undisturbed(model):
+        features, logits = given.look(x)
+        head = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+        assert torch.allclose(linear(torch.from_numpy(features), head.weight, head.bias), torch.from_numpy(logits), atol=1e-4)
+        assert torch.allclose(torch.from_numpy(logits), model(x), atol=1e-4) and given.head is not None
+    assert width in (None, features.shape[1])
+
+
+# --- eager or not
+
+
+def test_compiled_networks_are_read_as_the_ones_they_were_made_of():
+    plain, one = read(quarters()), quarters()
+    outer, part, inplace = torch.compile(one, backend="eager"), quarters(), quarters()
+    part[2] = torch.compile(part[2], backend="eager")
+    inplace.compile(backend="eager")
+    for compiled in (outer, nn.Sequential(*part), inplace, nn.DataParallel(quarters())):
+        with torch.no_grad():
+            compiled(TRAIN[0])
+        assert same_numbers(plain, read(compiled))
+    assert same_numbers(plain, read(outer, features="2")) and same_numbers(plain, read(outer, features="_orig_mod.2"))
+
+
+def test_of_a_scripted_network_one_true_sentence_leads_out():
+    scripted = torch.jit.trace(quarters(), TRAIN[0][:2])
+    assert "TorchScript module" in refusal(scripted) and "TorchScript module" in refusal(scripted, features="2")
+    assert read(scripted, features=lambda model, x: nn.functional.avg_pool2d(x, 4).flatten(1)).rows.probe_forget[0] == 1
+
+
+# --- input that cannot be meant, and what is said of it
+
+
+def test_one_object_under_two_names_is_refused_and_equal_outputs_are_noted():
+    net = quarters()
+    assert "one and the same object" in refusal({"Original": net, "Retrain": net})
+    assert "one and the same object" in refusal({"Original": net, "mine": nn.DataParallel(net)})
+    assert result(read({"a": quarters(), "b": quarters()}), "UNL010") == "raised"
+    assert result(read({"a": quarters(), "b": hiding()}), "UNL010") == "passed"
+
+
+class Noisy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = quarters()
+
+    def forward(self, x):
+        return self.net(nn.functional.dropout(x, 0.5, True))
+
+
+@pytest.mark.parametrize("made, told", [
+    (Noisy, "differently in eval mode"),
+    (lambda: nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), *quarters()), "next to others of its batch"),
+])
+def test_what_hangs_on_chance_or_on_the_batch_is_read_and_noted(made, told):
+    assert noted(read(made()), told) and not noted(read(quarters()), told)
+
+
+def broken():
+    model = quarters()
+    with torch.no_grad():
+        model[2].weight[0, 0] = torch.nan
+    return model
+
+
+@pytest.mark.parametrize("models, told", [
+    ({"mine": "mine.pth"}, "model 'mine' is a str"), ({}, "at least one model"), ({3: small()}, "by name"),
+    ({"": small()}, "by name"), ({"retrain": small(), "Retrain": small()}, "same name"), (broken(), "infinite or no numbers"),
+    ({"a": small(), "b": nn.Sequential(nn.Flatten(), nn.Linear(64, 7))}, "'a' 4, 'b' 7"), (nn.Flatten(2), "must give logits (N, K)"),
+    (nn.Flatten(), "runs no nn.Linear"), (small().to("meta"), "on the device 'meta'"),
+    (nn.Sequential(nn.Flatten(), nn.Linear(9, 4)), "cannot read images (8, 1, 8, 8)"),
+])
+def test_models_that_cannot_be_read_are_refused(models, told):
+    assert told in refusal(models)
+
+
+def test_long_names_are_names():
+    assert list(read({"x/" * 60 + "3": quarters()}).rows.model) == ["x/" * 60 + "3"]
+
+
+# --- forms of data
+
+
+class Listed:
+    """As a Hugging Face data set: __len__ and __getitem__, items are dictionaries, and no torch Dataset."""
+
+    def __init__(self, part, form=lambda i, x, y: {"image": x, "label": int(y)}, **more):
+        self.part, self.form = part, form
+        self.__dict__.update(more)
+
+    def __len__(self):
+        return len(self.part[1])
+
+    def __getitem__(self, i):
+        if i >= len(self):
+            raise IndexError
+        return self.form(i, self.part[0][i], self.part[1][i])
+
+
+class Stream(IterableDataset):
+    def __init__(self, part):
+        self.part = part
+
+    def __iter__(self):
+        return iter(zip(*self.part))
+
+
+def set_of(form):
+    return lambda part: type("Set", (Listed, Dataset), {})(part, form)
+
+
+FORMS = {
+    "tensors": lambda part: part,
+    "arrays": lambda part: (part[0].numpy(), part[1].numpy()),
+    "a list of labels": lambda part: [part[0], part[1].tolist()],
+    "labels (N, 1)": lambda part: (part[0], part[1][:, None]),
+    "labels as floats": lambda part: (part[0], part[1].double()),
+    "one-hot labels": lambda part: (part[0], nn.functional.one_hot(part[1])),
+    "float64 images": lambda part: (part[0].double().numpy(), part[1].numpy().astype(np.uint8)),
+    "a dictionary": lambda part: {"pixel_values": part[0], "labels": part[1]},
+    "a data set": lambda part: TensorDataset(*part),
+    "a loader": lambda part: DataLoader(TensorDataset(*part), 7),
+    "a loader that shuffles and drops": lambda part: DataLoader(TensorDataset(*part), 32, shuffle=True, drop_last=True),
+    "a sampler": lambda part: DataLoader(TensorDataset(*part), 9, sampler=SubsetRandomSampler(range(len(part[1])))),
+    "a subset": lambda part: Subset(TensorDataset(*part), range(len(part[1]))),
+    "no torch data set": Listed,
+    "rows of lists": lambda part: Listed(part, lambda i, x, y: {"image": x.tolist(), "label": int(y)}),
+    "MedMNIST": set_of(lambda i, x, y: (x, np.array([int(y)]))),
+    "image, empty, label": set_of(lambda i, x, y: (x, torch.Tensor([]), int(y))),
+    "index, image, label": set_of(lambda i, x, y: (1000 + i, x, int(y))),
+    "image, label, index": set_of(lambda i, x, y: (x, int(y), i)),
+    "batches of dictionaries": lambda part: [UserDict(image=x, label=y) for x, y in zip(part[0].split(9), part[1].split(9))],
+    "a list of samples": lambda part: list(zip(*part)),
+    "a list of batches": lambda part: list(zip(part[0].split(9), part[1].split(9))),
+    "a generator": lambda part: ((x, y) for x, y in zip(part[0].split(9), part[1].split(9))),
+    "a generator of samples": lambda part: zip(*part),
+    "a stream": Stream,
+    "a loader of a stream": lambda part: DataLoader(Stream(part), 9),
+    "batches from the data set": lambda part: DataLoader(TensorDataset(*part), batch_size=None, sampler=torch.arange(len(part[1])).split(9)),
+}
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return read(quarters(), probe=Probe(epochs=1), starts=1)
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_every_form_of_data_reads_the_same(plain, form):
+    report = read(quarters(), form(TRAIN), form(TEST), probe=Probe(epochs=1), starts=1)
+    assert same_numbers(plain, report)
+    assert noted(report, "shuffles or drops") == (form is FORMS["a loader that shuffles and drops"])
+
+
+def test_which_entry_holds_the_labels_is_found_and_said():
+    fine = lambda part: TensorDataset(part[0], 10 * part[1] + 3, part[1])  # noqa: E731
+    coarse = read(quarters(), fine(TRAIN), fine(TEST))
+    assert coarse.rows.output_forget[0] == 1 and noted(coarse, "Labels are entry 3")
+    two = lambda part: {"image": part[0], "coarse": part[1] // 2, "fine": part[1]}  # noqa: E731
+    named = read(quarters(), two(TRAIN), two(TEST))
+    assert named.rows.output_forget[0] == 1 and noted(named, "Labels are fine")
+
+
+@pytest.mark.parametrize("given, forget, names", [
+    ({"classes": ["bird", "car", "cat", "dog"]}, "dog", ["bird", "car", "cat", "dog"]),
+    ({"classes": [("crane", "bird"), ("car",), ("crane",), ("dog",)]}, "crane (2)", ["crane (0)", "car", "crane (2)", "dog"]),
+    ({"classes": list("abcdefg")}, "3", ["0", "1", "2", "3"]), ({"classes": 4}, 3, ["0", "1", "2", "3"]),
+    ({"info": {"label": {"0": "a", "1": "b", "2": "c", "3": "d"}}}, ["d"], list("abcd")),
+    ({"features": {"image": None, "label": SimpleNamespace(names=list("abcd"))}}, ["d", 0], list("abcd")),
+])
+def test_names_are_a_convenience(given, forget, names):
+    report = read(quarters(), Listed(TRAIN, **given), Subset(Listed(TEST, **given), range(160)), forget)
+    assert report.classes == names and noted(report, "name 7 classes") == (len(given.get("classes", [])) == 7 if given.get("classes") != 4 else False)
+
+
+def augmented(i, x, y):
+    return x + torch.randn(()), int(y)
+
+
+def fails(i, x, y):
+    if i == 70:
+        raise RuntimeError("unable to allocate shared memory (shm): Resource temporarily unavailable")
+    return x, int(y)
+
+
+def test_augmented_images_are_read_and_noted():
+    assert noted(read(quarters(), set_of(augmented)(TRAIN)), "train is augmented")
+
+
+@pytest.mark.parametrize("options, told", [
+    (dict(forget=list(range(40, 60))), "classes, not samples"), (dict(forget=torch.ones(80, dtype=torch.bool)), "not samples"),
+    (dict(forget=[]), "classes, not samples"), (dict(forget=[0, 1, 2]), "leave two to retain"), (dict(forget="cow"), "[cow]"),
+    (dict(starts=0), "starts is 0"), (dict(draws=0), "draws is 0"), (dict(probe=3), "probe is 3"),
+    (dict(train=(TRAIN[0], TRAIN[1][:9])), "give one label for each image"), (dict(train=(TRAIN[0], TRAIN[1] / 2)), "torch.float32"),
+    (dict(test="images/"), "test is a str"), (dict(test=(TEST[0], TEST[1] + 1)), "test has the label 4"), (dict(test=3), "test is a int"),
+    (dict(train=tuple(t[TRAIN[1] != 2] for t in TRAIN)), "train holds no image of class 2"), (dict(train=TRAIN[1]), "needs images"),
+    (dict(train=(TRAIN[0][:0], TRAIN[1][:0])), "holds no image"), (dict(train=iter([])), "train holds no image"),
+    (dict(test=(TEST[0] / 0, TEST[1])), "infinite or no numbers"), (dict(train=set_of(fails)(TRAIN), batch_size=35), "num_workers=0"),
+    (dict(train=Listed(TRAIN, classes=list("abcd")), test=Listed(TEST, classes=list("dcba"))), "in another order"),
+    (dict(train=set_of(lambda i, x, y: (torchvision.transforms.functional.to_pil_image(x), int(y)))(TRAIN)), "must be tensors"),
+])
+def test_data_that_cannot_be_used_are_refused_in_one_sentence(options, told):
+    assert told in refusal(small(), **options)
+
+
+# --- arrays
+
+
+def arrays_of(model):
+    with torch.no_grad():
+        body = model[:-1]
+        return Arrays(body(TRAIN[0]), body(TEST[0]).numpy(), model(TEST[0]), model[-1].weight, model[-1].bias.tolist())
+
+
+def test_arrays_and_networks_give_the_same_numbers_alone_and_together():
+    nets, arrays = three(), {name: arrays_of(net) for name, net in three().items()}
+    plain = read(nets)
+    assert same_numbers(plain, read(arrays, TRAIN[1], TEST[1].tolist()))
+    mixed = read(arrays | {"Retrain": nets["Retrain"]}, DataLoader(TensorDataset(*TRAIN), 16, shuffle=True))
+    assert same_numbers(plain, mixed) and plain.compare().frame.equals(mixed.compare().frame)
+
+
+@pytest.mark.parametrize("changed, told", [
+    (dict(train_features=np.ones((80, 5))), "must be (M, d), (N, d) and (N, K)"), (dict(weight=np.ones((5, 4))), "weight has the shape (5, 4)"),
+    (dict(train_features=np.full((80, 4), np.nan)), "no numbers"), (dict(test_logits="logits"), "cannot be read as an array"),
+    (dict(test_features=np.ones(4)), "must be a matrix"), (dict(normalisation="raw"), "unit_length"),
+])
+def test_arrays_that_do_not_belong_together_are_refused(changed, told):
+    sound = arrays_of(quarters())
+    with pytest.raises(BadInput) as refused:
+        Arrays(**{name: changed.get(name, getattr(sound, name)) for name in ("train_features", "test_features", "test_logits", "weight")},
+               normalisation=changed.get("normalisation", "none"))
+    assert told in str(refused.value)
+
+
+def test_arrays_in_another_number_than_labels_are_refused():
+    assert "has 80 train features, but train has 79 labels" in refusal(arrays_of(quarters()), TRAIN[1][:79], TEST[1])
+
+
+# --- CMF heads
+
+
+class Official(nn.Module):
+    """As the official code has it: an encoder that ends in a log-softmax, unit length, centre, unit length, cosines."""
+
+    def __init__(self, temperature=1.0, ends_in_log_softmax=True):
+        super().__init__()
+        self.encoder = nn.Sequential(*quarters()[:2], nn.Linear(4, 6), nn.Identity(), *[nn.LogSoftmax(1)] * ends_in_log_softmax)
+        self.CMFweights, self.temperature = nn.Module(), temperature
+        z = normalize(self.encoder(TRAIN[0]), dim=1).detach()
+        means = torch.stack([z[TRAIN[1] == c].mean(0) for c in range(4)])
+        self.CMFweights.register_buffer("mu", z.mean(0))
+        self.CMFweights.register_buffer("weight", normalize(means - z.mean(0), dim=1))
+
+    def in_head(self, x):
+        return normalize(normalize(self.encoder(x), dim=1) - self.CMFweights.mu, dim=1)
+
+    def forward(self, x):
+        return self.in_head(x) @ self.CMFweights.weight.T * self.temperature
+
+
+@pytest.mark.parametrize("temperature, ends, normalisation", [(1, True, "log_softmax"), (5, True, "log_softmax"), (1, False, "unit_length")])
+def test_a_cmf_head_is_recognised_and_measured_in_its_normalisation_too(temperature, ends, normalisation):
+    torch.manual_seed(0)
+    model = Official(temperature, ends).eval()
+    report = read({"Original": quarters(), "Retrain": folded(), "mine": model})
+    by_hand = read({"mine": copy.deepcopy(model)}, features=lambda net, x: net.in_head(x))
+    row, official = report.rows.set_index("model").loc["mine"], by_hand.rows.iloc[0]
+    assert report.arrays["mine"].normalisation == normalisation and np.isfinite(row.alignment_forget)
+    for readout in ("probe", "ncc"):
+        assert row[f"{readout}_in_head_forget"] == pytest.approx(official[f"{readout}_forget"], abs=1e-6)
+    raw = read({"mine": copy.deepcopy(model)}, features="encoder.3").rows.iloc[0]
+    assert row.ncc_forget == pytest.approx(raw.ncc_forget) and row.probe_forget == pytest.approx(raw.probe_forget)
+    assert report.rows.probe_in_head_forget.notna().all()  # the references stand next to it, in the same normalisation
+    assert "NCC, head's normalisation, forget (%)" in report.table.index

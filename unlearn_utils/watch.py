@@ -1,0 +1,86 @@
+"""``Watch``: output, probe and NCC accuracy of the forget classes while any training loop runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import nn
+
+from . import foreign
+from .evaluation import Measured, forget_set
+from .foreign import Arrays, Where
+from .settings import BadInput, Probe
+
+READOUTS = {"output": "Output", "probe": "Linear probe", "ncc": "NCC"}
+
+
+class Watch:
+    """Measures a network every so many steps of somebody's loop, and leaves the loop as it would be without it.
+
+    ``watch = Watch(train, test, forget, original=..., retrain=..., every=50)``, then ``watch(model, step)`` in the loop;
+    ``watch.frame`` has a row per reading: step, retain and forget accuracy (fractions) by output, probe and NCC, seconds.
+    Data, ``forget``, ``features`` and ``probe`` (one start) are those of ``evaluate``; what a generator yields is kept.
+    """
+
+    def __init__(self, train: Any, test: Any, forget: Any, original: nn.Module | Arrays | None = None,
+                 retrain: nn.Module | Arrays | None = None, every: int = 50, *, features: Where = None,
+                 probe: Probe | None = None, batch_size: int = 256):
+        if type(every) is not int or every < 1:
+            raise BadInput(f"every is {every!r}, but it must be a whole number of steps from 1 on.")
+        parts = {"train": train, "test": test}
+        self.parts = {part: list(data) if isinstance(data, Iterator) else data for part, data in parts.items()}
+        self.references = {name: model for name, model in (("Original", original), ("Retrain", retrain)) if model is not None}
+        self.forget, self.every, self.features, self.probe, self.batch_size = forget, every, features, probe, batch_size
+        self.rows: list[dict[str, float]] = []
+        self.levels: dict[str, dict[str, float]] = {}
+        self.started, self.spent = time.time(), 0.0
+
+    def __call__(self, model: nn.Module, step: int | None = None) -> None:
+        """Read the model at steps 0, ``every``, 2 ``every``, ...; without a ``step`` calls are counted."""
+        self.calls = getattr(self, "calls", -1) + 1
+        if (step if step is not None else self.calls) % self.every == 0:
+            self.read(model, self.calls if step is None else step)
+
+    def read(self, model: nn.Module, step: int) -> None:
+        """Read the model now. Raises BadInput where it or the data cannot be read."""
+        before = time.time()
+        models = {"model": model} | (self.references if not self.levels else {})
+        seen = foreign.pass_over(models, self.parts, dict.fromkeys(models, self.features), self.batch_size, lambda x, *_: x)
+        chosen, probe = forget_set(self.forget, seen.names), self.probe or Probe(epochs=20)
+        with foreign.own_state():
+            for name, arrays in seen.arrays.items():
+                found = Measured(name, arrays, seen.labels, chosen, None, seen.device).accuracies(probe, (0,), list(READOUTS))[0]
+                if name == "model":
+                    self.rows.append({"step": step, **found, "seconds": time.time() - before})
+                else:
+                    self.levels[name] = found
+        self.spent += time.time() - before
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        columns = [f"{readout}_{side}" for readout in READOUTS for side in ("retain", "forget")]
+        return pd.DataFrame(self.rows).reindex(columns=["step", *columns, "seconds"])
+
+    @property
+    def share(self) -> float:
+        """The share of the time since the start that the readings took."""
+        return self.spent / max(time.time() - self.started, 1e-9)
+
+    def plot(self) -> Figure:
+        """Forget accuracy against the step; Retrain's level dashed, the Original's dotted, in the readout's colour."""
+        figure = Figure(figsize=(6, 3.5), layout="constrained")
+        axes = figure.add_subplot(xlabel="step", ylabel="forget accuracy (%)", ylim=(-3, 103))
+        for i, (readout, label) in enumerate(READOUTS.items()):
+            axes.plot(self.frame.step, 100 * self.frame[f"{readout}_forget"], marker="o", color=f"C{i}", label=label)
+            for name, style in (("Retrain", "--"), ("Original", ":")):
+                if name in self.levels:
+                    axes.axhline(100 * self.levels[name][f"{readout}_forget"], color=f"C{i}", linestyle=style, linewidth=1)
+        axes.legend(title=" ".join(f"{name} {style}" for name, style in (("Retrain", "--"), ("Original", ":")) if name in self.levels))
+        return figure
+
+    def __repr__(self) -> str:
+        return f"{len(self.rows)} readings, {100 * self.share:.0f} % of the time.\n{self.frame.to_string(index=False)}"
