@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.data import DataLoader
 
-from . import attacks, files, foreign, metrics
-from .bias import bias_numbers, margin_parts
+from . import attacks, files, foreign, geometry, metrics
 from .checks import checks
 from .data import is_in
 from .foreign import NORMALISATIONS, Arrays, Where
@@ -186,19 +185,19 @@ class Measured:
     def geometry(self) -> dict[str, Any]:
         """Alignment, margins, neural collapse; what needs the head is NaN where none is known."""
         compared = self.train if self.centre is None else NORMALISATIONS[self.normalisation](self.train)
-        means = metrics.centred_means(compared, self.y, self.classes)
+        means = geometry.centred_means(compared, self.y, self.classes)
         norms = means.norm(dim=1)
-        distance = (norms / norms.mean()).masked_fill(metrics.at_centre(means), float("nan"))
+        distance = (norms / norms.mean()).masked_fill(geometry.at_global_mean(means), float("nan"))
         row = _sides("mean_distance", distance, self.forget)
-        row |= {"nc1": metrics.nc1(self.train, self.y, self.classes), "nc2": metrics.nc2(means), "nc3": float("nan")}
+        row |= {"nc1": geometry.nc1(self.train, self.y, self.classes), "nc2": geometry.nc2(means), "nc3": float("nan")}
         aligned = distance * float("nan")
         if self.weight is not None:
-            aligned, row["nc3"] = metrics.alignment(self.weight, means), metrics.nc3(self.weight, means)
+            aligned, row["nc3"] = geometry.alignment(self.weight, means), geometry.nc3(self.weight, means)
             inputs = self.test if self.centre is None else self.in_head()[1]
-            for part, values in zip(("row", "bias"), margin_parts(inputs, self.y_test, self.weight, self.bias)):
+            for part, values in zip(("row", "bias"), geometry.margin_parts(inputs, self.y_test, self.weight, self.bias)):
                 row |= _sides(f"margin_{part}", values, self.forget)
         if self.bias is not None:
-            row |= bias_numbers(self.bias, self.forget)
+            row |= geometry.bias_numbers(self.bias, self.forget)
         return row | _sides("alignment", aligned, self.forget) | {"alignment": aligned.tolist()}
 
     def few_shot(self, draws: int) -> dict[str, float]:

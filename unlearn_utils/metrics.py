@@ -253,3 +253,20 @@ def membership_inference(members: Tensor, others: Tensor, seed: int = 0) -> tupl
         LogisticRegression(), torch.cat(drawn)[:, None].double().numpy(), is_member.numpy(), cv=splits
     )
     return float(scores.mean()), max(0.0, 2 * (float(scores.mean()) - 0.5))
+
+
+def donor_features(features, train_labels: Tensor, test_labels: Tensor, forget: tuple[int, ...], seed: int = 0):
+    """Control with a known answer: each forget image gets the features of a random retain image of its own part.
+
+    ``features`` has ``.train`` (N, d) and ``.test`` (M, d); labels stay true. No probe can then classify the forget
+    class better than by chance, so whatever exceeds Retrain on these features is an artefact.
+    """
+    generator, parts = torch.Generator().manual_seed(seed), []
+    for part, labels in ((features.train, train_labels), (features.test, test_labels)):
+        gone = torch.isin(labels.cpu(), torch.tensor(forget))
+        kept = torch.where(~gone)[0]
+        donors = kept[torch.randint(len(kept), (int(gone.sum()),), generator=generator)]
+        changed = part.clone()
+        changed[gone.to(part.device)] = part[donors.to(part.device)]
+        parts.append(changed)
+    return type(features)(*parts)

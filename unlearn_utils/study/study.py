@@ -120,8 +120,8 @@ class Study:
             return "committed results" if self.pack else "results are cached, and computed where the cache lacks them"
         if not committed:
             return f"{len(here)} results computed here"
-        made = sorted({f"{record['made_with']['commit']} on {record['made_with']['hardware']}" for record in committed})
-        return f"{len(committed)} committed results ({', '.join(made)}), {len(here)} computed here"
+        made = sorted({record["made_with"]["hardware"] for record in committed})
+        return f"{len(committed)} committed results (made on {', '.join(made)}), {len(here)} computed here"
 
     @property
     def few(self) -> Study:
