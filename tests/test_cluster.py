@@ -39,7 +39,7 @@ def tasks_of(study) -> list[Task]:
 def digest_of(tasks) -> str:
     """Of everything that is stored of the tasks and the models behind them, except times and places."""
     found = hashlib.sha256()
-    for key, task in sorted({t.key: t for task in tasks for t in (task, trained(task.cell))}.items()):
+    for key, task in sorted({t.key: t for one in tasks for t in (one, trained(one.cell))}.items()):
         record = Store().get(task.spec)
         found.update(f"{key} {record.result} {sorted(record.files.items())}".encode())
     return found.hexdigest()

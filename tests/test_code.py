@@ -150,7 +150,7 @@ def version(tmp_path, monkeypatch):
         ("docstring", IS_NO_CODE, '"""Words."""', '"""Other words."""'),
         ("blank line", IS_NO_CODE, "    return x + 1", "\n    return x + 1"),
         ("unrelated function", IS_NO_CODE, "def unrelated(x):\n    return x", "def unrelated(x):\n    return -x"),
-        ("unrelated function of a helper", IS_NO_CODE, "def not_used(x):\n    return x", "def not_used(x):\n    return 1"),
+        ("function that no one calls", IS_NO_CODE, "def not_used(x):", "def not_used(y, x):"),
         ("layout", IS_NO_CODE, "own(1) + by_name(2)", "own( 1 )+by_name(2)"),
         ("hint of an argument and of what is returned", IS_NO_CODE, "(x, by=1):", "(x: 'Made', by: int = 1) -> int:"),
         ("hint of a variable", IS_NO_CODE, "local = x * LIMIT", "local: int = x * LIMIT"),

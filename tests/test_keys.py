@@ -332,7 +332,7 @@ def edited(python, copied, tmp_path_factory) -> dict:
     told, errors = python(script, tmp_path_factory.mktemp("home"), root).communicate()
     assert told, errors
     before, *after, undone = json.loads(told)
-    return {"before": before, "undone": undone} | dict(zip(edits, after))
+    return {"before": before, "undone": undone} | dict(zip(edits, after, strict=True))
 
 
 def test_keys_are_the_same_wherever_the_package_lies_and_whichever_process_asks(edited):

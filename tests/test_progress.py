@@ -1,4 +1,4 @@
-"""One bar where somebody looks on, plain lines in a log, nothing that is kept; and a kernel that survives an interrupt."""
+"""One bar where somebody looks on, plain lines in a log, nothing that is kept; and a kernel after an interrupt."""
 
 import io
 import os

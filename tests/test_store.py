@@ -43,7 +43,8 @@ def cut(file: Path) -> None:
 
 
 DAMAGE = {
-    "nothing": lambda text: b"", "a list": lambda text: b"[]", "no body": lambda text: b"{}", "no text": lambda text: b"\xff\xfe",
+    "nothing": lambda text: b"", "a list": lambda text: b"[]", "no body": lambda text: b"{}",
+    "no text": lambda text: b"\xff\xfe",
     "another number": lambda text: text.replace(b"0.5", b"0.9"), "2,000 lists": lambda text: b"[" * 2000 + b"]" * 2000,
     "100,000 lists": lambda text: b"[" * 100_000,
 }  # fmt: skip
@@ -235,7 +236,7 @@ def test_a_claim_is_one_processs_at_a_time(filled):
 
 def test_features_are_bounded_and_the_oldest_make_room(home, monkeypatch):
     specs = [{"kind": "features", "model": i} for i in range(4)]
-    for age, spec in zip((40, 30, 20, 10), specs):
+    for age, spec in zip((40, 30, 20, 10), specs, strict=True):
         Store().keep_features(spec, features_of_32_bits(), "cpu")
         size = sum(file.stat().st_size for file in Store().folder(spec).iterdir())
         monkeypatch.setattr(store, "FEATURES_KEPT", 2.5 * size)  # room for two

@@ -383,7 +383,8 @@ def neighbour_{name}(at):
     nearest = torch.cdist(at.features.test, at.features.train).argmin(1)
     return {{"counts": confusion(at.train_labels[nearest], at.test_labels, at.classes).tolist()}}
 
-device, criterion, args = torch.device("cpu"), torch.nn.CrossEntropyLoss(label_smoothing=0.1), argparse.Namespace(scale=1.0)
+device, args = torch.device("cpu"), argparse.Namespace(scale=1.0)
+criterion = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
 """
 MEASURED = """
 import json, os

@@ -102,7 +102,7 @@ def _lines(path: Path, only_head: bool = False) -> list[dict]:
         form = lines[0]["format"]
     except FileNotFoundError:
         raise BadInput(
-            f"there is no result pack {path}; --export writes one, and without --results committed results are computed."
+            f"there is no result pack {path}; --export writes one, and without --results committed all is computed."
         ) from None
     except OSError as problem:
         raise BadInput(f"{path} cannot be read as a result pack ({problem.strerror or problem}).") from None
@@ -211,8 +211,8 @@ def merge(first: Pack, second: Pack) -> tuple[Pack, str]:
     if others := _strangers(first.records, second.records):
         raise BadInput(
             f"the packs of '{first.profile}' hold results of two Originals, or of models that they do not hold "
-            f"({', '.join(others)}), and two Originals never stand in one table; bring the first's models over (--carry, "
-            "--bring), compute again and merge, or refresh all notebooks at once."
+            f"({', '.join(others)}), and two Originals never stand in one table; bring the first's models over "
+            "(--carry, --bring), compute again and merge, or refresh all notebooks at once."
         )
     both = first.records.keys() & second.records.keys()
     other = sum(first.records[question]["result"] != second.records[question]["result"] for question in both)
@@ -221,7 +221,7 @@ def merge(first: Pack, second: Pack) -> tuple[Pack, str]:
 
 
 def _strangers(*packs: Records) -> list[str]:
-    """Weights by which two Originals could meet: a model from scratch has two, or it is not known which model has them."""
+    """Weights by which two Originals could meet: a model from scratch has two, or it is not known whose they are."""
     models = {question: record for records in packs for question, record in records.items()}
 
     def root(record: dict[str, Any]) -> str:
