@@ -276,14 +276,17 @@ def _by_name(options: argparse.Namespace) -> dict[str, str]:
     places = [Path(file).resolve() for _, file in pairs]
     if twice := [file for (_, file), place in zip(pairs, places) if places.count(place) > 1]:
         raise BadInput(f"{twice[0]} is given twice; name every file once.")
-    stems = [Path(file).stem for _, file in pairs]
-    parts = [(*Path(file).parts[:-1], Path(file).stem) for _, file in pairs]
-    apart = ["/".join(part for part in own if not all(part in other for other in parts)) for own in parts]
-    stems = stems if len(set(stems)) == len(stems) else [name or stem for name, stem in zip(apart, stems)]
-    own = {name or stem: file for (name, file), stem in zip(pairs, stems)}
+    unnamed = [file for name, file in pairs if not name]
+    stems = [Path(file).stem for file in unnamed]
+    if len(set(stems)) < len(stems):  # then what of their paths tells them apart
+        parts = [Path(file).parts for file in unnamed]
+        stems = ["/".join(part for part in own if not all(part in other for other in parts)) for own in parts]
+    names = iter(stems)
+    pairs = [(name or next(names), file) for name, file in pairs]
+    own = dict(pairs)
     roles = {"Original": options.original, "Retrain": options.retrain, "Untrained": options.untrained}
     if len(own) < len(pairs) or set(own) & set(roles):
-        raise BadInput(f"the models' names {', '.join(name or stem for (name, _), stem in zip(pairs, stems))} are not all "
+        raise BadInput(f"the models' names {', '.join(name for name, _ in pairs)} are not all "
                        "different and of their own; name them, as NAME=FILE.")
     return {name: file for name, file in (roles | own).items() if file}
 
@@ -336,7 +339,7 @@ def _of_files(options: argparse.Namespace) -> Report:
     nets, notes, channels = {}, [], set()
     for name, file in named.items():
         nets[name], told = files.built(architectures[name], Path(file), len(classes), options.cmf_normalisation)
-        channels.add(next((p.shape[1] for p in nets[name].parameters() if p.ndim == 4), 3))
+        channels.add(files.first_convolution(nets[name].parameters()).shape[1])
         notes += told
     channels = 1 if channels == {1} else 3
     size = options.size or min(224, *image_size(next(iter(found["train"].values()))[0]))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib.util
 import inspect
 import re
 import sys
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +23,20 @@ from .settings import BadInput, Network
 
 CIFAR_RESNETS = {"cifar_resnet18": ("resnet", [2, 2, 2, 2]), "cifar_resnet34": ("resnet", [3, 4, 6, 3]),
                  "cifar_resnet50": ("bottleneck_resnet", [3, 4, 6, 3])}
-PLAIN_NUMPY = re.compile(r"numpy\.(_?core\.multiarray\.(scalar|_reconstruct)|dtype|ndarray|dtypes\.\w+DType)")
+_MULTIARRAY = [f"numpy.{core}.multiarray." for core in ("core", "_core")]
+PLAIN = [  # what makes NumPy's scalars and arrays, which are data, by the names that versions give it
+    *((getattr(np._core.multiarray, name), place + name) for place in _MULTIARRAY for name in ("scalar", "_reconstruct")),
+    (codecs.encode, "_codecs.encode"), np.dtype, np.ndarray, *(kind for kind in vars(np.dtypes).values() if isinstance(kind, type)),
+    (lambda *parts: "/".join(map(str, parts)), "pathlib.PosixPath"), (lambda *parts: "/".join(map(str, parts)), "pathlib.WindowsPath"),
+]
 CLASSES, CHANNELS = ("num_classes", "n_classes", "classes", "num_class"), ("in_channels", "in_chans", "channels", "num_channels")
 
 
-class Inert(dict):
-    """Stands for an object of a class that is not loaded: what it held is kept, none of its code runs."""
+class Inert:
+    """Stands for a class that is not loaded: its objects become dictionaries, none of its code runs."""
 
-    def __init__(self, *_, **__):
-        self.state = {}
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
+    def __new__(cls, *_, **__):
+        return OrderedDict()
 
 
 class Normalised(nn.Module):
@@ -63,39 +67,30 @@ def weights_of(file: Path) -> dict[str, Tensor]:
 
 
 def _unpickled(file: Path) -> Any:
-    """What a file of torch.save holds, with inert objects for classes that are not plain data."""
-    stubs: list[tuple[Any, str]] = []
+    """What a file of torch.save holds, with dictionaries for objects of classes that are not plain data."""
+    stubs: dict[str, type] = {}
     while True:
         try:
-            with torch.serialization.safe_globals(stubs):
+            with torch.serialization.safe_globals([*PLAIN, *((stub, name) for name, stub in stubs.items())]):
                 return torch.load(file, "cpu", weights_only=True)
         except Exception as reason:
-            unknown = re.search(r"(?:Unsupported global: GLOBAL|to load unsupported GLOBAL) (\S+)", str(reason))
-            name = unknown and unknown[1].rstrip(".,")
-            if not name or name in dict(map(reversed, stubs)):
-                raise
-            stubs.append((_plain(name), name))
-
-
-def _plain(name: str) -> Any:
-    """NumPy's own for its scalars and arrays, which are data; an inert class for anything else."""
-    if not PLAIN_NUMPY.fullmatch(name):
-        return type("Inert", (Inert,), {})
-    module, _, attribute = name.replace("numpy.core", "numpy._core").rpartition(".")
-    return getattr(importlib.import_module(module), attribute)
+            unknown = re.search(r"Unsupported global: GLOBAL (\S+)", str(reason))
+            name = unknown and (unknown[1] if "." in unknown[1] else f"builtins.{unknown[1]}")
+            if not name or name in stubs:
+                raise ValueError(str(reason).rpartition("WeightsUnpickler error: ")[2]) from None
+            stubs[name] = type("Inert", (Inert,), {})
 
 
 def _tensors(thing: Any, place: str = ""):
-    """Every tensor in nested dictionaries and inert objects, with its place; of a pickled module as in its state_dict."""
+    """Every tensor in nested dictionaries and objects, with its place; of a pickled module as in its state_dict."""
     if isinstance(thing, Tensor):
         yield place, thing
     elif isinstance(thing, np.ndarray) and thing.dtype.kind in "fiu":
         yield place, torch.from_numpy(thing)
     elif isinstance(thing, dict):
-        held = dict(thing)
-        if isinstance(thing, Inert) and isinstance(thing.state, dict):
-            parts = [thing.state.get(name) for name in ("_parameters", "_buffers", "_modules")]
-            held |= {k: v for part in parts if isinstance(part, dict) for k, v in part.items()} if any(parts) else thing.state
+        own = getattr(thing, "__dict__", {})
+        parts = [part for name in ("_parameters", "_buffers", "_modules") if isinstance(part := own.get(name), dict)]
+        held = {key: value for part in parts or [own] for key, value in part.items()} | dict(thing)
         for key, value in held.items():
             yield from _tensors(value, f"{place}.{key}" if place else str(key))
 
@@ -110,7 +105,7 @@ def built(architecture: str, file: Path, classes: int, normalisation: str = "") 
     for its own normalisation are used.
     """
     held = weights_of(file)
-    stem = next((t for t in held.values() if t.ndim == 4), torch.empty(64, 3, 3, 3))
+    stem = first_convolution(held.values())
     if f"cifar_{architecture}" in CIFAR_RESNETS:
         architecture = f"cifar_{architecture}" if stem.shape[-1] == 3 else f"torchvision/{architecture}"
     cmf = {ours: t for key, t in held.items() for ours, theirs in (
@@ -138,6 +133,12 @@ def built(architecture: str, file: Path, classes: int, normalisation: str = "") 
         network = Normalised(network, *inside)
         notes.append(f"{file}: images are normalised as the file says.")
     return network, notes
+
+
+def first_convolution(tensors: Iterable[Tensor]) -> Tensor:
+    """The weight that reads the image: that of three channels or, where there is none, of the fewest."""
+    kernels = [t for t in tensors if t.ndim == 4] or [torch.empty(64, 3, 3, 3)]
+    return min(kernels, key=lambda t: (t.shape[1] != 3, t.shape[1]))
 
 
 def with_normalisation(network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> nn.Module:
