@@ -1,16 +1,23 @@
-"""Figures: what is drawn is what the rows hold."""
+"""Figures: what is drawn is what the rows hold, at the width of a page, with text that can be read there."""
+
+import itertools
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib.colors import to_hex, to_rgb
-from test_claims import frame, label, model
-from test_style import attacked, cmf_rows, histories, path, steps
+from matplotlib.colors import to_hex
+from matplotlib.text import Text
 
-from unlearn_utils.settings import READOUTS
-from unlearn_utils.views import claims, curves, plots, style
+from unlearn_utils import theory
+from unlearn_utils.methods import METHODS
+from unlearn_utils.paths import Outputs
+from unlearn_utils.settings import READOUTS, BadInput
+from unlearn_utils.views import drawings, plots, style
+
+SETS = ("0", "1", "2")
+CLASSES = ["airplane", "automobile", "bird", "cat"]
 
 
 @pytest.fixture(autouse=True)
@@ -19,212 +26,251 @@ def closed():
     plt.close("all")
 
 
-def of_colour(lines, colour):
-    return [line for line in lines if to_hex(line.get_color()) == colour]
+def model(name, method, variant="linear", output=0.0, probe=0.5, ncc=0.4, retain=0.9, seeds=(0,)):
+    """A row per forget set and seed; the accuracies of forget set s are 0.01 s above the values given."""
+    return [
+        {"model": name, "method": method, "variant": variant, "seed": seed, "forget": forget, "output_retain": retain,
+         "output_forget": output + 0.01 * s * (output > 0), "probe_forget": probe + 0.01 * s,
+         "ncc_forget": ncc + 0.01 * s, "weight_turn_forget": 20.0, "mean_turn_forget": 80.0,
+         "alignment": [0.2 if c == s else 0.9 for c in range(4)]}
+        for s, forget in enumerate(SETS) for seed in seeds]
 
 
-def levels(axis):
-    """Heights of the lines across an axis."""
-    return [line.get_ydata()[0] for line in axis.lines
-            if list(line.get_xdata()) == [0, 1] and line.get_transform() != axis.transData]
+def rows():
+    parts = [model("Original", "original", output=0.9, probe=0.9, ncc=0.9), model("Retrain", "retrain", probe=0.6),
+             model("Untrained network", "random", output=0.1, probe=0.2),
+             model("Random Label", "random_label", probe=0.8),
+             model("SCRUB", "scrub", output=0.3, probe=0.7), model("SCRUB (tuned)", "scrub", "tuned", probe=0.75),
+             model("Random Label + CMF", "random_label", "cmf", output=0.5, probe=0.7),
+             model("Random Label (matched budget)", "random_label", "cmf_budget", probe=0.78),
+             model("SCRUB + CMF", "scrub", "cmf", output=0.4),
+             model("SCRUB (matched budget)", "scrub", "cmf_budget", retain=0.1),
+             model("Random Label, classifier only", "random_label", "classifier")]
+    return pd.DataFrame(sum(parts, []))
 
 
-def test_a_dumbbell_holds_the_means_the_classes_and_the_references():
-    rows = frame(model("Random Label", "random_label", output=0.02, probe=0.7, ncc=0.6),
-                 model("Random Label + CMF", "random_label", "cmf"))
-    figure = plots.dumbbell(rows)
-    axis, points = figure.axes[0], figure.points
-    shown = ["Random Label", "Retrain", "Untrained network"]
-    assert [tick.get_text() for tick in axis.get_yticklabels()] == shown
-    means = points[points["class"].isna()].set_index(["model", "readout"]).accuracy
-    of_class = points[(points.model == "Random Label") & (points.readout == "probe") & points["class"].notna()]
-    assert means["Random Label", "output"] == pytest.approx(2) and len(of_class) == 10
-    assert list(of_class.accuracy) == pytest.approx(list(100 * rows.probe_forget[rows.model == "Random Label"]))
-    for readout, (colour, marker) in style.READOUT_STYLE.items():
-        marks = [line for line in of_colour(axis.lines, colour) if line.get_marker() == marker]
-        assert [line.get_xdata()[0] for line in marks] == pytest.approx([means[name, readout] for name in shown])
-        assert {line.get_markerfacecolor() for line in marks} == {"none" if readout == "output" else colour}
-    line = next(line for line in axis.lines if line.get_color() == "black")
-    assert line.get_xdata()[0] == pytest.approx(90)
+def curves():
+    falls = {"Output": (0.9, 0.5, 0.04, 0.0), "Linear probe": (0.9, 0.9, 0.8, 0.85), "NCC": (0.9, 0.9, 0.82, 0.9)}
+    return pd.DataFrame([
+        {"model": "Random Label", "seed": 0, "forget": forget, "readout": readout, "step": step,
+         "forget_accuracy": share}
+        for readout, values in falls.items() for forget in "01" for step, share in zip((0, 1, 2, 4), values)])
 
 
-def test_the_bands_of_a_dumbbell_are_retrains_intervals_each_of_its_readout():
-    rows = frame()
-    rows.loc[rows.model == "Retrain", "ncc_forget"] = [0.2, 0.4] * 5  # mean 0.3, t(9) * s / sqrt(10) = 2.262 * 0.1054 / 3.162
-    ends = {band.get_facecolor()[:3]: (band.get_x(), band.get_x() + band.get_width())
-            for band in plots.dumbbell(rows).axes[0].patches}
-    assert ends[to_rgb(style.READOUT_STYLE["ncc"][0])] == pytest.approx((22.46, 37.54), abs=0.01)
-    few = plots.dumbbell(rows[rows.forget.isin(["0", "1", "2"])]).axes[0].patches[0]  # no interval: from least to most
-    assert (few.get_x(), few.get_x() + few.get_width()) == pytest.approx((20, 40))
-    notes = [" ".join(plots.dumbbell(of).texts[0].get_text().split()) for of in (rows, rows[rows.forget.isin(["0", "1"])])]
-    assert "95 %" in notes[0] and "95 %" not in notes[1] and "range" in notes[1]
+def histories():
+    return pd.DataFrame([
+        {"model": name.title(), "method": name, "epoch": epoch, "forget": forget, "seed": 0,
+         "train_retain": 0.4 * epoch, "test_retain": 0.3 * epoch, "nc1": 30 / epoch, "nc2": 0.5, "nc3": 0.4}
+        for name in ("original", "retrain", "random") for epoch in (1, 2) for forget in "01"])
 
 
-def test_a_dumbbell_averages_seeds_before_classes_and_shows_the_models_asked_for():
-    rows = label(probe=0.7)
-    extra = rows[(rows.model == "Random Label") & (rows.forget == "0")].assign(seed=1, probe_forget=0.1)
-    figure = plots.dumbbell(pd.concat([rows, extra, extra.assign(seed=2)]), models=["Random Label"])
-    mean = figure.points[(figure.points.readout == "probe") & figure.points["class"].isna()].accuracy.item()
-    of_class = 100 * rows.probe_forget[rows.model == "Random Label"].to_numpy()
-    assert mean == pytest.approx(np.mean([(of_class[0] + 10 + 10) / 3, *of_class[1:]]))
-    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["Random Label"]
+def readings():
+    return pd.DataFrame([
+        {"model": name, "method": method, "attack": attack, "x": x, "forget": forget, "seed": 0, "draw": draw,
+         "forget_accuracy": (x + draw) / 10}
+        for name, method in (("Original", "original"), ("Retrain", "retrain"), ("Random Label", "random_label"),
+                             ("Random Label, classifier only", "random_label"), ("SalUn", "salun"))
+        for attack in ("few_shot", "few_shot_shuffled", "own_head") for x in (1, 2, 5) for forget in "01"
+        for draw in (0, 2)])
 
 
-def test_a_dumbbell_of_foreign_models_shows_each_forgotten_class():
-    rows = pd.DataFrame([
-        {"model": name, "method": name.lower(), "output_forget": 0.1, "probe_forget": 0.5, "ncc_forget": 0.4,
-         **{f"{readout}_by_class": [0.2, 0.9, 0.6] for readout in READOUTS}} for name in ("Original", "Mine")])
-    lines = plots.dumbbell(rows, (0, 2)).axes[0].lines
-    dots = [line for line in lines if line.get_marker() == "." and len(line.get_xdata())]
-    assert len(dots) == 6 and all(list(line.get_xdata()) == pytest.approx([20, 60]) for line in dots)
-    single = plots.dumbbell(rows.drop(columns=[f"{r}_by_class" for r in READOUTS]), (1,)).axes[0]
-    assert not [line for line in single.lines if line.get_marker() == "." and len(line.get_xdata())]
+def gaps():
+    listed = [("Random Label", 10), ("SCRUB", 1), ("SCRUB (tuned)", 5), ("Fine-tune", 7), ("SVD", 7)]
+    return pd.DataFrame([{"model": name, "column": f"{readout}_forget", "difference": at, "low": at - 2, "high": at + 3}
+                         for name, at in listed for readout in ("probe", "ncc")])
 
 
-def test_slopes_go_from_tuned_over_the_same_budget_to_cmf():
-    rows = cmf_rows()
-    rows.loc[(rows.method == "scrub") & (rows.variant == "cmf_budget"), ["ncc_forget", "output_retain"]] = [0.2, 0.7]
-    figure = plots.slopes(rows)
-    colour, marker = style.look("scrub")
-    marks = [line for line in of_colour(figure.axes[0].lines, colour) if line.get_marker() == marker]
-    assert [line.get_ydata()[0] for line in marks] == pytest.approx([60, 20, 60])
-    assert [to_hex(line.get_markerfacecolor()) == "#ffffff" for line in marks] == [False, True, False]
-    assert levels(figure.axes[0])[:3] == pytest.approx([90, 50, 30])
-    assert figure.points.broken.sum() == 2  # in both panels
-    without = plots.slopes(rows[rows.variant != "cmf_budget"]).axes[0]  # a line from its own rate to CMF, and no empty place
-    assert [text.get_text() for text in without.get_xticklabels()] == ["own\nrate", "CMF"]
-    (line,) = [line for line in of_colour(without.lines, colour) if line.get_marker() != marker]
-    assert list(line.get_ydata()) == pytest.approx([60, 60])
+def run():
+    reading = {"points": [[0, 0], [1, 1], [2, 0], [0, 2]]}
+    reading |= {"output": [1, 0, 1, 2], "probe": [0, 0, 1, 3], "ncc": [0, 0, 1, 2]}
+    return {"model": "Random Label", "seed": 0, "names": CLASSES, "classes": [0, 1, 2], "labels": [0, 0, 1, 2],
+            "readings": [reading | {"step": step} for step in (0, 1, 2, 4)]}
 
 
-def test_gaps_are_those_of_the_cards():
-    card = claims.scorecard(label(probe=0.7, ncc=0.8))
-    few = card.assign(low=float("nan"), high=float("nan"), n=3)
-    figure = plots.gaps_by_profile({"one": card, "two": few})
-    ncc, probe = figure.axes
-    for axis, gap in ((ncc, 30), (probe, 20)):
-        marks = [line for line in axis.lines if line.get_marker() in "os"]
-        assert [line.get_xdata()[0] for line in marks] == pytest.approx([gap, gap])
-        assert to_hex(marks[1].get_markerfacecolor()) == "#ffffff"
-    pale = plots.gaps_by_profile({"one": claims.scorecard(label(probe=0.7, ncc=0.8, output=0.3))})  # no evidence
-    assert {line.get_alpha() for line in pale.axes[0].lines if line.get_marker() == "o"} == {0.3}
-    assert "Pale" in pale.texts[0].get_text() and "Pale" not in figure.texts[0].get_text()
-    low, high = next(line.get_xdata() for line in probe.lines if to_hex(line.get_color()) == plots.PROFILE_COLOURS[0])
-    line = card[card.claim == "Probe still reads it"].iloc[0]
-    assert (low, high) == pytest.approx((100 * line.low, 100 * line.high))
+def searched():
+    return pd.DataFrame([
+        {"method": method, "variant": "tuned", "setting": "lr", "value": value, "forget": 0.1, "probe": 0.8, "ncc": 0.7,
+         "chosen": value == 0.01} for method in ("scrub", "unsir") for value in (0.001, 0.01, 0.1)])
 
 
-def test_every_cosine_is_a_point_and_a_class_at_the_centre_has_none():
-    rows = frame()[:3]
-    rows["alignment"] = [[0.1, 0.9, 0.8], [0.95, 0.2, 0.85], [0.7, 0.75, float("nan")]]  # forget classes 0, 1 and 2
-    axis = plots.alignment(rows).axes[0]
-    assert "at the centre: Original." in axis.figure.texts[0].get_text().replace("\n", " ")
-    points = {colour: sorted(x for dots in of_colour(axis.lines, colour) for x in dots.get_xdata())
-              for colour in (plots.RETAIN, plots.FORGET)}
-    assert points[plots.FORGET] == pytest.approx([0.1, 0.2])
-    assert points[plots.RETAIN] == pytest.approx([0.7, 0.75, 0.8, 0.85, 0.9, 0.95])
-    assert [text.get_text() for text in axis.texts] == ["90 %", "output"]
+def vectors():
+    turn = {"Original": (70, 90), "Random Label": (50, 170), "SCRUB": (0, 90)}
+    return {name: [torch.tensor([np.cos(a), np.sin(a)]) * 3 for a in np.radians(pair)] for name, pair in turn.items()}
 
 
-def test_a_model_that_diverged_has_no_row_among_the_cosines():
-    rows = label()
-    rows["alignment"] = [np.nan if method == "random_label" else [0.5] * 10 for method in rows.method]
-    for diverged in ("random_label", "retrain"):
-        names = [tick.get_text() for tick in plots.alignment(rows.assign(
-            alignment=rows.alignment.where(rows.method != diverged))).axes[0].get_yticklabels()]
-        assert "Random Label" not in names and "Original" in names
+MEANS = theory.simplex_etf(4, 5, torch.Generator().manual_seed(0))
+PATH = theory.classifier_gradient_descent(MEANS, 0, 0.5, 150, 1.0, 0.01)
+LAYOUT = {"points": np.arange(8.0).reshape(4, 2), "labels": np.array([0, 1, 0, 2])}
+FOREIGN = rows().drop_duplicates("model").drop(columns=["variant", "forget", "seed"])[:4]
+HEADROOM = pd.DataFrame([{"dimensions": d, "readout": name, "headroom": h / d, "low": h / d - 1, "high": h / d + 2}
+                         for d in (16, 32) for name, h in (("probe", 100), ("ncc", 400))])
+FIGURES = {
+    "learning_curve": lambda: plots.learning_curve(curves(), rows()),
+    "dumbbell": lambda: plots.dumbbell(rows()),
+    "dumbbell of evaluate": lambda: plots.dumbbell(FOREIGN, columns=("output", "probe", "ncc")),
+    "cmf": lambda: plots.cmf(rows()),
+    "alignment": lambda: plots.alignment(rows()),
+    "turned": lambda: plots.turned(rows()),
+    "arrows": lambda: plots.arrows(vectors()),
+    "neural_collapse": lambda: plots.neural_collapse(histories()),
+    "gaps_by_profile": lambda: plots.gaps_by_profile({"one": gaps(), "another": gaps()}),
+    "attacks": lambda: plots.attacks(readings()),
+    "fine_tuning": lambda: plots.fine_tuning(readings()),
+    "embeddings": lambda: plots.embeddings(dict.fromkeys(["Original", "Retrain"], LAYOUT), (0,), CLASSES),
+    "steps": lambda: plots.steps(run()),
+    "headroom": lambda: plots.headroom(HEADROOM),
+    "tuning": lambda: plots.tuning(searched()),
+    "schematics": drawings.schematics,
+    "turning_apart": drawings.turning_apart,
+    "theory_gamma": lambda: drawings.theory_gamma([0.1, 0.5, 0.9], np.array([[0, 0], [1, 0], [1, 1]]), (0.25, 0.75)),
+    "theory_path": lambda: drawings.theory_path(PATH, MEANS),
+}
 
 
-def test_one_network_is_not_counted_once_per_forget_set():
-    rows = frame()[:3]
-    rows["alignment"] = [[0.1, 0.2, 0.3, 0.4]] * 3
-    assert len(plots.alignment(rows).points) == 3 + 4  # three forget classes, and each class as a retain class
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_fits_a_page_and_can_be_read_there(name):
+    figure = FIGURES[name]()
+    figure.draw_without_rendering()
+    assert figure.get_figwidth() in (pytest.approx(9 / 2.54, abs=0.01), pytest.approx(18 / 2.54, abs=0.01))
+    texts = [text for text in figure.findobj(Text) if text.get_text().strip() and text.get_visible()]
+    assert min(text.get_fontsize() for text in texts) >= 7
+    width, height = figure.canvas.get_width_height()
+    written = figure.texts + [text for axis in figure.axes for text in (axis.title, *axis.texts)]
+    written += [label for axis in figure.axes for label in (axis.xaxis.label, axis.yaxis.label) if axis.axison]
+    boxes = [(text.get_text(), Text.get_window_extent(text)) for text in written if text.get_text()]  # without an arrow
+    for text, box in boxes:  # cut off at an edge
+        assert -2 <= box.x0 and box.x1 <= width + 2 and -2 <= box.y0 and box.y1 <= height + 2, text
+    for (one, box), (other, another) in itertools.combinations(boxes, 2):
+        assert not box.padded(-1).overlaps(another.padded(-1)), (one, other)
+    assert not any(legend.get_window_extent().overlaps(box) for legend in figure.legends for _, box in boxes)
 
 
-def test_rows_are_sorted_by_the_forget_classes_cosine():
-    rows = label().assign(alignment=None)
-    rows["alignment"] = [[0.1 * len(name)] * 10 for name in rows.method]
-    names = [tick.get_text().split("\n")[0] for tick in plots.alignment(rows).axes[0].get_yticklabels()]
-    assert names == ["Distilled head", "Random Label", "Original", "Retrain", "Untrained network"]
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_carries_its_points_and_a_caption(name):
+    figure = FIGURES[name]()
+    assert len(figure.points) and not figure.points.columns.duplicated().any()
+    assert figure.caption.endswith(".") and "nan" not in figure.caption
 
 
-def test_a_layout_shows_the_forget_class_in_orange_and_what_ncc_reads():
-    layout = {"points": np.arange(8.0).reshape(4, 2), "labels": np.array([0, 1, 0, 2])}
-    figure = plots.embeddings({"Retrain": layout, "m": layout}, (0,), frame(), ["cat", "dog", "cow"])
-    dots = figure.axes[0].collections[0]
-    assert np.array_equal(dots.get_offsets(), layout["points"])
-    assert [to_hex(c) == plots.FORGET for c in dots.get_facecolors()] == [True, False, True, False]
-    assert [axis.get_xlabel() for axis in figure.axes] == ["NCC reads 50 %", ""]
-    assert figure.legends[0].get_texts()[0].get_text() == "forgotten class: cat"
+def test_the_same_figure_is_the_same_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(Outputs, "file", lambda self, name: tmp_path / name)
+    written = []
+    for _ in range(2):
+        style.save(plots.alignment(rows()), "alignment", Outputs("digits"))
+        written.append([(tmp_path / f"alignment{end}").read_bytes() for end in (".png", ".pdf", "_points.csv")])
+    assert written[0] == written[1]
 
 
-def test_four_models_are_laid_out_or_those_asked_for():
-    layout = {"points": np.zeros((4, 2)), "labels": np.array([0, 1, 0, 2])}
-    names = ["Original", "SalUn", "Retrain", "Random Label + CMF", "Random Label"]
-    layouts = dict.fromkeys(names, layout)
-    titles = [axis.get_title() for axis in plots.embeddings(layouts, (0,)).axes]
-    assert titles == ["Original", "Retrain", "Random Label + CMF", "Random Label"]
-    assert [a.get_title() for a in plots.embeddings(layouts, (0,), models=["SalUn"]).axes] == ["SalUn", ""]
+def test_means_are_over_forget_sets_of_means_over_seeds():
+    uneven = pd.DataFrame(model("Random Label", "", probe=0.8) + model("Random Label", "", probe=0.2)[:1])
+    found = style.means(uneven, ["probe_forget"]).probe_forget["Random Label"]
+    assert found == pytest.approx(((0.8 + 0.2) / 2 + 0.81 + 0.82) / 3)
 
 
-def test_the_learning_curve_ends_where_the_readings_do():
-    rows, run = label(probe=0.7), steps()
-    run["forget_accuracy"] += run.forget.astype(int) / 10
-    axis = plots.unlearning_curve(run, rows).axes[0]
-    for colour in style.READOUT_COLOURS.values():
-        line = next(line for line in of_colour(axis.lines, colour) if len(line.get_xdata()) == 4)
-        means = [105, 55, 100 / 3 + 5, 25]
-        assert list(line.get_xdata()) == [0, 1, 2, 4] and line.get_ydata() == pytest.approx(means)
-    beside = rows[rows.forget.isin(["0", "1"])].groupby("method").ncc_forget.mean()
-    ncc = of_colour(axis.lines, style.READOUT_COLOURS["NCC"])
-    drawn = [line.get_ydata()[0] for line in ncc if len(line.get_ydata()) == 2]
-    assert drawn == pytest.approx([100 * beside["retrain"], 100 * beside["random"]])
+def test_a_dumbbell_takes_the_tuned_method_and_says_only_what_holds():
+    figure = plots.dumbbell(rows())
+    assert list(figure.points.model) == ["Random Label", "SCRUB (tuned)", "Retrain", "Untrained network"]
+    assert figure.points.set_index("model").probe["Random Label"] == pytest.approx(81)  # mean of 80, 81 and 82 %
+    assert "otherwise" in figure.get_suptitle()
+    remembers = rows()
+    remembers.loc[remembers.model == "Random Label", "output_forget"] = 0.2
+    assert "otherwise" not in plots.dumbbell(remembers).get_suptitle()
+    assert [text.get_text() for text in figure.axes[0].texts] == ["output", "probe", "Retrain's probe 61 %"]
 
 
-def test_an_attack_curve_holds_the_mean_and_the_middle_half_of_draws_and_sets():
-    figure = plots.attack_curves(attacked(), {"few_shot": "few", "prototype": "one"}, "images")
-    names = [f"{name} {variant}" for name, variant in curves.ATTACKED]
-    for axis in figure.axes:
-        assert [line.get_label() for line in axis.lines] == names  # five, and SalUn is none of them
-        assert all(line.get_ydata() == pytest.approx([20, 30]) for line in axis.lines)
-        heights = axis.collections[0].get_paths()[0].vertices[:, 1]
-        assert (heights.min(), heights.max()) == pytest.approx((15, 35))
-    assert to_hex(figure.axes[0].lines[3].get_color()) == plots.COLOURS["random_label"]
-    one = plots.attack_curves(attacked(), {"few_shot": "few"}, "images", models=["salun linear"])
-    assert [to_hex(line.get_color()) for line in one.axes[0].lines] == [plots.COLOURS["salun"]]
+def test_a_model_that_diverged_has_no_row():
+    given = rows()
+    given.loc[given.method == "random_label", ["output_forget", "probe_forget", "ncc_forget"]] = float("nan")
+    given["alignment"] = given.alignment.where(given.method != "random_label")
+    assert list(plots.dumbbell(given).points.model) == ["SCRUB (tuned)", "Retrain", "Untrained network"]
+    assert "Random Label" not in set(plots.alignment(given).points.model)
 
 
-def test_training_curves_are_those_of_original_and_retrain():
-    axes = plots.training_curves(histories()).axes
-    assert [axis.get_title() for axis in axes] == ["Original", "Retrain", "", ""]
-    for axis, expected in zip(axes, [[[10, 20], [20, 20]]] * 2 + [[[2, 3], [0.5, 0.5], [0.4, 0.4]]] * 2):
-        assert [list(line.get_ydata()) for line in axis.lines] == [pytest.approx(values) for values in expected]
+def test_the_original_is_the_last_of_other_peoples_models():
+    figure = plots.dumbbell(FOREIGN, columns=("output", "probe", "ncc"))
+    assert list(figure.points.model) == ["Retrain", "Untrained network", "Random Label", "Original"]
+    shown = plots.dumbbell(FOREIGN, models=["Original", "Random Label"], columns=("output", "ncc"))
+    assert list(shown.points.model) == ["Random Label", "Original"] and list(shown.points) == ["model", "output", "NCC"]
 
 
-def test_the_path_has_a_line_per_row_and_says_when_the_retain_rows_part():
-    weights, means = path(60)
-    figure = plots.theory_path(weights, means)
-    cosines = np.stack([torch.cosine_similarity(weight, means, dim=1).numpy() for weight in weights])
-    assert np.allclose(figure.points.drop(columns="step"), cosines)
-    lines = figure.axes[0].lines
-    assert len(of_colour(lines, plots.RETAIN)) == 3
-    assert np.allclose(of_colour(lines, plots.FORGET)[0].get_ydata(), cosines[:, 0])
-    assert "part" not in figure.texts[0].get_text()
-    weights[30:] = [weight.clone().index_fill_(0, torch.tensor([2]), 1.0) for weight in weights[30:]]
-    note = " ".join(plots.theory_path(weights, means).texts[0].get_text().split())
-    taken = int((weights[-1] @ means[0]).argmax())
-    assert "From step 30 on" in note and f"row {taken} answers" in note
+def test_the_learning_curve_names_the_step_at_which_the_output_has_gone():
+    figure = plots.learning_curve(curves(), rows())
+    (axis,) = figure.axes
+    assert "step 2:\noutput 4.0 %\nprobe 80.0 %\nNCC 82.0 %" in [text.get_text() for text in axis.texts]
+    levels = [line.get_ydata()[0] for line in axis.lines if to_hex(line.get_color()) == style.GREY]
+    levels = [level for level in levels if level > 1]  # the other one marks the step
+    assert levels == [pytest.approx(60.5)]  # Retrain's probe on the two forget sets that were run: 60 and 61 %
+    kept = curves()
+    kept.loc[kept.readout == "Output", "forget_accuracy"] = 0.5
+    assert not any("step" in text.get_text() for text in plots.learning_curve(kept, rows()).axes[0].texts)
 
 
-def test_the_rows_of_the_drawing_are_the_theorys():
-    left, right = plots.theory_gamma([0.2, 0.8], np.array([[1, 0], [1, 1]]), (0.1, 0.9), gamma=0.75).axes
-    tips, means = [np.array(arrow.xy) for arrow in left.texts], [line.get_xydata()[0] for line in left.lines[:3]]
-    assert np.allclose(means[0], (0, 1)) and np.allclose(tips[0], -0.25 * means[0])
-    assert np.allclose(tips[1:], 0.75 * np.array(means[1:]))
-    assert [list(line.get_ydata()) for line in right.lines] == [[100, 100], [0, 100]]
+def test_cmf_shows_the_output_and_leaves_out_a_broken_model():
+    figure = plots.cmf(rows())
+    output = figure.points.set_index("model").output_forget
+    assert output["Random Label + CMF"] == pytest.approx(51)  # mean of 50, 51 and 52 %
+    assert "SCRUB (matched budget)" not in output and "SCRUB (matched budget) (10 %)" in figure.caption
+    assert [axis.get_title() for axis in figure.axes] == list(READOUTS.values())
 
 
-def test_an_arrow_stands_at_the_angle_that_was_measured():
-    axis = plots.arrows({"Retrain": np.pi / 3}).axes[0]
-    assert np.allclose([arrow.xy for arrow in axis.texts], [(0.5, 3**0.5 / 2), (1, 0)])
-    assert axis.get_title() == "Retrain\n60°"
+def test_every_cosine_is_a_point_and_one_network_is_not_counted_per_forget_set():
+    given = rows()
+    given["alignment"] = [[0.9, 0.8, 0.7, 0.6] if name == "Original" else of
+                          for name, of in zip(given.model, given.alignment)]
+    points = plots.alignment(given).points
+    assert len(points[points.model == "Original"]) == 3 + 4  # three forget classes, and each class as a retain class
+    assert set(points.cosine[(points.model == "Retrain") & (points.kind == "forget class")]) == {0.2}
+
+
+def test_an_arrow_stands_at_the_angle_by_which_it_turned():
+    figure = plots.arrows(vectors())
+    assert figure.points.weight_turn.tolist() == pytest.approx([0, 20, 70], abs=1e-3)
+    assert figure.points.mean_turn.tolist() == pytest.approx([0, 80, 0], abs=1e-3)
+    assert figure.points.between.tolist() == pytest.approx([20, 120, 90], abs=1e-3)
+    tips = [text.xy for text in figure.axes[1].texts if not text.get_text()]  # dashed and solid, of weights and of mean
+    assert np.degrees(np.arctan2(*np.transpose(tips)[::-1])) == pytest.approx([70, 50, 90, 170], abs=1e-3)
+    with pytest.raises(BadInput, match="Original"):
+        plots.arrows({"Random Label": vectors()["Random Label"]})
+
+
+def test_gaps_take_the_tuned_row_and_leave_out_what_is_no_such_method():
+    points = plots.gaps_by_profile({"one": gaps()}).points
+    found = points[points.column == "probe_forget"].set_index("model").difference
+    assert found.to_dict() == {"Random Label": 10, "SCRUB (tuned)": 5}
+
+
+def test_an_attack_curve_is_the_mean_over_sets_and_resamples():
+    figure = plots.attacks(readings())
+    (axis,) = figure.axes
+    assert all(list(line.get_ydata()) == pytest.approx([20, 30, 60]) for line in axis.lines)
+    assert len(axis.lines) == 4 + 1  # SalUn is not shown, the shuffled labels are one line
+
+
+def test_the_colours_of_methods_can_be_told_from_white_and_no_two_are_one():
+    def luminance(colour):  # WCAG 2
+        parts = np.array([int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)])
+        return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+
+    colours = [*style.METHOD_COLOURS.values(), *(colour for colour, _ in style.READOUT_STYLE.values())]
+    assert len(set(colours)) == len(colours) and set(METHODS) <= set(style.METHOD_COLOURS)
+    assert all(1.05 / (luminance(colour) + 0.05) >= 3 for colour in colours)
+    assert style.colour_of("a new method") in style.SPARES
+
+
+@pytest.mark.parametrize("values", [[0, 0, 0], [97, 99, 98, 5], [1, 50, 99], [100, 100, 0, 1]])
+def test_labels_keep_their_order_their_distance_and_their_bounds(values):
+    places = style.spread(values, 10, 0, 100)
+    ordered = places[np.argsort(values, kind="stable")]
+    assert (np.diff(ordered) >= 10 - 1e-9).all() and ordered[0] >= 0 and ordered[-1] <= 100
+
+
+def test_n_says_when_not_every_set_has_every_seed():
+    extra = pd.DataFrame(model("Random Label", "", seeds=(0, 1))[:4] + model("Random Label", "")[2:])
+    assert style.n_of(extra) == "n = 3 forget sets, 1 to 2 seeds"
+    assert style.n_of(extra[:1]) == "n = 1 forget set, 1 seed"
+
+
+def test_the_theorys_path_ends_at_step_100_and_holds_the_cosines():
+    points = drawings.theory_path(PATH, MEANS).points
+    assert points.step.max() == 100
+    assert np.allclose(points.loc[100][1:], torch.cosine_similarity(PATH[100], MEANS, dim=1))

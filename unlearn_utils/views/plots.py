@@ -1,199 +1,349 @@
-"""Figures of the notebooks, drawn from rows at the width of a column; ``style`` says how, each carries its points."""
+"""The figures of the notebooks, from rows. Each returns a Figure with ``points`` and ``caption``; see ``style``.
+
+Rows are those of a study or of ``evaluate``: accuracies are fractions there and per cent in a figure. A mark is the
+mean over forget sets of the mean over seeds, unless the caption says otherwise.
+"""
 
 from __future__ import annotations
 
-import math
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, MultipleLocator, NullFormatter, NullLocator
 
-from . import evidence
-from .curves import attack_curves, theory_path, training_curves, unlearning_curve
-from .dumbbell import dumbbell
-from .schematics import arrows, schematics, theory_gamma, tied, to_the_centre, turning_apart
-from .style import (COLOURS, FORGET, REFERENCE_DASHES, REFERENCES, RETAIN, canvas, caption, finish, look, mark, rule, said,
-                    save)
+from ..methods import METHODS
+from ..settings import READOUTS
+from . import style
+from .drawings import arrows  # noqa: F401
+from .style import FORGET, GREY, READOUT_STYLE, RETAIN, canvas, end_labels, finish, joined, means, models_of, n_of
 
-__all__ = [  # all that notebooks draw with, from one place
-    "alignment", "arrows", "attack_curves", "caption", "dumbbell", "embeddings", "gaps_by_profile",
-    "save", "schematics", "slopes", "theory_gamma", "theory_path", "tied", "to_the_centre",
-    "training_curves", "turning_apart", "unlearning_curve",
-]
-STEPS = {"linear": "own\nrate", "cmf_budget": "same\nbudget", "cmf": "CMF"}  # of a method's head
-PROFILE_COLOURS = ("#004488", "#7d6200", "#994455", "#117755", "#444444", "#7755bb")
-FEATURES = {"ncc": "NCC", "probe": "Linear probe"}
+PAPER = ("random_label", "salun", "neggrad_plus", "scrub", "unsir")  # what the summaries over methods show
+ACCURACY = "forget accuracy (%)"
+HISTORY = {"train_retain": ("training", "-"), "test_retain": ("test", (0, (3, 1.5))),
+           "nc1": ("NC1", "-"), "nc2": ("NC2", (0, (3, 1.5))), "nc3": ("NC3", (0, (1, 1)))}
+ATTACKED = {"Original": "-", "Retrain": (0, (4, 1.5)), "Untrained network": (0, (1, 1)), "Random Label": "-",
+            "Random Label + CMF": (0, (4, 1.5)), "Random Label, classifier only": (0, (1, 1))}
+MATCHED = "linear, matched budget"
+HEADS = {"linear": "linear head", "cmf": "CMF head", "cmf_budget": MATCHED}
+SHORT = {"output": "output", "probe": "probe", "ncc": "NCC"}
+KINDS = {"retain class": RETAIN, "forget class": FORGET}
+OTHER = "#8a8a8a"  # predicted as a class that is not drawn
+BROKEN = 10  # points of retain accuracy: a model that lost more against Retrain is not compared
 
 
-def slopes(rows: pd.DataFrame, source: str = "") -> Figure:
-    """Forget accuracy of each method that has a CMF variant: as tuned, with a linear head at CMF's budget, with CMF.
+def learning_curve(curves: pd.DataFrame, rows: pd.DataFrame) -> Figure:
+    """Forget accuracy of output, probe and NCC against the optimiser step; step 0 is the Original."""
+    steps = curves.groupby(["readout", "step"], sort=False).forget_accuracy.agg(["mean", "min", "max"]) * 100
+    figure, ((axis,),) = canvas(2.56, width=style.WIDE)
+    labels = []
+    for name, readout in READOUTS.items():
+        of, (colour, marker) = steps.loc[readout], READOUT_STYLE[name]
+        axis.fill_between(of.index, of["min"], of["max"], color=colour, alpha=0.12, linewidth=0)
+        axis.plot(of.index, of["mean"], color=colour, marker=marker, linewidth=2, markersize=5, clip_on=False)
+        labels.append((of["mean"].iloc[-1], readout, colour))
+    same = rows[(rows.method == "retrain") & rows.forget.isin(curves.forget.unique())]
+    retrain = 100 * means(same, ["probe_forget"]).iloc[0, 0]
+    axis.axhline(retrain, color=GREY, linestyle=(0, (4, 2)), linewidth=1.3, zorder=1)
+    labels.append((retrain, "Retrain's probe", GREY))
+    style.step_axis(axis, curves.step.unique())
+    axis.set(xlabel="optimiser step (at 0: the Original)", ylabel=ACCURACY, ylim=(-3, 103))
+    end_labels(axis, labels, style.LARGE)
+    table = steps["mean"].unstack("readout")
+    fallen = table.index[table[READOUTS["output"]] < 5]
+    if len(fallen):
+        at = table.loc[fallen[0]]
+        lines = [f"step {fallen[0]}:", *(f"{SHORT[name]} {at[label]:.1f} %" for name, label in READOUTS.items())]
+        axis.axvline(fallen[0], color=GREY, linewidth=0.7, zorder=0)
+        axis.text(fallen[0] * 1.15, 34, "\n".join(lines), size=style.LARGE, va="center")
+    caption = (f"Forget accuracy during {curves.model.iloc[0]}, {n_of(curves)}: means over them and, shaded, least to "
+               f"greatest. Dashed: the linear probe of Retrain on the same forget sets ({retrain:.1f} %).")
+    return finish(figure, steps.reset_index(), caption)
 
-    Lines mark Original, Retrain and the untrained network; a hollow marker, which no line joins, is a model that lost
-    more than 10 points of retain accuracy against Retrain. What no method was run with has no place.
+
+def dumbbell(rows: pd.DataFrame, models: list[str] | None = None, columns: tuple = ("output", "probe")) -> Figure:
+    """Forget accuracy of each model by the output (hollow) and by what is read off its features (filled).
+
+    ``rows`` are those of a study, or one per model (``evaluate``); ``columns`` are readouts. Without ``models`` they
+    are the paper's methods, Retrain and the untrained network, or all of ``evaluate``. The Original is the last row.
     """
-    steps = {variant: label for variant, label in STEPS.items() if variant in set(rows.variant)}
-    methods = [name for name in rows.method[rows.variant == "cmf"].unique() if name != "original"]
-    reference = rows[(rows.variant == "linear")].groupby("method").mean(numeric_only=True)
-    figure, axes = canvas(2.3, 1, 2, sharey=True)
-    points = []
-    for axis, (readout, label) in zip(axes, FEATURES.items()):
-        for name in REFERENCES:
-            axis.axhline(100 * reference[f"{readout}_forget"][name], color=COLOURS[name], linestyle=REFERENCE_DASHES[name],
-                         linewidth=1.2, zorder=1)
-        for method in methods:
-            means = rows[rows.method == method].groupby("variant").mean(numeric_only=True).reindex(steps)
-            lost = reference.output_retain["retrain"] - means.output_retain > evidence.DESTROYED
-            values, (colour, marker) = 100 * means[f"{readout}_forget"], look(method)
-            for at in range(len(steps) - 1):
-                if not lost.iloc[at:at + 2].any():
-                    axis.plot([at, at + 1], values.iloc[at:at + 2], color=colour, zorder=2)
-            for x, (value, broken) in enumerate(zip(values, lost)):
-                axis.plot(x, value, marker, color=colour, markerfacecolor="white" if broken else colour, markersize=6,
-                          zorder=3, clip_on=False)
-            points += [{"method": method, "variant": v, "readout": readout, "forget_accuracy": values[v], "broken": lost[v]}
-                       for v in steps]
-        axis.set_xticks(range(len(steps)), steps.values())
-        axis.set(title=label, xlim=(-0.25, len(steps) - 0.75), ylim=(-3, 103))
-    axes[0].set_ylabel("accuracy on the forgotten class (%)")
-    handles = [mark(*look(name), _label(rows, name), markersize=6) for name in methods]
-    handles += [rule(_label(rows, name), COLOURS[name], REFERENCE_DASHES[name], linewidth=1.2) for name in REFERENCES]
-    points = pd.DataFrame(points)
-    note = "Raw features." + " Hollow: over 10 points of retain accuracy lost." * bool(points.broken.any())
-    return finish(figure, said(source, rows, note), handles, points=points)
+    of_study = "variant" in rows
+    shown = models or (models_of(rows, (*PAPER, "retrain", "random")) if of_study else list(rows.model.unique()))
+    methods = rows.drop_duplicates("model").set_index("model").method
+    table = 100 * means(rows, [f"{name}_forget" for name in columns]).dropna(how="all")  # of a model that diverged
+    shown = sorted((name for name in shown if name in table.index), key=lambda name: methods[name] == "original")
+    table.columns = [SHORT[name] for name in columns]
+    figure, ((axis,),) = canvas(0.24 * len(shown) + 0.85)
+    axis.set(xlim=(-3, 103), xlabel=ACCURACY)
+    looks = {SHORT[name]: (*READOUT_STYLE[name], READOUT_STYLE[name][0]) for name in columns}
+    looks["output"] = (*looks["output"][:2], "white")
+    joined(axis, table.loc[shown], looks, gap=16)
+    retrain = table[table.index.map(methods) == "retrain"].drop(columns="output").mean().dropna()
+    for line, (readout, x) in enumerate(retrain.items()):
+        axis.axvline(x, color=looks[readout][0], linestyle=(0, (4, 2)), linewidth=0.9, zorder=0)
+        axis.annotate(f"Retrain's {readout} {x:.0f} %", (x, 1), (0, 2 + 9 * line), size=7.5, color=looks[readout][0],
+                      xycoords=("data", "axes fraction"), textcoords="offset points", ha="right" if x > 60 else "left")
+    drawn = table.loc[[name for name in shown if methods[name] in PAPER]]
+    untrained = table[table.index.map(methods) == "random"].max()
+    apart = len(drawn) and "probe" in table and (drawn.output < 0.5).all() and (drawn.probe > untrained.probe).all()
+    figure.suptitle("Output says 0 %; the features say otherwise" if apart else "Output and features", size=8.5)
+    filled = " and ".join({"probe": "linear probe", "ncc": "NCC"}[name] for name in columns[1:])
+    over = f", {n_of(rows)}, means over them" if of_study else ""
+    caption = f"Forget accuracy by output (hollow) and by {filled} (filled){over}."
+    return finish(figure, table.loc[shown].reset_index(), caption + " Dashed: Retrain's." * bool(len(retrain)))
 
 
-def _label(rows: pd.DataFrame, method: str, variant: str = "linear") -> str:
-    return rows.model[(rows.method == method) & (rows.variant == variant)].iloc[0]
+def cmf(rows: pd.DataFrame) -> Figure:
+    """Each method with a linear and with a class-mean-features head: forget accuracy by output, probe and NCC."""
+    methods = [name for name in PAPER if ((rows.method == name) & (rows.variant == "cmf")).any()]
+    chosen = rows[rows.method.isin(methods) & rows.variant.isin(HEADS)]
+    table = means(rows, ["output_retain", *(f"{name}_forget" for name in READOUTS)]) * 100
+    retrain = table.loc[rows.model[rows.method == "retrain"].iloc[0]]
+    table = chosen.drop_duplicates("model")[["model", "method", "variant"]].join(table, on="model")
+    broken = table[table.output_retain < retrain.output_retain - BROKEN]
+    table = table.drop(broken.index)
+    figure, (axes,) = canvas(0.3 * len(methods) + 0.95, 1, 3, sharey=True)
+    looks = {"linear head": ("black", "o", "white"), "CMF head": ("black", "o", "black")}
+    low = 5 * (min(table.iloc[:, -2:].min(axis=None), retrain.iloc[-2:].min()) // 5)
+    for axis, readout in zip(axes, READOUTS):
+        column = f"{readout}_forget"
+        of = table.pivot(index="method", columns="variant", values=column).reindex(index=methods, columns=HEADS)
+        of = of.rename(index=lambda name: METHODS[name].label, columns=HEADS)
+        joined(axis, of[list(looks)], looks)
+        axis.plot(of[MATCHED], np.arange(len(of)) + 0.3, ".", color="#8a8a8a", markersize=6, label=MATCHED, zorder=4)
+        axis.axvline(retrain[column], color=GREY, linestyle=(0, (4, 2)), linewidth=0.9, zorder=0, label="Retrain")
+        axis.set(title=READOUTS[readout], xlim=(-4, 104) if readout == "output" else (low - 2, 102))
+    axes[0].set_xticks((0, 50, 100))
+    figure.supxlabel(ACCURACY, size=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncol=2)
+    left_out = ", ".join(f"{model} ({value:.0f} %)" for model, value in zip(broken.model, broken.output_retain))
+    caption = (f"Forget accuracy with a linear and with a CMF head, {n_of(chosen)}, means over them; features without "
+               f"normalisation. Matched budget: a linear head trained by the CMF head's recipe."
+               + f" Not drawn, over {BROKEN} points below Retrain's retain accuracy: {left_out}." * bool(left_out))
+    return finish(figure, table, caption)
 
 
-def gaps_by_profile(gaps: dict[str, pd.DataFrame] | pd.DataFrame, source: str = "") -> Figure:
-    """Gaps to Retrain in points (method minus Retrain) of NCC and probe, a row per method, a colour per profile.
+def alignment(rows: pd.DataFrame) -> Figure:
+    """Cosine between class weight vector and centred class mean, of the forget classes and of the retain classes."""
+    models = models_of(rows, ("original", "retrain", *PAPER, "distilled_head", "prune", "bias_shift"))
+    chosen = rows[rows.model.isin(models)].dropna(subset="alignment")
+    chosen = chosen.assign(model=chosen.model.str.replace("Distilled head, classifier only", "Distilled head"))
+    points = chosen[["model", "seed", "forget", "alignment"]].rename(columns={"alignment": "cosine"})
+    points = points.assign(number=[range(len(of)) for of in points.cosine]).explode(["cosine", "number"]).dropna()
+    own = [str(row.number) in row.forget.split() for row in points.itertuples()]
+    points = points.assign(cosine=points.cosine.astype(float), kind=np.where(own, "forget class", "retain class"))
+    points = points.drop_duplicates(["model", "seed", "number", "kind", "cosine"])  # one Original for every forget set
+    points = points.sort_values("kind", ascending=False, kind="stable")  # forget classes are drawn last
+    forget = points[points.kind == "forget class"].groupby("model").cosine
+    order = list(forget.mean().sort_values(ascending=False).index)
+    figure, ((axis,),) = canvas(0.2 * len(order) + 0.75)
+    if "Retrain" in order:
+        own = forget.get_group("Retrain")
+        axis.axvspan(own.min(), own.max(), color="#e3e3e3", linewidth=0, zorder=0)
+        axis.text(own.mean(), 1.01, "Retrain", transform=axis.get_xaxis_transform(), ha="center", size=7.5, color=GREY)
+    np.random.seed(0)  # of the strip plot's jitter
+    sns.stripplot(points, x="cosine", y="model", hue="kind", order=order, palette=KINDS, hue_order=KINDS, size=3.2,
+                  alpha=0.8, jitter=0.22, ax=axis)
+    sns.move_legend(axis, "lower center", bbox_to_anchor=(0.5, 1.06), ncol=2, title=None, markerscale=1.5)
+    axis.set(xlabel="cosine of weight vector and class mean", ylabel="")
+    axis.set_xlim(min(-0.2, points.cosine.min() - 0.03), 1.02)
+    axis.xaxis.set_major_locator(MultipleLocator(0.2))
+    axis.tick_params(axis="y", length=0)
+    caption = (f"Cosine between class weight vector and centred class mean, a dot per class, {n_of(chosen)}; 0 is "
+               f"orthogonal, 1 aligned. The grey band goes from the least to the greatest of Retrain's forget classes.")
+    return finish(figure, points, caption)
 
-    ``gaps`` are scorecards by profile, or rows of profile, model, readout, mean, low, high and n (fractions). Bars are
-    the intervals; where n is under five there is none, and the marker is hollow. Pale is a model whose output still reads
-    the class (``remembers``, where the rows have it): its features are no evidence.
+
+def turned(rows: pd.DataFrame) -> Figure:
+    """By which angle weight vector and mean of the forget class turned from the Original."""
+    models = models_of(rows, PAPER) + [name for name in ["Random Label, classifier only"] if name in set(rows.model)]
+    table = means(rows, ["weight_turn_forget", "mean_turn_forget"]).loc[models].dropna()
+    table.columns = ["class weight vector", "class mean"]
+    figure, ((axis,),) = canvas(0.27 * len(table) + 0.7)
+    axis.set(xlim=(-2, max(93, table.max(axis=None) + 3)), xlabel="turned from the Original (degrees)")
+    axis.set_xticks(range(0, int(axis.get_xlim()[1]) + 1, 30))
+    joined(axis, table, dict(zip(table, (("black", "s", "black"), (FORGET, "o", FORGET)))), gap=42)
+    caption = (f"Angle by which weight vector and mean of the forget class turned from the Original's, {n_of(rows)}, "
+               f"means over them. At 90 degrees a vector is orthogonal to what it was.")
+    return finish(figure, table.reset_index(), caption)
+
+
+def neural_collapse(histories: pd.DataFrame) -> Figure:
+    """Retain accuracy and neural collapse of Original and Retrain against the training epoch."""
+    chosen = histories[histories.method.isin(("original", "retrain"))]
+    models = list(chosen.model.unique())
+    means_of = chosen.groupby(["model", "epoch"])[list(HISTORY)].mean()
+    figure, axes = canvas(3.2, 2, len(models), sharex=True, sharey="row")
+    for column, model in zip(axes.T, models):
+        of, colour, labels = means_of.loc[model], style.colour_of(model.lower()), ([], [])
+        for name, (label, dash) in HISTORY.items():
+            panel, scale = (1, 1) if name.startswith("nc") else (0, 100)
+            column[panel].plot(of.index, scale * of[name], color=colour, linestyle=dash)
+            labels[panel].append((scale * of[name].iloc[-1], label, colour))
+        column[0].set(title=model, ylim=(0, 103))
+        column[1].set(xlabel="epoch", yscale="log")
+    decades = np.log10(means_of[["nc1", "nc2", "nc3"]])
+    axes[1][0].set_ylim(10 ** np.floor(decades.min(axis=None)), 10 ** np.ceil(decades.max(axis=None)))
+    axes[1][0].yaxis.set_major_locator(LogLocator(numticks=20))
+    axes[1][0].yaxis.set_minor_formatter(NullFormatter())
+    for axis, of_panel in zip(axes[:, -1], labels):
+        end_labels(axis, of_panel, 7.5)
+    axes[0][0].set_ylabel("accuracy on\nretain classes (%)")
+    axes[1][0].set_ylabel("neural collapse\n(0 = collapsed)")
+    caption = (f"Training of {' and '.join(models)}, {n_of(chosen)}, means over them: retain accuracy, and NC1 to NC3, "
+               f"which are 0 in a collapsed network.")
+    return finish(figure, chosen[["model", "seed", "forget", "epoch", *HISTORY]], caption)
+
+
+def gaps_by_profile(tables: dict[str, pd.DataFrame]) -> Figure:
+    """Forget accuracy of probe and NCC minus Retrain's, in points, of each method on each data set.
+
+    ``tables`` hold model, column, difference, low and high by data set; a tuned row replaces the published one.
     """
-    points = gaps if isinstance(gaps, pd.DataFrame) else gaps_of(gaps)
-    profiles, models = list(points.profile.unique()), list(points.model.unique())
-    place = {name: i % len(PROFILE_COLOURS) for i, name in enumerate(sorted(profiles))}  # the same in every profile's figure
-    colours, markers = ([listed[place[name]] for name in profiles] for listed in (PROFILE_COLOURS, "osD^vP"))
-    figure, axes = canvas(0.1 * len(models) * (1 + len(profiles)) + 0.5, 1, 2, sharey=True, sharex=True)
-    for axis, (readout, label) in zip(axes, FEATURES.items()):
+    labels = [METHODS[name].label for name in PAPER]
+    points = pd.concat([table.assign(profile=name) for name, table in tables.items()])
+    points = points.assign(method=points.model.str.removesuffix(" (tuned)")).sort_values("model", kind="stable")
+    points = points[points.method.isin(labels)].drop_duplicates(["profile", "method", "column"], keep="last")
+    present = [name for name in labels if name in set(points.method)]
+    figure, (axes,) = canvas(0.5 * len(present) + 1.1, 1, 2, sharey=True, sharex=True)
+    for axis, readout in zip(axes, ("probe", "ncc")):
         axis.axvline(0, color="black", linewidth=0.8)
-        for i, profile in enumerate(profiles):
-            for row in points[(points.profile == profile) & (points.readout == readout)].itertuples():
-                y = models.index(row.model) + (i + 0.5) / len(profiles) * 0.8 - 0.4
-                marker, filled, alpha = markers[i], row.low == row.low, 0.3 if getattr(row, "remembers", False) else 1
-                if filled:
-                    axis.plot([100 * row.low, 100 * row.high], [y, y], color=colours[i], linewidth=1.2, alpha=alpha)
-                axis.plot(100 * row.mean, y, marker, color=colours[i], markerfacecolor=colours[i] if filled else "white", alpha=alpha)
-        axis.set(title=label, xlabel="gap (points)", ylim=(len(models) - 0.5, -0.5))
-        axis.set_yticks(np.arange(len(models) + 1) - 0.5, minor=True)
-        axis.grid(axis="y", which="minor", color="#dddddd", linewidth=0.6)
-        axis.tick_params(axis="y", which="both", length=0)
-        axis.xaxis.set_major_locator(plt.MaxNLocator(4, steps=[1, 2, 5, 10]))
-    axes[0].set_yticks(range(len(models)), models)
-    handles = [mark(colour, marker, name) for name, colour, marker in zip(profiles, colours, markers)]
-    counts = ", ".join(f"{name} {part.n.max():.0f}" for name, part in points.groupby("profile", sort=False))
-    note = f"Accuracy on the forgotten class, minus Retrain's. Forget sets: {counts}. Bars: the scorecard's intervals "
-    note += "over them." + " Hollow: under five sets, no interval." * bool(points.low.isna().any())
-    note += " Pale: the output still reads the class, so nothing is told." * bool(points.get("remembers", pd.Series()).any())
-    return finish(figure, " ".join(filter(None, [source, note])), handles, columns=2, points=points)
+        for i, (profile, colour, marker) in enumerate(zip(tables, style.PROFILE_COLOURS, "osD^vP")):
+            of = points[(points.profile == profile) & (points.column == f"{readout}_forget")]
+            places = of.method.map(present.index) + (i + 0.5) / len(tables) * 0.8 - 0.4
+            axis.hlines(places, of.low, of.high, color=colour, linewidth=1.1)
+            axis.plot(of.difference, places, marker, color=colour, markersize=4, label=profile)
+        for place in range(1, len(present)):
+            axis.axhline(place - 0.5, color="#dddddd", linewidth=0.6)
+        axis.set(title=READOUTS[readout], ylim=(len(present) - 0.5, -0.5))
+        axis.set_xlabel("minus Retrain (points)\nmore retained →")
+        axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes[0].set_yticks(range(len(present)), present)
+    figure.suptitle("Retained beyond Retrain", size=8.5)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
+    caption = ("Forget accuracy minus Retrain's, by linear probe and by NCC, in percentage points; a method's tuned "
+               "learning rate where there is one. Bars: 95 % intervals over forget sets.")
+    return finish(figure, points[["profile", "model", "column", "difference", "low", "high"]], caption)
 
 
-def gaps_of(cards: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """The gaps to Retrain that scorecards hold, by profile (fractions), at the rates that every profile has."""
-    claims = {"NCC still reads it": "ncc", "Probe still reads it": "probe"}
-    parts = [card[card.claim.isin(list(claims)) & (card.variant != "searched")].assign(
-        profile=name, readout=lambda part: part.claim.map(claims),
-        remembers=lambda part: part.reason.astype(str).str.startswith("the output still reads")) for name, card in cards.items()]
-    return pd.concat(parts)[["profile", "model", "readout", "mean", "low", "high", "n", "remembers"]].dropna(subset="mean")
+def attacks(readings: pd.DataFrame) -> Figure:
+    """Forget accuracy of a k-shot linear probe on the features against k, the images per class."""
+    what = "linear probe trained on the features of k images per class"
+    figure = _attack(readings, "few_shot", "images per class", what, "few_shot_shuffled")
+    figure.caption += " The thin line has shuffled labels, the mean over these models."
+    return figure
 
 
-def alignment(rows: pd.DataFrame, source: str = "") -> Figure:
-    """Cosine between classifier row and centred class mean: every class, a tick at the forget classes' mean.
-
-    Rows are sorted by it, Retrain's range over forget classes is shaded, the output's forget accuracy stands at the right;
-    a class mean at the centre has no direction and no point.
-    """
-    points = _cosines(rows)
-    centred, points = points.model[points.cosine.isna()].unique(), points.dropna()
-    forget = points[points["class"] == "forget"]
-    means = forget.groupby("model").cosine.mean().reindex(points.model.unique()).sort_values(ascending=False)
-    figure, axis = canvas(0.2 * len(means) + 0.4)
-    handles = []
-    of = forget.cosine[forget.model.isin(rows.model[rows.method == "retrain"])]
-    if len(of):
-        handles.append(axis.axvspan(of.min(), of.max(), color="#e3e3e3", linewidth=0, label="Retrain's forget classes"))
-    offsets = np.random.default_rng(0)
-    for kind, colour, size in (("retain", RETAIN, 2.5), ("forget", FORGET, 3.5)):  # the forget classes on top
-        for place, model in enumerate(means.index):
-            of = points.cosine[(points.model == model) & (points["class"] == kind)]
-            axis.plot(of, place + offsets.uniform(-0.22, 0.22, len(of)), ".", color=colour, markersize=2 * size, alpha=0.75,
-                      markeredgewidth=0)
-        handles.insert(0, mark(colour, ".", f"{kind} class", markersize=2 * size))
-    output = 100 * rows.groupby("model").output_forget.mean()
-    for place, (model, mean) in enumerate(means.items()):
-        axis.plot([mean, mean], [place - 0.4, place + 0.4], color="black", linewidth=1.6)
-        axis.text(1.12, place, f"{output[model]:.0f} %", va="center", ha="left", size=7.5)
-    axis.text(1.12, -1, "output", ha="left", va="center", size=7.5)
-    axis.axvline(0, color="black", linewidth=0.6)
-    axis.set_yticks(range(len(means)), [name.replace(", classifier only", "\nclassifier only") for name in means.index])
-    axis.set(xlabel="cos(classifier row, centred class mean)", xlim=(-1.05, 1.05), ylim=(len(means) - 0.5, -0.6))
-    note = "Tick: mean of the forget classes. Output: its accuracy on them."
-    note += f" No dot where a class mean lies at the centre: {', '.join(centred)}." * bool(len(centred))
-    return finish(figure, said(source, rows, note), handles, points=points)
+def fine_tuning(readings: pd.DataFrame) -> Figure:
+    """Forget accuracy while the network is fine-tuned on a few images per class, with its own head."""
+    return _attack(readings, "own_head", "fine-tuning step", "network fine-tuned on a few images, with its own head")
 
 
-def _cosines(rows: pd.DataFrame) -> pd.DataFrame:
-    """A line per class of every row; what is the same network for every forget set gives its retain classes once."""
-    found = [
-        {"model": row.model, "seed": getattr(row, "seed", 0), "number": c, "cosine": value,
-         "class": "forget" if str(c) in row.forget.split() else "retain"}
-        for row in rows.dropna(subset="alignment").itertuples()  # one that diverged has none
-        for c, value in enumerate(row.alignment)
-    ]
-    columns = ["model", "seed", "number", "class", "cosine"]
-    return pd.DataFrame(found, columns=columns).drop_duplicates(columns)
+def _attack(readings: pd.DataFrame, attack: str, x_label: str, what: str, null: str = "") -> Figure:
+    points = readings[readings.attack.isin((attack, null)) & readings.model.isin(ATTACKED)]
+    found = 100 * points.groupby(["attack", "model", "x"]).forget_accuracy.mean()
+    figure, ((axis,),) = canvas(2.56, width=style.WIDE)
+    labels = []
+    for model in [name for name in ATTACKED if (attack, name) in found.index]:
+        values, colour = found[attack, model], style.colour_of(points.method[points.model == model].iloc[0])
+        axis.plot(values.index, values, color=colour, linestyle=ATTACKED[model], marker="o", linewidth=2, clip_on=False)
+        labels.append((values.iloc[-1], model, colour))
+    if null in found.index:
+        shuffled = found[null].groupby("x").mean()
+        axis.plot(shuffled.index, shuffled, color="#b0b0b0", linewidth=1)
+        labels.append((shuffled.iloc[-1], "shuffled labels", "#777777"))
+    style.step_axis(axis, points.x.unique())
+    axis.set(xlabel=x_label, ylabel=ACCURACY, ylim=(-3, 103))
+    end_labels(axis, labels, style.LARGE)
+    caption = f"Forget accuracy of a {what}, {n_of(points)}, means over them and over resamples of the images."
+    return finish(figure, found.rename("forget_accuracy").reset_index(), caption)
 
 
-def embeddings(layouts: dict, forget: tuple[int, ...], rows: pd.DataFrame | None = None, classes: list[str] | None = None,
-               models: list[str] | None = None, source: str = "") -> Figure:
-    """t-SNE of the test features of four models, or of ``models``; beneath each what NCC still reads of the forget class.
-
-    Without ``models`` they are Original, Retrain, Random Label and Random Label + CMF, or the first four there are.
-    """
-    usual = [name for name in ("Original", "Retrain", "Random Label", "Random Label + CMF") if name in layouts]
-    more = [name for name in layouts if name not in usual]
-    shown = [name for name in models or sorted((usual + more)[:4], key=list(layouts).index) if name in layouts]
-    down = math.ceil(len(shown) / 2)
-    figure, axes = canvas(1.75 * down, down, 2, squeeze=False)
+def embeddings(layouts: dict[str, dict], forget: tuple[int, ...], classes: list[str]) -> Figure:
+    """t-SNE of the test features of up to four models; ``layouts`` hold points (N, 2) and labels (N,)."""
+    names, points = ", ".join(classes[c] for c in forget), []
+    figure, axes = canvas(3.7, 2, 2)
+    for axis, (model, layout) in zip(axes.flat, layouts.items()):
+        of = pd.DataFrame(np.asarray(layout["points"]), columns=["x", "y"])
+        of = of.assign(model=model, label=np.asarray(layout["labels"]))
+        own = of.label.isin(forget)
+        for part, colour, kind in ((of[own], FORGET, f"forget class: {names}"), (of[~own], RETAIN, "retain classes")):
+            axis.scatter(part.x, part.y, color=colour, s=3, linewidths=0, zorder=2 + (colour == FORGET), label=kind)
+        axis.set_title(model, pad=2)
+        points.append(of)
     for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-    points = []
-    for axis, name in zip(axes.flat, shown):
-        layout, labels = np.asarray(layouts[name]["points"]), np.asarray(layouts[name]["labels"])
-        axis.scatter(*layout.T, c=[FORGET if c in forget else RETAIN for c in labels.tolist()], s=2.5, linewidths=0,
-                     rasterized=True)
-        axis.set_title(name, pad=2)
-        read = _ncc(rows, name, forget)
-        axis.set_xlabel("" if math.isnan(read) else f"NCC reads {read:.0f} %", labelpad=1)
-        points.append(pd.DataFrame({"model": name, "x": layout[:, 0], "y": layout[:, 1], "label": labels}))
-    names = ", ".join(classes[c] if classes is not None else str(c) for c in forget)
-    forgotten = f"forgotten class{'es' * (len(forget) > 1)}: {names}"
-    handles = [mark(FORGET, "o", forgotten), mark(RETAIN, "o", "retained classes")]
-    images = len(layouts[shown[0]]["labels"])
-    note = f"t-SNE of the features of {images} test images, without unit; one seed. NCC: accuracy on the forgotten class"
-    untrained = math.nan if "Untrained network" in shown else _ncc(rows, "Untrained network", forget)
-    note += "." if math.isnan(untrained) else f"; in the untrained network it is {untrained:.0f} %."
-    return finish(figure, " ".join(filter(None, [source, note])), handles, columns=2, points=pd.concat(points))
+        axis.set_axis_off()
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncol=2, markerscale=2.5)
+    caption = f"t-SNE of the features of {len(of)} test images, one seed; forget class: {names}. Axes have no unit."
+    return finish(figure, pd.concat(points), caption)
 
 
-def _ncc(rows: pd.DataFrame | None, model: str, forget: tuple[int, ...]) -> float:
-    """Per cent, of the first seed; NaN where it was not measured."""
-    if rows is None:
-        return math.nan
-    found = rows.ncc_forget[(rows.model == model) & (rows.forget == " ".join(map(str, forget)))]
-    return 100 * found.iloc[0] if len(found) else math.nan
+def steps(steps: dict) -> Figure:
+    """Test images of the forget class and its two nearest at three steps, coloured by what each readout predicts."""
+    readings, classes, labels = steps["readings"], steps["classes"], np.array(steps["labels"])
+    shown = [readings[i] for i in (0, len(readings) // 2, len(readings) - 1)]
+    names, colours = [steps["names"][c] for c in classes], dict(zip(classes, (FORGET, "#0b3c6f", "#4a9bd4")))
+    figure, axes = canvas(4.3, 3, 3, sharex=True, sharey=True)
+    points, who = [], {"output": "the network", "probe": "a probe on its features", "ncc": "the nearest class mean"}
+    for row, readout in zip(axes, READOUTS):
+        row[1].set_title(f"What {who[readout]} predicts", pad=14)
+        for axis, reading in zip(row, shown):
+            predicted, places = np.array(reading[readout]), np.array(reading["points"])
+            for c, marker in zip(classes, "o^s"):
+                own = labels == c
+                shades = [colours.get(p, OTHER) for p in predicted[own]]
+                axis.scatter(*places[own].T, c=shades, marker=marker, s=7, linewidths=0, alpha=0.8)
+            right = 100 * (predicted == classes[0])[labels == classes[0]].mean()
+            axis.text(0.5, 1.02, f"{names[0]}: {right:.0f} %", transform=axis.transAxes, ha="center", size=7.5)
+            axis.set(xticks=[], yticks=[], xlabel=f"step {reading['step']}" * (readout == "ncc"))
+            places = pd.DataFrame(places, columns=["x", "y"])
+            points.append(places.assign(step=reading["step"], readout=readout, label=labels, predicted=predicted))
+    entries = zip([*colours.values(), OTHER], "o^s.", [*names, "another class"])
+    handles = [axes[0][0].plot([], [], marker, color=colour, label=name)[0] for colour, marker, name in entries]
+    figure.legend(handles=handles, loc="outside lower center", ncol=4, columnspacing=1, handletextpad=0.3)
+    caption = (f"{steps['model']} unlearns {names[0]}: {len(labels)} test images, seed {steps['seed']}, in the plane "
+               f"of three class means of the Original. Marker: class; colour: predicted class; numbers: accuracy.")
+    return finish(figure, pd.concat(points), caption)
+
+
+def headroom(rows: pd.DataFrame) -> Figure:
+    """Original minus Retrain (points) of probe and NCC against the number of feature dimensions."""
+    figure, ((axis,),) = canvas(2.0)
+    labels = []
+    for readout, of in rows.sort_values("dimensions").groupby("readout", sort=False):
+        colour, marker = READOUT_STYLE[readout]
+        bars = [of.headroom - of.low, of.high - of.headroom]
+        axis.errorbar(of.dimensions, of.headroom, yerr=bars, color=colour, marker=marker)
+        labels.append((of.headroom.iloc[-1], READOUTS[readout], colour))
+    axis.axhline(0, color="black", linewidth=0.6)
+    axis.set_xscale("log")
+    axis.set_xticks(of.dimensions, of.dimensions)
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set(xlabel="feature dimensions", ylabel="headroom: Original\nminus Retrain (points)")
+    end_labels(axis, labels, 7.5)
+    caption = "Forget accuracy of the Original minus Retrain's. Bars: 95 % intervals over forget sets."
+    return finish(figure, rows, caption)
+
+
+def tuning(table: pd.DataFrame) -> Figure:
+    """Forget accuracy of output, probe and NCC against the learning rate, a panel per tuned method."""
+    own = table[table.variant.isin(("linear", "tuned")) & (table.setting == "lr") & table.method.isin(PAPER)]
+    own = own.rename(columns={"forget": "output"}).assign(method=own.method.map(lambda name: METHODS[name].label))
+    points = own.melt(["method", "value", "chosen"], list(READOUTS), "readout", "accuracy").replace(SHORT)
+    points["accuracy"] *= 100
+    colours, markers = ({SHORT[name]: look[i] for name, look in READOUT_STYLE.items()} for i in (0, 1))
+    across = min(3, points.method.nunique())
+    grid = sns.relplot(points, x="value", y="accuracy", col="method", col_wrap=across, kind="line", hue="readout",
+                       style="readout", palette=colours, markers=markers, dashes=False, legend=False, height=1.5,
+                       aspect=style.WIDTH / 1.5 / across)
+    grid.figure.set_layout_engine("constrained")
+    grid.set(xscale="log", ylim=(-4, 104)).set_titles("{col_name}").set_axis_labels("learning rate", ACCURACY)
+    for method, axis in grid.axes_dict.items():
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        chosen = own.value[own.chosen & (own.method == method)].iloc[0]
+        axis.axvline(chosen, color=GREY, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0)
+    corner = list(grid.axes_dict)[across - 1]
+    last = points[points.method == corner].groupby("readout", sort=False).accuracy.last()
+    end_labels(grid.axes_dict[corner], [(value, name, colours[name]) for name, value in last.items()], 7.5)
+    caption = "Forget accuracy on held-out images by learning rate. Dashed: the rate chosen, by the output alone."
+    return finish(grid.figure, points, caption)

@@ -1,106 +1,146 @@
-"""How every figure looks: one column of 9 cm, text of at least 7 pt, fixed colours and markers, its points in a CSV.
+"""How every figure looks: 9 cm or 18 cm wide, text of at least 7 pt, colours and markers that mean the same everywhere.
 
-Colours have a contrast of at least 3:1 on white, and with their markers they stay apart for a reader with deuteranopia.
+Colours have a contrast of at least 3:1 on white. Lines carry labels, so that nothing hangs on telling colours apart.
+A figure carries ``points`` (a table of what is drawn, in the unit drawn) and ``caption`` (what is drawn, n, and what
+the bands are); the page that shows it prints the caption below it.
 """
 
 from __future__ import annotations
 
-import textwrap
 import zlib
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 
 from ..paths import Outputs, write
-from ..settings import READOUTS
-from .tables import over
 
-WIDTH = 3.54  # inches, 9 cm: a column of a page; figures are drawn at this width and never scaled down
-SMALL = 7  # pt
-POINT = 1 / 72  # inches
+WIDTH, WIDE = 3.54, 7.09  # inches: one and two columns of a page, 9 and 18 cm
+SMALL, LARGE = 7, 10.5  # pt: the smallest text, and the text of a wide figure, which a web page shows at half its size
 sns.set_theme(context="paper", style="ticks", rc={
     "figure.dpi": 200, "savefig.dpi": 200, "pdf.fonttype": 42, "axes.spines.top": False, "axes.spines.right": False,
-    "legend.frameon": False, "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8, "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5, "legend.fontsize": 7.5, "axes.linewidth": 0.7, "xtick.major.width": 0.7,
-    "ytick.major.width": 0.7, "xtick.major.size": 3, "ytick.major.size": 3, "lines.linewidth": 1.3, "lines.markersize": 4.5,
+    "legend.frameon": False, "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8, "legend.fontsize": 7.5,
+    "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "xtick.major.width": 0.7, "ytick.major.width": 0.7,
+    "xtick.major.size": 3, "ytick.major.size": 3, "axes.linewidth": 0.7, "lines.linewidth": 1.3,
+    "lines.markersize": 4.5,
 })
 
 RETAIN, FORGET = "#6b8fb5", "#e05a00"  # blue and orange, for retain and forget classes and for nothing else
-# Of a readout and of a method: colour and marker, for good. References are black and grey.
-READOUT_STYLE = {"output": ("#882255", "o"), "ncc": ("#332288", "s"), "probe": ("#117733", "D")}
-METHOD_STYLE = {
-    "original": ("#000000", "o"), "retrain": ("#5a5a5a", "s"), "random": ("#949494", "X"), "retrain_again": ("#6e6e6e", "d"),
-    "prune": ("#7b7b7b", "<"), "bias_shift": ("#868686", ">"), "distilled_head": ("#626262", "p"),
-    "random_label": ("#0072b2", "^"), "salun": ("#0a7a4a", "v"), "neggrad_plus": ("#c247e0", "P"),
-    "scrub": ("#4a2208", "h"), "unsir": ("#f0407c", "*"), "svd": ("#6d5800", "8"), "finetune": ("#12205e", "H"),
-    "pour_p": ("#6a1fc0", "D"),
+GREY = "#6e6e6e"
+READOUT_STYLE = {"output": ("#882255", "o"), "probe": ("#117733", "D"), "ncc": ("#332288", "s")}
+METHOD_COLOURS = {  # references and controls are black and grey
+    "original": "#000000", "retrain": "#5a5a5a", "random": "#949494", "retrain_again": "#6f6f6f", "prune": "#7b7b7b",
+    "bias_shift": "#868686", "distilled_head": "#626262", "random_label": "#0072b2", "salun": "#0a7a4a",
+    "neggrad_plus": "#c247e0", "scrub": "#4a2208", "unsir": "#f0407c", "svd": "#6d5800", "finetune": "#12205e",
+    "pour_p": "#6a1fc0",
 }
 SPARES = ("#005f73", "#6b4f9e", "#9c4a3c", "#3d6b00", "#5b5bd6")
-SPARE_MARKERS = ("$a$", "$b$", "$c$", "$d$", "$e$", "$f$", "$g$")
-DASHES = {"linear": "-", "cmf": "--", "cmf_budget": ":", "classifier": "-.", "zeroed_classifier": (0, (1, 1))}
-REFERENCES = ("original", "retrain", "random")
-REFERENCE_DASHES = {"original": (0, (6, 2)), "retrain": (0, (2, 2)), "random": (0, (1, 1.5))}
-READOUT_COLOURS = {READOUTS[name]: colour for name, (colour, _) in READOUT_STYLE.items()}
-COLOURS = {name: colour for name, (colour, _) in METHOD_STYLE.items()}
+PROFILE_COLOURS = ("#004488", "#7d6200", "#994455", "#117755", "#444444", "#7755bb")
 
 
-def look(method: str) -> tuple[str, str]:
-    """Colour and marker of a method. One that has none of its own gets both by its name, whatever else is there."""
-    place = zlib.crc32(method.encode())
-    return METHOD_STYLE.get(method) or (SPARES[place % len(SPARES)], SPARE_MARKERS[place // 8 % len(SPARE_MARKERS)])
+def colour_of(method: str) -> str:
+    """The colour of a method. One without a colour of its own gets one by its name, whatever else is drawn."""
+    return METHOD_COLOURS.get(method, SPARES[zlib.crc32(method.encode()) % len(SPARES)])
 
 
-def canvas(height: float, down: int = 1, across: int = 1, **options) -> tuple[Figure, object]:
-    """A figure of 9 cm by ``height`` inches of panels; ``finish`` adds what its legend and its note need."""
-    return plt.subplots(down, across, figsize=(WIDTH, height), layout="constrained", **options)
+def canvas(height: float, down: int = 1, across: int = 1, width: float = WIDTH, **options) -> tuple[Figure, np.ndarray]:
+    """A figure of ``width`` by ``height`` inches and its axes (down, across); text is larger in a wide one."""
+    figure, axes = plt.subplots(down, across, figsize=(width, height), layout="constrained", squeeze=False, **options)
+    if width > WIDTH:
+        for axis in axes.flat:
+            axis.tick_params(labelsize=LARGE)
+            for text in (axis.title, axis.xaxis.label, axis.yaxis.label):
+                text.set_size(LARGE)
+    return figure, axes
 
 
-def finish(figure: Figure, source: str = "", handles: list = (), columns: int = 3,
-           points: pd.DataFrame | None = None) -> Figure:
-    """Legend above, ``source`` (data, n, what a band is) in small print below, and the points for ``save``."""
-    note = textwrap.wrap(source, 70)
-    rows = -(-len(handles) // columns)
-    above, below = (12 * rows + 5 * (rows > 0)) * POINT, (9 * len(note) + 4 * bool(note)) * POINT
-    height = figure.get_figheight() + above + below
-    figure.set_figheight(height)
-    figure.get_layout_engine().set(rect=(0, below / height, 1, 1 - (above + below) / height), w_pad=0.03, h_pad=0.03)
-    if handles:
-        figure.legend(handles=handles, loc="upper center", ncol=columns, borderpad=0.2, labelspacing=0.3, columnspacing=1.2,
-                      handletextpad=0.5, handlelength=1.8)
-    if note:
-        figure.text(0.01, 2 * POINT / height, "\n".join(note), size=SMALL, color="#444444", va="bottom", linespacing=1.15)
-    figure.points = points
+def finish(figure: Figure, points: pd.DataFrame, caption: str) -> Figure:
+    """The figure with what it shows and what stands below it."""
+    figure.points, figure.caption = points.reset_index(drop=True), caption
     return figure
 
 
-def save(figure: Figure, name: str, outputs: Outputs, points: pd.DataFrame | None = None) -> Figure:
-    """Write a figure as PNG and PDF, and what it shows as ``<name>_points.csv``; the same figure is the same file."""
+def n_of(rows: pd.DataFrame) -> str:
+    """What means run over: "n = 10 forget sets, 1 seed"; "1 to 3 seeds" where some forget sets have fewer."""
+    seeds = rows.groupby("forget").seed.nunique().tolist()
+    each = " to ".join(map(str, sorted({min(seeds), max(seeds)})))
+    return f"n = {len(seeds)} forget set{'s' * (len(seeds) > 1)}, {each} seed{'s' * (max(seeds) > 1)}"
+
+
+def models_of(rows: pd.DataFrame, methods: tuple[str, ...]) -> list[str]:
+    """The model of each method in ``rows``, in the order given: tuned if there is one, else as published."""
+    listed = []
+    for method in methods:
+        own = rows[rows.method == method].drop_duplicates("variant").set_index("variant").model
+        listed += [own[variant] for variant in ("tuned", "linear", "classifier") if variant in own][:1]
+    return listed
+
+
+def means(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Mean over forget sets of the mean over seeds, a line per model."""
+    by = ["model", *(["forget"] if "forget" in rows else [])]
+    return rows.groupby(by, sort=False)[columns].mean().groupby("model", sort=False).mean()
+
+
+def spread(values: list[float], gap: float, low: float, high: float) -> np.ndarray:
+    """Places for labels near ``values``, in their order, at least ``gap`` apart and, if they fit, within bounds."""
+    order, gaps = np.argsort(values, kind="stable"), gap * np.arange(len(values))
+    wanted = np.array(values, dtype=float)[order] - gaps  # these only have to rise
+    rising = (np.maximum.accumulate(wanted) + np.minimum.accumulate(wanted[::-1])[::-1]) / 2
+    result = np.empty(len(values))
+    result[order] = np.clip(rising, low, high - gaps[-1]) + gaps
+    return result
+
+
+def end_labels(axis, labels: list[tuple[float, str, str]], size: float = SMALL) -> None:
+    """Write (height, text, colour) right of the axes, where lines end, with a short line from a height to its label."""
+    draw = axis.yaxis.get_transform()  # so that labels are as far apart on a logarithmic axis
+    heights = draw.transform([height for height, _, _ in labels])
+    low, high = draw.transform(axis.get_ylim())
+    width, height = 72 * axis.get_position().size * axis.figure.get_size_inches()  # points, of the axes
+    places = draw.inverted().transform(spread(list(heights), 1.25 * size / height * (high - low), low, high))
+    for (height, text, colour), place in zip(labels, places):
+        line = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
+        axis.annotate(text, (1, height), (1 + 12 / width, place), xycoords=axis.get_yaxis_transform(), va="center",
+                      size=size, color=colour, annotation_clip=False, arrowprops=line)
+
+
+def joined(axis, table: pd.DataFrame, looks: dict[str, tuple[str, str, str]], gap: float = 0) -> None:
+    """A row per row of ``table``, its values joined; ``looks`` are (colour, marker, face) of a column.
+
+    With ``gap``, in data units, the columns' names stand above the first row, at least so far apart.
+    """
+    axis.hlines(range(len(table)), table.min(axis=1), table.max(axis=1), color="#aaaaaa", linewidth=2, zorder=1)
+    for name, (colour, marker, face) in reversed(looks.items()):
+        axis.plot(table[name], range(len(table)), marker, color=colour, markerfacecolor=face, markersize=6.5,
+                  markeredgewidth=1.3, zorder=3, clip_on=False, label=name)
+    if gap:
+        (low, high), first = axis.get_xlim(), table.iloc[0].dropna()
+        for name, place in zip(first.index, spread(list(first), gap, low + 0.3 * gap, high - 0.3 * gap)):
+            axis.text(place, -0.5, name, color=looks[name][0], ha="center", size=7.5,
+                      bbox={"facecolor": "white", "linewidth": 0, "pad": 0.5})
+    names = [name.replace(", classifier only", ",\nclassifier only").replace("$", r"\$") for name in table.index]
+    axis.set_yticks(range(len(table)), names, linespacing=1)
+    axis.set_ylim(len(table) - 0.5, -1 if gap else -0.6)
+    axis.tick_params(axis="y", length=0)
+    axis.spines.left.set_visible(False)
+
+
+def step_axis(axis, values) -> None:
+    """A logarithmic axis that has room for 0, with ticks at the values or, of many, at powers of 2."""
+    values = sorted(values)
+    shown = [v for v in values if v & (v - 1) == 0] if len(values) > 9 else values
+    axis.set_xscale("symlog", base=2, linthresh=1)
+    axis.set_xticks(shown, shown)
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xlim(-0.1 if values[0] < 1 else values[0] / 1.1, values[-1] * 1.03)
+
+
+def save(figure: Figure, name: str, outputs: Outputs) -> None:
+    """Write PNG, PDF and ``<name>_points.csv``; the same figure is the same file."""
     figure.savefig(outputs.file(f"{name}.png"))
     figure.savefig(outputs.file(f"{name}.pdf"), metadata={"CreationDate": None})
-    points = getattr(figure, "points", None) if points is None else points
-    if points is not None:
-        write(outputs.file(f"{name}_points.csv"), points.to_csv(index=False, float_format="%.4g"))
-    return figure
-
-
-def caption(title: str, rows: pd.DataFrame, *more: str) -> str:
-    """What stands below a figure: the data set, what it runs over, and more. Digits (8x8): n = 10 forget sets, 1 seed."""
-    return ". ".join([f"{title}: {over(rows)}", *more]) + "."
-
-
-def said(source: str, rows: pd.DataFrame, more: str = "") -> str:
-    """The note of a figure: ``source``, or without one what ``rows`` run over; and what its marks mean."""
-    return f"{source or over(rows) + '.'} {more}".strip()
-
-
-def mark(colour: str, marker: str, label: str, **options) -> Line2D:
-    """A line of a legend that shows a marker alone."""
-    return Line2D([], [], color=colour, marker=marker, linestyle="", label=label, **options)
-
-
-def rule(label: str, colour: str = "black", linestyle="-", **options) -> Line2D:
-    """A line of a legend that shows a line."""
-    return Line2D([], [], color=colour, linestyle=linestyle, label=label, **options)
+    write(outputs.file(f"{name}_points.csv"), figure.points.to_csv(index=False, float_format="%.4g"))
