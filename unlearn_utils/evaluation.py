@@ -215,7 +215,7 @@ def _accuracies(name: str, counts: Tensor, forget: tuple[int, ...]) -> dict[str,
     """Retain, forget and group accuracy and the rate of false positives, of confusion counts (rows the true class)."""
     inside = is_in(torch.arange(len(counts), device=counts.device), forget)
     retain = tuple(torch.where(~inside)[0].tolist())
-    share = lambda rows: (counts[rows][:, inside].sum() / counts[rows].sum()).item()  # noqa: E731
+    share = lambda rows: (counts[rows][:, inside].sum().double() / counts[rows].sum()).item()  # noqa: E731
     return {f"{name}_retain": metrics.pooled_accuracy(counts, retain), f"{name}_forget": metrics.pooled_accuracy(counts, forget),
             f"{name}_group": share(inside), f"{name}_false_positives": share(~inside)}
 
