@@ -81,7 +81,7 @@ def evaluate(
                          "forget": " ".join(map(str, chosen)), **row})
     rows = pd.DataFrame(rows)
     made = {"data": seen.seen, "probe": asdict(probe), "starts": list(seeds), "draws": draws}
-    notes = seen.notes + _headless(rows)
+    notes = seen.notes + _headless(seen.arrays)
     return Report(rows, hits, checks(rows, hits, seen.arrays, seen.shared), notes, chosen, seen.names, made, seen.arrays, seen.labels)
 
 
@@ -226,9 +226,9 @@ def _sides(name: str, values: Tensor, forget: tuple[int, ...]) -> dict[str, floa
     return {f"{name}_{side}": values[of].double().nanmean().item() for side, of in (("retain", ~inside), ("forget", inside))}
 
 
-def _headless(rows: pd.DataFrame) -> list[str]:
-    names = rows.model[rows.nc3.isna()]
-    return [f"No linear head is known of {', '.join(names)}: alignment, margins and NC3 are left out."] if len(names) else []
+def _headless(arrays: dict[str, Arrays]) -> list[str]:
+    names = [name for name, found in arrays.items() if found.weight is None]
+    return [f"No linear head is known of {', '.join(names)}: alignment, margins and NC3 are left out."] if names else []
 
 
 class Parser(argparse.ArgumentParser):

@@ -212,8 +212,8 @@ class Foreign:
                 return
         if self.where is None:
             linears = [call for call in calls if isinstance(call[0], nn.Linear)]
-            heads = [call for call in linears if call[0].out_features == logits.shape[1]]
-            if not linears:
+            heads = [call for call in linears or calls if getattr(call[0], "weight", logits).shape[0] == logits.shape[1]]
+            if not linears and not heads:
                 raise BadInput(f"model '{self.name}' runs no nn.Linear on features (N, d); {NAME_IT}.")
             self.reader = (heads or linears)[0][:2]
             name = next(key for key, part in self.module.named_modules() if part is self.reader[0])
