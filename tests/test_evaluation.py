@@ -1,4 +1,4 @@
-"""``evaluate``: its numbers, comparisons and checks, reports that are saved, and the probe on which the answer may depend."""
+"""``evaluate``: its numbers, comparisons and checks, and reports that are saved."""
 
 import json
 import re
@@ -34,8 +34,13 @@ def test_rows_are_those_of_metrics_by_hand():
     centres = torch.stack([f[TRAIN[1] == c].mean(0) for c in range(4)])
     ncc = torch.cdist(f_test, centres).argmin(1) == TEST[1]
     forgotten = (TEST[1] == 3) | (TEST[1] == 1)
-    expected = {"output_forget": right[forgotten], "output_retain": right[~forgotten], "ncc_forget": ncc[forgotten],
-                "probe_forget": torch.stack(probes)[:, forgotten], "probe_retain": torch.stack(probes)[:, ~forgotten]}
+    expected = {
+        "output_forget": right[forgotten],
+        "output_retain": right[~forgotten],
+        "ncc_forget": ncc[forgotten],
+        "probe_forget": torch.stack(probes)[:, forgotten],
+        "probe_retain": torch.stack(probes)[:, ~forgotten],
+    }
     for name, hits in expected.items():
         assert row[name] == pytest.approx(hits.double().mean().item(), abs=1e-9)
     assert row.output_forget == 0.5 and row.output_group > 0.5 and row.output_false_positives == 0
@@ -72,9 +77,16 @@ def test_a_linear_eraser_blinds_the_binary_probe_and_not_the_others():
     corners[3] = corners[:3].mean(0)
     y, y_test = torch.arange(4).repeat(200), torch.arange(4).repeat(50)
     features, test = (corners[labels] + 0.3 * torch.randn(len(labels), 4, generator=random) for labels in (y, y_test))
-    report = read({"erased": Arrays(features, test, torch.zeros(200, 4), torch.eye(4))}, y, y_test, probe=Probe(epochs=30, lr=0.1))
+    report = read(
+        {"erased": Arrays(features, test, torch.zeros(200, 4), torch.eye(4))}, y, y_test, probe=Probe(epochs=30, lr=0.1)
+    )
     row = report.rows.iloc[0]
-    assert 0.35 < row.binary_auroc_forget < 0.65 and row.binary_forget == 0 and row.ncc_forget > 0.95 and row.probe_forget > 0.9
+    assert (
+        0.35 < row.binary_auroc_forget < 0.65
+        and row.binary_forget == 0
+        and row.ncc_forget > 0.95
+        and row.probe_forget > 0.9
+    )
     exact = features.clone()
     exact[y == 3] -= exact[y == 3].mean(0) - exact[y != 3].mean(0)
     centred = read({"erased": Arrays(exact, test, torch.zeros(200, 4), torch.eye(4))}, y, y_test)
@@ -86,7 +98,10 @@ def test_a_linear_eraser_blinds_the_binary_probe_and_not_the_others():
 
 def test_the_comparison_is_that_of_the_images_with_the_scatter_of_starts():
     report = read(three(), starts=5, probe=Probe(epochs=8, lr=0.05))
-    found, images_alone = report.compare(), compare(report.images, "Retrain", ("ncc_forget", "probe_forget"), over="image")
+    found, images_alone = (
+        report.compare(),
+        compare(report.images, "Retrain", ("ncc_forget", "probe_forget"), over="image"),
+    )
     assert line(found, "hiding", "ncc_forget").low == pytest.approx(line(images_alone, "hiding", "ncc_forget").low)
     hits = [report.hits[name]["probe_forget"] for name in ("hiding", "Retrain")]
     difference = 100 * (hits[0].mean(0) - hits[1].mean(0))
@@ -96,7 +111,10 @@ def test_the_comparison_is_that_of_the_images_with_the_scatter_of_starts():
     low, high = stats.t.interval(0.95, freedom, difference.mean(), (over_images + over_starts) ** 0.5)
     at = line(found, "hiding", "probe_forget")
     assert over_starts > 0 and (at.low, at.high) == (pytest.approx(low), pytest.approx(high))
-    assert at.high - at.low > line(images_alone, "hiding", "probe_forget").high - line(images_alone, "hiding", "probe_forget").low
+    assert (
+        at.high - at.low
+        > line(images_alone, "hiding", "probe_forget").high - line(images_alone, "hiding", "probe_forget").low
+    )
 
 
 def test_the_verdict_does_not_hang_on_the_start():
@@ -104,13 +122,22 @@ def test_the_verdict_does_not_hang_on_the_start():
     probe, found = Probe(epochs=6, lr=0.02), {1: set(), 5: set()}
     torch.manual_seed(0)
     noise = lambda n: 0.9 * torch.randn(n, 4)  # noqa: E731
-    features = {name: [model[:2](part[0]) + noise(len(part[1])) for part in (TRAIN, TEST)] for name, model in three().items()}
+    features = {
+        name: [model[:2](part[0]) + noise(len(part[1])) for part in (TRAIN, TEST)] for name, model in three().items()
+    }
     shift = torch.tensor([0.35, 0, 0, 0.0])
-    features["Retrain"] = [part + shift * (labels == 3)[:, None] for part, (_, labels) in zip(features["hiding"], (TRAIN, TEST))]
+    features["Retrain"] = [
+        part + shift * (labels == 3)[:, None] for part, (_, labels) in zip(features["hiding"], (TRAIN, TEST))
+    ]
     for size in found:
         for k in range(10):
-            report = read({name: Arrays(*parts, TEST[0].flatten(1)[:, :4]) for name, parts in features.items()}, TRAIN[1], TEST[1],
-                          starts=range(size * k, size * (k + 1)), probe=probe)
+            report = read(
+                {name: Arrays(*parts, TEST[0].flatten(1)[:, :4]) for name, parts in features.items()},
+                TRAIN[1],
+                TEST[1],
+                starts=range(size * k, size * (k + 1)),
+                probe=probe,
+            )
             at = own_models.with_starts(compare(report.images, "Retrain", ("probe_forget",), over="image"), report.hits)
             found[size].add(bool(line(at, "hiding", "probe_forget").significant))
     assert found == {1: {True, False}, 5: {False}}
@@ -120,7 +147,9 @@ def test_reports_are_compared_by_model_over_the_same_images():
     before, after = read(three()), read(three() | {"hiding": quarters(), "new": small()})
     found = after.compare(before)
     assert list(found.frame.model.unique()) == ["Original", "Retrain", "hiding"]
-    assert line(found, "hiding", "output_forget").difference == 100 and line(found, "hiding", "ncc_forget").difference == 0
+    assert (
+        line(found, "hiding", "output_forget").difference == 100 and line(found, "hiding", "ncc_forget").difference == 0
+    )
     assert line(found, "hiding", "output_forget").reference == "hiding, before"
 
 
@@ -186,7 +215,10 @@ RAISED = {
     "labels permuted in training alone": ("UNL007", lambda: read(three(), train=permuted(TRAIN))),
     "labels permuted in both": ("UNL007", lambda: read(three(), permuted(TRAIN), permuted(TEST))),
     "labels permuted in testing alone": ("UNL007", lambda: read(three(), test=permuted(TEST))),
-    "a third of the images shared": ("UNL008", lambda: read(three(), test=tuple(torch.cat([a, b[:80]]) for a, b in zip(TEST, TRAIN)))),
+    "a third of the images shared": (
+        "UNL008",
+        lambda: read(three(), test=tuple(torch.cat([a, b[:80]]) for a, b in zip(TEST, TRAIN))),
+    ),
     "train once more": ("UNL008", lambda: read(three(), TRAIN, TRAIN)),
     "an Original without the class": ("UNL009", lambda: read(three() | {"Original": hiding()})),
     "a Retrain with the class": ("UNL009", lambda: read(three() | {"Retrain": quarters()})),
@@ -199,7 +231,11 @@ def test_a_check_is_raised_and_withholds_the_verdict(code, made):
     report = made()
     assert result(report, code) == "raised" and re.search(f"{code} .*: raised \\(", repr(report))
     if {"Original", "Retrain"} <= set(report.hits) and code != "UNL010":
-        columns = ("probe_forget",) if code in ("UNL004", "UNL005", "UNL008") else ("output_forget", "probe_forget", "ncc_forget")
+        columns = (
+            ("probe_forget",)
+            if code in ("UNL004", "UNL005", "UNL008")
+            else ("output_forget", "probe_forget", "ncc_forget")
+        )
         withheld = [line(report.compare(), "hiding", column) for column in columns]
         assert all(code in at.withheld and not at.significant for at in withheld)
         assert code in report.compare().table().to_string()
@@ -235,10 +271,19 @@ def test_nothing_is_written_unless_asked_for(tmp_path, monkeypatch):
     report = read(three() | {"untrained": small()})
     html = report._repr_html_()
     assert "data:image/png;base64" in html and "UNL001" in html and "NCC, forget (%)" in repr(report)
-    assert set(report.short.index) < set(report.table.index) and list(report.table) == ["Original", "Retrain", "hiding", "Untrained"]
+    assert set(report.short.index) < set(report.table.index) and list(report.table) == [
+        "Original",
+        "Retrain",
+        "hiding",
+        "Untrained",
+    ]
     assert not list(tmp_path.rglob("*"))
     report.save("found")
-    assert {file.name for file in (tmp_path / "found").iterdir()} == {"evaluation.csv", "evaluation.png", "evaluation.json"}
+    assert {file.name for file in (tmp_path / "found").iterdir()} == {
+        "evaluation.csv",
+        "evaluation.png",
+        "evaluation.json",
+    }
 
 
 def test_a_saved_report_is_read_again_and_an_edited_one_is_refused(tmp_path):

@@ -1,6 +1,6 @@
 """The thin module of the companion. ``from unlearn_utils import evaluate`` is the door for other people's models."""
 
-_DOORS = {"evaluate": "evaluation", "Arrays": "foreign", "Watch": "watch", "compare": "views.compare"}
+_DOORS = {"evaluate": "evaluation", "Arrays": "arrays", "Watch": "watch", "compare": "views.compare"}
 
 
 def __getattr__(name: str):
