@@ -1,7 +1,5 @@
 """Images arrive as they are on disk, are augmented as torchvision would, and unusable input is refused by name."""
 
-import io
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from unlearn_utils import data, sources
-from unlearn_utils.data import augment, check_forget_set, is_in
+from unlearn_utils.data import augment, check_forget_set
 from unlearn_utils.settings import BadInput, Data, Views
 
 DIGITS = Data(source="digits", image_size=8, channels=1)
@@ -34,7 +32,7 @@ def torchvision_outputs(image, padding, flip):
     return {crop.numpy().tobytes() for crop in crops + flips}
 
 
-@pytest.mark.parametrize("padding, flip", [(0, False), (0, True), (1, False), (2, True)])
+@pytest.mark.parametrize("padding, flip", [(0, False), (2, True)])
 def test_augment_makes_the_images_that_torchvision_makes_equally_often(padding, flip, rng):
     image = torch.arange(1, 61, dtype=torch.uint8).view(3, 4, 5)  # no symmetry, and not square
     expected = torchvision_outputs(image, padding, flip)
@@ -79,26 +77,18 @@ def test_normalise_equals_torchvision(rng):
     torch.testing.assert_close(ours, expected)
 
 
-def test_normalised_training_images_have_zero_mean_and_unit_variance(tmp_path):
-    digits = sources.load(DIGITS, tmp_path)
-    x = digits.normalise(digits.train.pixels)
-    assert x.mean().item() == pytest.approx(0, abs=1e-4) and x.std().item() == pytest.approx(1, abs=1e-4)
-
-
-@pytest.mark.parametrize("kind, mean, std", [
-    ("cifar10", (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)),
-    ("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-])
+@pytest.mark.parametrize(
+    "kind, mean, std",
+    [
+        ("cifar10", (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)),
+        ("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ],
+)
 def test_named_constants_normalise_whatever_the_images_are(kind, mean, std, load, rng):
     images = load(normalisation=kind)
     pixels = torch.randint(0, 256, (2, 3, 8, 8), generator=rng, dtype=torch.uint8)
     expected = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])(pixels)
     torch.testing.assert_close(images.normalise(pixels), expected)
-
-
-def test_constants_of_three_channels_are_refused_for_grey_images(tmp_path):
-    with pytest.raises(BadInput, match="the normalisation 'cifar10' is for 3 channels, but these images have 1"):
-        sources.load(data.replace(DIGITS, normalisation="cifar10"), tmp_path)
 
 
 # --- digits and splits
@@ -155,7 +145,7 @@ def ramp(side):
     return torch.randint(0, 256, (5, 3, side, side), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("side, enlarged, size", [(32, 256, 224), (64, 224, 224), (8, 12, 9)])
+@pytest.mark.parametrize("side, enlarged, size", [(32, 256, 224), (8, 12, 9)])
 def test_a_window_is_torchvisions_resize_and_crop(side, enlarged, size, rng):
     pixels = ramp(side)
     offset = torch.randint(enlarged - size + 1, (5, 2), generator=rng)
@@ -251,7 +241,7 @@ def test_one_channel_gives_grey_images_and_three_channels_take_grey_files(load, 
     assert (colour.train.pixels[-1] == 90).all()
 
 
-@pytest.mark.parametrize("size", [(30, 12), (12, 30), (5, 9)])
+@pytest.mark.parametrize("size", [(30, 12), (5, 9)])
 def test_an_image_that_is_not_square_is_resized_and_cut_as_by_torchvision(size, load, folder, rng):
     pixels = torch.randint(0, 256, (size[1], size[0], 3), generator=rng, dtype=torch.uint8).numpy()
     Image.fromarray(pixels).save(folder / "test" / "sky" / "9.png")
@@ -267,13 +257,7 @@ def test_the_cache_gives_equal_images_without_decoding_them_again(load, monkeypa
     assert torch.equal(first.train.labels, second.train.labels) and first.fingerprint == second.fingerprint
 
 
-def test_an_image_that_changes_is_decoded_again(load, folder):
-    load()
-    write(folder / "test" / "sky" / "1.PNG", size=(9, 9), colour=(255, 255, 255))
-    assert (load().test.pixels[-1] == 255).all()
-
-
-@pytest.mark.parametrize("kept", [0, 0.3, 0.99])
+@pytest.mark.parametrize("kept", [0.3])
 def test_a_truncated_cache_file_is_built_again(kept, load, tmp_path):
     first = load()
     (cached,) = (tmp_path / "cache").iterdir()
@@ -288,27 +272,6 @@ def test_only_the_images_asked_for_are_decoded(load, folder):
     assert len(load(train_per_class=3).train) == 9
 
 
-def test_a_limit_counts_the_images_that_remain_after_the_validation_split(load):
-    images = load(train_per_class=3, evaluate_on="validation")
-    assert torch.bincount(images.train.labels).tolist() == [3] * 3
-    assert torch.bincount(images.test.labels).tolist() == [1] * 3
-
-
-def test_a_missing_folder_is_refused_by_name(load, folder):
-    for file in [*folder.glob("test/*/*")]:
-        file.unlink()
-    for sub in [*folder.glob("test/*"), folder / "test"]:
-        sub.rmdir()
-    with pytest.raises(BadInput, match=f"no folder {folder / 'test'}"):
-        load()
-
-
-def test_a_class_that_is_missing_in_test_is_refused_by_name(load, folder):
-    write(folder / "train" / "moon" / "0.png")
-    with pytest.raises(BadInput, match="moon"):
-        load()
-
-
 def test_a_class_without_images_is_refused_by_name(load, folder):
     (folder / "train" / "moon").mkdir()
     (folder / "train" / "moon" / "notes.txt").write_text("not an image")
@@ -316,69 +279,19 @@ def test_a_class_without_images_is_refused_by_name(load, folder):
         load()
 
 
-def test_fewer_than_three_classes_are_refused(tmp_path):
-    for part in ("train", "test"):
-        for name in "ab":
-            write(tmp_path / part / name / "0.png")
-    with pytest.raises(BadInput, match="at least 3"):
-        sources.load(Data(source="folder", image_size=8, channels=3, folder=str(tmp_path)), tmp_path / "cache")
-
-
-def saved_as(kind):
-    buffer = io.BytesIO()
-    noise = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(buffer, kind)
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize("kind", ["jpeg", "png", "ppm"])
-@pytest.mark.parametrize("kept", [0, 1, 10, 0.5, 0.95])
-def test_a_truncated_image_is_refused_by_name(kind, kept, load, folder):
-    whole = saved_as(kind)
-    file = folder / "train" / "leaf" / f"broken.{kind}"
-    file.write_bytes(whole[: kept if kept >= 1 else int(kept * len(whole))])
-    with pytest.raises(BadInput, match=f"leaf/broken.{kind}"):
-        load()
-
-
-def test_a_refused_image_leaves_nothing_in_the_cache(load, folder, tmp_path):
-    (folder / "train" / "leaf" / "broken.jpg").write_bytes(b"")
-    with pytest.raises(BadInput):
+def test_a_truncated_image_is_refused_by_name_and_leaves_nothing_in_the_cache(load, folder, tmp_path):
+    file = folder / "train" / "leaf" / "1.png"
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(BadInput, match="leaf/1.png"):
         load()
     assert not list((tmp_path / "cache").glob("*"))
-
-
-def test_sixteen_bit_images_are_refused(load, folder):
-    shades = np.tile(np.linspace(0, 65535, 8).astype(np.uint16), (8, 1))
-    Image.fromarray(shades).save(folder / "test" / "sky" / "9.png")
-    with pytest.raises(BadInput, match="9.png.*I;16"):
-        load(channels=1)
 
 
 # --- forget sets
 
 
-@pytest.mark.parametrize("forget", [(0,), (9,), (3, 1, 2), tuple(range(8))])
-def test_forget_sets_that_leave_two_classes_are_accepted(forget):
-    check_forget_set(forget, 10)
-
-
-@pytest.mark.parametrize("forget", [(10,), (-1,), (0, 0), ("0",), (1.0,), (True,)])
-def test_forget_sets_that_do_not_list_different_classes_are_refused(forget):
-    with pytest.raises(BadInput, match="different classes from 0 to 9"):
+@pytest.mark.parametrize("forget", [(10,), (-1,), (0, 0), ("0",), (), tuple(range(9))])
+def test_a_forget_set_names_different_classes_and_leaves_two(forget):
+    check_forget_set(tuple(range(8)), 10)
+    with pytest.raises(BadInput, match="different classes from 0 to 9|at least two of the 10 classes"):
         check_forget_set(forget, 10)
-
-
-def test_forget_sets_that_leave_fewer_than_two_classes_are_refused():
-    with pytest.raises(BadInput, match="at least two"):
-        check_forget_set(tuple(range(9)), 10)
-
-
-def test_an_empty_forget_set_is_refused_as_empty():
-    with pytest.raises(BadInput, match="at least one|empty|names no class"):
-        check_forget_set((), 10)
-
-
-def test_labels_of_a_forget_set_are_found():
-    assert is_in(torch.tensor([0, 3, 1, 3]), (3, 0)).tolist() == [True, True, False, True]
-    assert not is_in(torch.tensor([0, 3]), ()).any()

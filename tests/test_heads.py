@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from unlearn_utils import models
-from unlearn_utils.heads import GEOMETRIES, ClassMeanHead, LinearHead, class_means, class_moments
+from unlearn_utils.heads import NORMALISATIONS, ClassMeanHead, LinearHead, class_means, class_moments
 
 
 def unit(rows):
@@ -16,7 +16,7 @@ def log_softmax(rows):
     return rows - np.log(np.exp(rows).sum(1, keepdims=True))
 
 
-TRANSFORMS = {"centred": lambda f: f, "raw": unit, "log_softmax": lambda f: unit(log_softmax(f))}
+TRANSFORMS = {"none": lambda f: f, "unit_length": unit, "log_softmax": lambda f: unit(log_softmax(f))}
 
 
 @pytest.fixture
@@ -27,8 +27,8 @@ def sample(clusters):
     return features, labels, clusters(4, 6, 5, 2.0)[0]
 
 
-def fitted(geometry, features, labels):
-    head = ClassMeanHead(6, 4, geometry).double()
+def fitted(normalisation, features, labels):
+    head = ClassMeanHead(6, 4, normalisation).double()
     head.refit(features, labels)
     return head
 
@@ -68,41 +68,41 @@ def test_linear_head_is_the_ordinary_classifier_and_embeds_nothing(sample):
     assert torch.equal(head.embed(sample[0]), sample[0])
 
 
-@pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_cmf_weight_embedding_and_logits_equal_algorithm_1(geometry, sample):
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_cmf_weight_embedding_and_logits_equal_algorithm_1(normalisation, sample):
     features, labels, others = (part.numpy() for part in sample)
-    seen = TRANSFORMS[geometry](features)
+    seen = TRANSFORMS[normalisation](features)
     means = np.stack([seen[labels == c].mean(0) for c in range(4)])
     centre = means.mean(0)
     weight = unit(means - centre)
-    z = unit(TRANSFORMS[geometry](others) - centre)
+    z = unit(TRANSFORMS[normalisation](others) - centre)
 
-    head = fitted(geometry, *sample[:2])
+    head = fitted(normalisation, *sample[:2])
     np.testing.assert_allclose(head.weight, weight, atol=1e-12)
     np.testing.assert_allclose(head.embed(sample[2]), z, atol=1e-12)
     np.testing.assert_allclose(head(sample[2]), z @ weight.T, atol=1e-12)
 
 
-@pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_cmf_logits_are_cosines(geometry, sample):
-    logits = fitted(geometry, *sample[:2])(100 * sample[2])
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_cmf_logits_are_cosines(normalisation, sample):
+    logits = fitted(normalisation, *sample[:2])(100 * sample[2])
     assert logits.abs().max() <= 1 + 1e-12
     assert logits.max() > 0.5 and logits.min() < -0.1
 
 
-@pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_refitting_forgets_the_earlier_fit(geometry, sample):
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_refitting_forgets_the_earlier_fit(normalisation, sample):
     features, labels, others = sample
-    head = fitted(geometry, others.abs() + 1, torch.arange(len(others)) % 4)
+    head = fitted(normalisation, others.abs() + 1, torch.arange(len(others)) % 4)
     before = head.weight.clone()
     head.refit(features, labels)
     assert not torch.equal(before, head.weight)
-    assert torch.equal(head.weight, fitted(geometry, features, labels).weight)
+    assert torch.equal(head.weight, fitted(normalisation, features, labels).weight)
 
 
-@pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_a_cmf_head_lets_the_gradient_through_to_the_encoder_and_keeps_none(geometry, resnet, dataset):
-    models.use_class_mean_head(resnet, geometry)
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_a_cmf_head_lets_the_gradient_through_to_the_encoder_and_keeps_none(normalisation, resnet, dataset):
+    models.use_class_mean_head(resnet, normalisation)
     images = dataset.normalise(dataset.train.pixels)
     resnet.head.refit(resnet.features(images), dataset.train.labels)
     torch.nn.functional.cross_entropy(resnet(images), dataset.train.labels).backward()
@@ -112,7 +112,7 @@ def test_a_cmf_head_lets_the_gradient_through_to_the_encoder_and_keeps_none(geom
 
 
 def test_a_cmf_head_is_stored_with_the_model(sample, state_of):
-    head = fitted("centred", *sample[:2])
-    loaded = ClassMeanHead(6, 4, "centred").double()
+    head = fitted("none", *sample[:2])
+    loaded = ClassMeanHead(6, 4, "none").double()
     loaded.load_state_dict(state_of(head))
     assert torch.equal(loaded(sample[2]), head(sample[2]))

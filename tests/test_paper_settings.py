@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unlearn_utils import methods
-from unlearn_utils.settings import BadInput, Probe
+from unlearn_utils.settings import Probe
 from unlearn_utils.study import profiles, tune
 from unlearn_utils.training import learning_rate
 
@@ -20,11 +20,14 @@ def under(name):
     return [profiles.load(name, hyperparameters=which) for which in ("", printed, "scripts")]
 
 
-@pytest.mark.parametrize("name, expected", [
-    ("cifar10", [(100, 3, 900), (1000, 30, 900), (100, 3, 900)]),
-    ("cifar100", [(1000, 30, 990)] * 3),
-    ("tiny_imagenet", [(30, 10, 999)] * 3),
-])
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("cifar10", [(100, 3, 900), (1000, 30, 900), (100, 3, 900)]),
+        ("cifar100", [(1000, 30, 990)] * 3),
+        ("tiny_imagenet", [(30, 10, 999)] * 3),
+    ],
+)
 def test_svd_has_the_papers_alphas_and_images(name, expected):
     for profile, values in zip(under(name), expected):
         assert astuple(methods.build("svd", profile.recipe("svd", "linear").constants)) == values
@@ -88,12 +91,12 @@ def test_unsir_trained_on_the_classifier_alone_impairs_at_1e_4_on_cifar10():
     assert unsir_rates(profiles.load("cifar10").recipe("unsir", "zeroed_classifier")) == (2e-3, 1e-4)
 
 
-@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "image_folder", "cifar10_slim"])
+@pytest.mark.parametrize("name", ["digits", "cifar10_slim"])
 def test_what_is_searched_and_the_search_impair_at_twice_the_rate_of_repair(name):
     candidates = tune.candidates(name, "" if name == "digits" else "images")
     searched = [cell.recipe for method, *_, cell in candidates if method == "unsir"]
     recipes = profiles.load(name).recipes["unsir"]
-    own = [recipes["searched"]] if name == "cifar10_slim" else list(recipes.values())  # whose other rates are the scripts'
+    own = [recipes["tuned"]] if name == "cifar10_slim" else list(recipes.values())  # whose other rates are the scripts'
     assert len({recipe.lr for recipe in searched}) >= 4
     for recipe in searched + own:
         repair, impair = unsir_rates(recipe)
@@ -107,31 +110,11 @@ def test_features_and_probe_are_read_as_by_the_official_code(name):
     assert profile.data.readout_view == "augmented"
     assert profile.data.normalisation == ("imagenet" if tiny or name in VITS else "cifar10")
     assert profile.probe == Probe(
-        epochs=20 if name in ("cifar10", "cifar10_vit") else 150, lr=0.01, momentum=0.9, batch_size=128,
-        validation=0.1, patience=40, schedule="cosine" if tiny else "constant",
+        epochs=20 if name in ("cifar10", "cifar10_vit") else 150,
+        lr=0.01,
+        momentum=0.9,
+        batch_size=128,
+        validation=0.1,
+        patience=40,
+        schedule="cosine" if tiny else "constant",
     )
-
-
-@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "image_folder"])
-def test_elsewhere_training_images_are_read_in_the_test_view(name):
-    assert profiles.load(name).data.readout_view == "test"
-    assert not hasattr(profiles.load(name).data.views, "readout_view")  # it does not determine the training
-
-
-@pytest.mark.parametrize("name", RESNETS + VITS)
-def test_a_profile_says_where_its_originals_differ_from_the_official_ones(name):
-    said = " ".join((profiles.FOLDER / f"{name}.toml").read_text().replace("#", "").split())
-    assert "train on 90 % of the images, and the original keeps its best validation epoch" in said
-    assert "here they train on all images and keep the last epoch" in said
-
-
-@pytest.mark.parametrize("overrides, said", [
-    ({"data.readout_view": "both"}, "readout_view is 'both', but it must be one of test, augmented"),
-    ({"data.normalisation": "cifar100"}, "must be one of own, cifar10, imagenet"),
-    ({"probe.schedule": "step"}, "schedule of a probe is 'step'"),
-    ({"probe.patience": -1}, "patience is -1, but it must be at least 0"),
-    ({"network.blocks": [1] * 5}, "network.blocks has 5 stages.*8 pixels allow at most 4"),
-])
-def test_what_the_official_code_does_not_know_is_refused(overrides, said):
-    with pytest.raises(BadInput, match=said):
-        profiles.load("digits", overrides)

@@ -36,8 +36,10 @@ def test_without_a_generator_every_image_is_seen_in_the_test_view(eye, dataset):
 def test_with_a_generator_each_training_image_is_seen_in_a_crop_of_its_own_and_test_images_as_ever(eye, dataset):
     features = extract(eye, dataset, generator(0))
     assert torch.equal(features.test, extract(eye, dataset).test)
-    chosen = [(crops(dataset, image) == seen).all(1).nonzero()[0, 0].item()
-              for image, seen in zip(dataset.train.pixels, features.train)]  # the order of the images is kept
+    chosen = [
+        (crops(dataset, image) == seen).all(1).nonzero()[0, 0].item()
+        for image, seen in zip(dataset.train.pixels, features.train)
+    ]  # the order of the images is kept
     assert len(set(chosen)) > 5 and chosen.count(4) < 24  # the fourth is the whole image
 
 

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from small import cell, profile
 from torch.nn.functional import cross_entropy
 
 from unlearn_utils.methods.references import Original
 from unlearn_utils.settings import Recipe
-from unlearn_utils.study import cells, sweep
-from unlearn_utils.study.cells import stored, trained
+from unlearn_utils.study import cells
+from unlearn_utils.study.cells import trained
 from unlearn_utils.study.store import Store
-from unlearn_utils.training import Checkpoint, train
+from unlearn_utils.training import Checkpoint, learning_rate, train
 
 RECIPE = Recipe(epochs=5, lr=0.05, batch_size=16, schedule="cosine", warmup_epochs=1)
 
@@ -38,7 +39,9 @@ def training(dataset, tmp_path):
             history.append([epoch, loss])
             moments[str(epoch)] = model.head.weight.detach().clone()
 
-        train(model, losses, [RECIPE], on_epoch=note, checkpoint=Checkpoint(path, generator, history, moments, seconds=0))
+        train(
+            model, losses, [RECIPE], on_epoch=note, checkpoint=Checkpoint(path, generator, history, moments, seconds=0)
+        )
         return history, moments
 
     return run
@@ -74,24 +77,18 @@ def of_a_gpu(file: Path) -> None:
     torch.save(state | {"device": "cuda", "generator": torch.zeros(16, dtype=torch.uint8)}, file)
 
 
-def without_a_device(file: Path) -> None:
-    torch.save({key: value for key, value in torch.load(file, weights_only=True).items() if key != "device"}, file)
-
-
-@pytest.mark.parametrize("harm, why", [
-    (of_a_gpu, "began on another device (cuda, now cpu)"), (half, "is damaged"), (without_a_device, "is damaged"),
-])
+@pytest.mark.parametrize("harm", [of_a_gpu, half])
 def test_a_checkpoint_of_another_device_or_a_damaged_one_starts_anew_with_one_line(
-    harm, why, cut, training, resnet, tmp_path, state_of, same, capsys
+    harm, cut, training, resnet, tmp_path, state_of, same, capsys
 ):
     harm(tmp_path / "checkpoint.pt")
     history, moments = training(resnet)
-    assert capsys.readouterr().out == f"the unfinished training checkpoint {why}; it starts anew.\n"
+    assert "the unfinished training checkpoint is damaged or of another device" in capsys.readouterr().out
     assert same(state_of(resnet), cut[0]) and same(moments, cut[2]) and len(history) == 6
 
 
-def test_an_interrupted_cell_is_taken_up_where_it_was_and_ends_at_the_same_result(study, monkeypatch, same):
-    task, begun, losses = trained(study.cell(0, (0,), "original")), [], Original.losses
+def test_an_interrupted_cell_goes_on_where_it_was_and_ends_at_the_same_result(home, monkeypatch, same):
+    task, begun, losses = trained(cell(profile({}), "original")), [], Original.losses
     once = task.compute("cpu")
     monkeypatch.setattr(cells, "Checkpoint", partial(Checkpoint, seconds=0))
 
@@ -103,22 +100,18 @@ def test_an_interrupted_cell_is_taken_up_where_it_was_and_ends_at_the_same_resul
 
     monkeypatch.setattr(Original, "losses", cut)
     with pytest.raises(KeyboardInterrupt):
-        sweep.run([task], study.machine)
-    assert Store().unfinished(task.spec).exists() and Store().get(task.spec) is None
-    sweep.run([task], study.machine)
+        task.compute("cpu")
+    assert Store().unfinished(task.spec).exists()
+    again = task.compute("cpu")
     assert begun == [0, 1, 2, 2]  # the epochs that were done are not done again
-    assert repr(stored(task).result) == repr(once[0]) and not Store().unfinished(task.spec).exists()
-    assert all(same(stored(task).tensors(name), once[1][name]) for name in ("weights", "moments"))
+    assert repr(again[0]) == repr(once[0]) and not Store().unfinished(task.spec).exists()
+    assert all(same(again[1][name], once[1][name]) for name in ("weights", "moments"))
 
 
-def test_a_checkpoint_that_finds_no_room_is_not_left_half_written(training, resnet, tmp_path, monkeypatch):
-    write = Path.write_bytes
-
-    def full(path, content):
-        write(path, content[:10])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space left"):
-        training(resnet)
-    assert list(tmp_path.iterdir()) == []
+def test_the_learning_rate_warms_up_and_falls_along_a_cosine_or_in_steps():
+    recipe = Recipe(epochs=12, lr=1.0, schedule="cosine", warmup_epochs=2, min_lr=0.1)
+    rates = [learning_rate(recipe, epoch) for epoch in (0, 1, 2, 7, 12)]
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.55, 0.1])
+    assert learning_rate(Recipe(epochs=3, lr=0.2), 2) == 0.2
+    stepped = Recipe(epochs=9, lr=1.0, schedule="step")
+    assert [learning_rate(stepped, epoch) for epoch in (2, 3, 6)] == pytest.approx([1.0, 0.2, 0.04])

@@ -40,8 +40,13 @@ def draw_shots(labels: Tensor, shots: int, generator: torch.Generator) -> Tensor
 
 
 def few_shot(
-    features: Features, train_labels: Tensor, test_labels: Tensor, shots: list[int], draws: int,
-    generator: torch.Generator, shuffled: bool = False,
+    features: Features,
+    train_labels: Tensor,
+    test_labels: Tensor,
+    shots: list[int],
+    draws: int,
+    generator: torch.Generator,
+    shuffled: bool = False,
 ) -> Readings:
     """A fresh linear head, fitted to convergence on k images of every class.
 
@@ -69,8 +74,14 @@ def few_shot(
 
 
 def prototype(
-    model: Model, features: Features, train_labels: Tensor, test_labels: Tensor,
-    forget: tuple[int, ...], shots: list[int], draws: int, generator: torch.Generator,
+    model: Model,
+    features: Features,
+    train_labels: Tensor,
+    test_labels: Tensor,
+    forget: tuple[int, ...],
+    shots: list[int],
+    draws: int,
+    generator: torch.Generator,
 ) -> Readings:
     """Training-free: the forget rows of the model's own head become the centred mean of k features.
 
@@ -100,8 +111,7 @@ def prototype(
 
 
 def fine_tune(
-    model: Model, dataset: Dataset, attack: str, forget: tuple[int, ...], budget: Attack,
-    generator: torch.Generator,
+    model: Model, dataset: Dataset, attack: str, forget: tuple[int, ...], budget: Attack, generator: torch.Generator
 ) -> Readings:
     """Fine-tune the whole network for a few clipped steps and read its output on the way.
 

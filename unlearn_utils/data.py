@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Iterator
 
 import torch
 from torch import Tensor
@@ -76,9 +76,7 @@ class Dataset:
             pixels = window(pixels, offset, views.enlarge_to, views.crop_to)
         return self.normalise(augment(pixels, views.crop_padding, views.flip, generator))
 
-    def batches(
-        self, images: Images, batch_size: int, generator: torch.Generator
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, images: Images, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """One shuffled, augmented epoch of (x, y)."""
         order = torch.randperm(len(images), generator=generator, device=generator.device)
         for index in order.split(batch_size):
@@ -161,10 +159,7 @@ def is_in(labels: Tensor, classes: tuple[int, ...]) -> Tensor:
 
 def check_forget_set(forget: tuple[int, ...], classes: int) -> None:
     """Raise BadInput unless ``forget`` names some, but not nearly all, of the classes, each once."""
-    if any(type(c) is not int or not 0 <= c < classes for c in forget) or len(set(forget)) != len(forget):
-        raise BadInput(f"forget set {list(forget)} must list different classes from 0 to {classes - 1}.")
-    if not forget:
-        raise BadInput("an empty forget set leaves nothing to forget; name at least one class.")
+    if any(type(c) is not int or not 0 <= c < classes for c in forget) or len(set(forget)) != len(forget) or not forget:
+        raise BadInput(f"forget set {list(forget)} must list different classes from 0 to {classes - 1}, at least one.")
     if len(forget) > classes - 2:
-        raise BadInput(f"forget set {list(forget)} must leave at least two of the {classes} classes to retain; where "
-                       "classes are few, leave out the sets of several: --set 'overrides={\"multi_runs\": []}'.")
+        raise BadInput(f"forget set {list(forget)} must leave at least two of the {classes} classes to retain.")

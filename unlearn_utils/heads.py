@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, normalize
 
-# What the class means are taken of, before centring. The paper's Algorithm 1 (as reported) takes the raw
-# features; the official code L2-normalises them first, and for its ResNets in effect takes log-softmaxed ones.
-GEOMETRIES = {
-    "centred": lambda f: f,
-    "raw": lambda f: normalize(f, dim=1),
+# Feature normalisation: what the class means are taken of, before centring. The paper's Algorithm 1 (as reported)
+# has none; the official code brings features to unit length, for its ResNets in effect after a log-softmax.
+NORMALISATIONS = {
+    "none": lambda f: f,
+    "unit_length": lambda f: normalize(f, dim=1),
     "log_softmax": lambda f: normalize(log_softmax(f, dim=1), dim=1),
 }
 
@@ -39,7 +39,7 @@ class LinearHead(nn.Linear):
     """The ordinary classifier: W f + b."""
 
     def transform(self, features: Tensor) -> Tensor:
-        """What this head's rows are compared with: the features themselves."""
+        """What this head's weight vectors are compared with: the features themselves."""
         return features
 
     embed = transform
@@ -48,14 +48,14 @@ class LinearHead(nn.Linear):
 class ClassMeanHead(nn.Module):
     """Class-mean-features (CMF) classifier (paper, Algorithm 1).
 
-    w_k = (mu_k - mu) / ||mu_k - mu|| with mu_k the mean of the geometry's features over D_k and
+    w_k = (mu_k - mu) / ||mu_k - mu|| with mu_k the mean of the normalised features over D_k and
     mu = (1/K) sum_k mu_k; logits are the cosines w_k . z with z = (f - mu) / ||f - mu||. Both mu and W are
     buffers: no gradient reaches them, and they change only through ``refit``.
     """
 
-    def __init__(self, features: int, classes: int, geometry: str):
+    def __init__(self, features: int, classes: int, normalisation: str):
         super().__init__()
-        self.transform = GEOMETRIES[geometry]
+        self.transform = NORMALISATIONS[normalisation]
         self.register_buffer("centre", torch.zeros(features))
         self.register_buffer("weight", torch.zeros(classes, features))
 

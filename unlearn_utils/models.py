@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,12 @@ from torch.utils.checkpoint import checkpoint
 
 from .heads import ClassMeanHead, LinearHead
 from .settings import BadInput, Network
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
 
 class BasicBlock(nn.Module):
@@ -25,10 +31,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-            self.shortcut = nn.Sequential(conv, nn.BatchNorm2d(outputs))
+        self.shortcut = _shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.bn2(self.conv2(relu(self.bn1(self.conv1(x)))))
@@ -47,10 +50,7 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-            self.shortcut = nn.Sequential(conv, nn.BatchNorm2d(outputs))
+        self.shortcut = _shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         y = relu(self.bn2(self.conv2(relu(self.bn1(self.conv1(x))))))
@@ -67,9 +67,7 @@ class ResNet(nn.Module):
     def __init__(self, channels: int, network: Network):
         super().__init__()
         width, bottleneck = network.width, network.architecture == "bottleneck_resnet"
-        self.stem = nn.Sequential(
-            nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
-        )
+        self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
         stages, inputs = [], width
         for stage, count in enumerate(network.blocks):
             outputs = width * 2**stage * (4 if bottleneck else 1)
@@ -201,27 +199,24 @@ def _timm(network: Network, channels: int) -> tuple[nn.Module, int]:
     try:
         encoder = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels)
     except Exception as reason:  # the model hub's errors have no base class of their own
-        advice = ("set network.weights to a file that holds its ImageNet weights, or to 'none' to train from scratch"
-                  if pretrained else "timm.list_models() names those that it makes")
-        raise BadInput(f"timm cannot make {network.architecture} ({in_short(reason)}); {advice}.") from None
+        raise BadInput(
+            f"timm cannot make {network.architecture} ({in_short(reason)}); without a download network.weights can be "
+            "a file that holds its ImageNet weights, or 'none'."
+        ) from None
     return encoder, getattr(encoder, "head_hidden_size", 0) or encoder.num_features  # some widen them before the head
 
 
 def check_network(network: Network, side: int) -> None:
-    """Raise BadInput where no network can be made: no such weights, none of timm's, or one for other than ``side`` pixels."""
-    try:
-        if network.weights not in ("none", "imagenet"):
-            weights_file(network.weights)
-    except (ImportError, ValueError, RuntimeError) as reason:  # of odd names
-        if isinstance(reason, BadInput):
-            raise
-        raise BadInput(f"network.weights is '{network.weights}', which names neither a file nor a package "
-                       f"({in_short(reason)}); it must be 'none', 'imagenet', 'package:<name>' or a file of weights.") from None
-    if not network.architecture.startswith("timm/"):
+    """Raise BadInput where no network can be made: no such encoder, no such weights, or not for ``side`` pixels."""
+    kind, _, name = network.architecture.partition("/")
+    if kind not in ENCODERS:
+        raise BadInput(f"network.architecture is '{kind}', but it must be one of {', '.join(ENCODERS)} (timm/<name>).")
+    if network.weights not in ("none", "imagenet"):
+        weights_file(network.weights)
+    if not name:
         return
     import timm
 
-    name = network.architecture.removeprefix("timm/")
     try:
         known = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     except RuntimeError:  # no such weights of it
@@ -229,8 +224,10 @@ def check_network(network: Network, side: int) -> None:
     if known is None:
         raise BadInput(f"timm has no model '{name}'; timm.list_models() names those that it has.")
     if known.fixed_input_size and known.input_size[1] != side:
-        raise BadInput(f"{network.architecture} takes images of {known.input_size[1]} pixels, not {side}; set data.enlarge_to and "
-                       "data.crop_to to it, or take another network.")
+        raise BadInput(
+            f"{network.architecture} takes images of {known.input_size[1]} pixels, not {side}; set data.enlarge_to and "
+            "data.crop_to, or take another network."
+        )
 
 
 def weights_file(named: str) -> Path:
@@ -239,18 +236,16 @@ def weights_file(named: str) -> Path:
     Raises BadInput where there is none.
     """
     package = named.removeprefix("package:")
+    found = importlib.util.find_spec(package) if package != named else None
+    folders = found.submodule_search_locations or () if found else ()
+    files = [path for folder in folders for path in Path(folder).rglob("*") if path.suffix in (".pth", ".safetensors")]
     if package == named:
-        file = Path(named).expanduser()
-        if not file.is_file():
-            raise BadInput(f"there is no file {file}; network.weights must be 'none', 'imagenet', 'package:<name>' or a "
-                           "file of weights.")
-        return file
-    found = importlib.util.find_spec(package)
-    files = [path for folder in (found.submodule_search_locations or () if found else ())
-             for ending in ("pth", "safetensors") for path in Path(folder).rglob(f"*.{ending}")]
+        files = [path for path in [Path(named).expanduser()] if path.is_file()]
     if len(files) != 1:
-        raise BadInput(f"network.weights is '{named}', but no package of that name with one file of weights is installed "
-                       f"here; pip install {package.replace('_', '-')}.")
+        raise BadInput(
+            f"network.weights is '{named}', but it must be 'none', 'imagenet', a file, or package:<name> of an "
+            "installed package with one file of weights."
+        )
     return files[0]
 
 
@@ -281,10 +276,10 @@ def in_short(reason: Exception) -> str:
     return first if " " in first else type(reason).__name__
 
 
-def use_class_mean_head(model: Model, geometry: str) -> None:
+def use_class_mean_head(model: Model, normalisation: str) -> None:
     """Replace the head by an unfitted CMF head of the same shape."""
     classes, features = model.head.weight.shape
-    model.head = ClassMeanHead(features, classes, geometry).to(model.head.weight.device)
+    model.head = ClassMeanHead(features, classes, normalisation).to(model.head.weight.device)
 
 
 def zero_head(model: Model) -> None:

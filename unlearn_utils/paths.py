@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import subprocess
@@ -21,25 +20,22 @@ def home() -> Path:
     Raises BadInput where nothing can be written there.
     """
     named = os.environ.get("UNLEARN_HOME") or (ROOT if (ROOT / "pyproject.toml").exists() else Path.cwd())
+    path = Path(named).expanduser().resolve()
     try:
-        path = Path(named).expanduser().resolve()
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except (OSError, RuntimeError) as reason:  # the latter where ~ or a link leads nowhere
+            raise PermissionError("it is read-only")
+    except OSError as reason:
         raise BadInput(
-            f"results cannot be kept in {named} ({getattr(reason, 'strerror', None) or reason}); "
-            "set UNLEARN_HOME to a folder that can be written to."
+            f"results cannot be kept in {named} ({reason.strerror or reason}); set UNLEARN_HOME to a folder "
+            "that can be written to."
         ) from None
     return path
 
 
 def expanded(named: str | os.PathLike) -> Path:
-    """A path as it was typed, with ~ resolved. Raises BadInput where ~ is nobody's home."""
-    try:
-        return Path(named).expanduser()
-    except RuntimeError as reason:
-        raise BadInput(f"{str(named)!r} is no path ({reason}); name the folder without ~.") from None
+    """A path as it was typed, with ~ resolved."""
+    return Path(named).expanduser()
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,9 @@ class Outputs:
 
     @property
     def name(self) -> str:
-        return f"{self.profile}+{hashlib.sha256(self.differs.encode()).hexdigest()[:6]}" if self.differs else self.profile
+        return (
+            f"{self.profile}+{hashlib.sha256(self.differs.encode()).hexdigest()[:6]}" if self.differs else self.profile
+        )
 
     @property
     def path(self) -> Path:

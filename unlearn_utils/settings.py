@@ -1,12 +1,15 @@
-"""What functions take: how images are seen, a network, a recipe, a probe, an attack; and what bad input says.
+"""What functions take: views of images, a network, a recipe, a probe, an attack; and how such a table is read.
 
-Only the standard library is needed here, so that a misspelled key is refused before anything heavy is imported.
+Only the standard library is needed, so that a misspelled key is refused before anything heavy is imported.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 READOUTS = {"output": "Output", "probe": "Linear probe", "ncc": "NCC"}
 
@@ -28,21 +31,22 @@ class Views:
     enlarge_to: int = 0  # images are enlarged to this size ...
     crop_to: int = 0  # ... and this is cut out of them: at random in training, from the centre in testing
     random_resized_crop: bool = False  # in training a random part of the image is brought to ``crop_to`` instead
-    normalisation: str = "own"  # of the training images, of "cifar10" or "imagenet", or 0.5 ("half")
+    normalisation: Literal["own", "cifar10", "imagenet", "half"] = "own"  # constants; own: those of the training images
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data(Views):
-    source: str  # "folder" holds train/<class>/* and test/<class>/*; "digits" come with scikit-learn
+    # "folder" holds train/<class>/* and test/<class>/*; "digits" come with scikit-learn; the others are downloaded
+    source: Literal["digits", "folder", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet"]
     image_size: int
     channels: int
     folder: str = ""  # where images lie or are downloaded to
     train_per_class: int = 0  # 0: all
     test_per_class: int = 0
-    evaluate_on: str = "test"  # "validation": a fifth of the training images takes the test set's place
-    # How the training images are seen when features are read off them, in eval mode: "test" as test images are,
+    evaluate_on: Literal["test", "validation"] = "test"  # "validation": a fifth of the training images as the test set
+    # How the training images are seen when features are extracted, in eval mode: "test" as test images are,
     # "augmented" one training view of each, as in the official code.
-    readout_view: str = "test"
+    readout_view: Literal["test", "augmented"] = "test"
 
     @property
     def views(self) -> Views:
@@ -51,25 +55,16 @@ class Data(Views):
 
 @dataclass(frozen=True)
 class Network:
-    architecture: str = "resnet"  # or "bottleneck_resnet", both with the CIFAR stem, or a ViT of timm's
+    architecture: str = "resnet"  # or "bottleneck_resnet", both with the CIFAR stem, or timm's: "timm/<name>"
     width: int = 64  # channels of a ResNet's first stage; every further stage doubles them
     blocks: list[int] = field(default_factory=lambda: [2, 2, 2, 2])  # residual blocks per stage
-    precision: str = "float32"  # "bfloat16": autocast in the encoder
-    weights: str = "none"  # what an encoder starts from: "none", "imagenet" (a ViT's), or a file of weights
+    precision: Literal["float32", "bfloat16"] = "float32"  # "bfloat16": autocast in the encoder
+    weights: str = "none"  # what an encoder starts from: "none", "imagenet" (timm's), or a file of weights
     images_per_pass: int = 0  # more images go through the encoder in parts, with less memory; 0: all at once
 
-    def check_resolution(self, side: int) -> None:
-        """Raise BadInput where a ResNet would halve images of ``side`` pixels below one pixel.
-
-        A 3x3 convolution of stride 2 on 1x1 images in bfloat16 returns weight gradients that are not defined
-        with PyTorch 2.14.1 on processors with AMX.
-        """
-        halvings = max(0, side - 1).bit_length()  # ceil(log2(side)): from side to one pixel
-        if self.architecture in ("resnet", "bottleneck_resnet") and len(self.blocks) - 1 > halvings:
-            raise BadInput(
-                f"network.blocks has {len(self.blocks)} stages, but each after the first halves the image, and "
-                f"{side} pixels allow at most {halvings + 1}."
-            )
+    @property
+    def is_resnet(self) -> bool:
+        return self.architecture in ("resnet", "bottleneck_resnet")
 
 
 @dataclass(frozen=True)
@@ -78,41 +73,29 @@ class Recipe:
 
     epochs: int
     lr: float
-    optimiser: str = "sgd"  # "adam" takes neither momentum nor nesterov
+    optimiser: Literal["sgd", "adam"] = "sgd"  # "adam" takes neither momentum nor nesterov
     batch_size: int = 128
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
-    schedule: str = "constant"  # or "cosine", or "step": a fifth of the rate every three epochs; all per epoch
+    schedule: Literal["constant", "cosine", "step"] = "constant"  # per epoch; "step": a fifth every three epochs
     warmup_epochs: int = 0
     min_lr: float = 0.0
     clip: float = 0.0  # largest gradient norm; 0: no clipping
-    constants: dict = field(default_factory=dict)  # the method's own, checked by the method
+    constants: dict = field(default_factory=dict)  # the method's own
 
 
 @dataclass(frozen=True)
 class Probe:
-    """The linear probe of the official code: SGD on cached features, best of the validation split."""
+    """The linear probe of the official code: SGD on cached features, best epoch of the validation split."""
 
     epochs: int
     lr: float = 0.01
-    schedule: str = "constant"  # or "cosine": from ``lr`` to 0 over ``epochs``, per epoch
+    schedule: Literal["constant", "cosine"] = "constant"  # "cosine": from ``lr`` to 0 over ``epochs``, per epoch
     patience: int = 0  # epochs without a better validation accuracy after which it ends; 0: none end it
     momentum: float = 0.9
     batch_size: int = 128
     validation: float = 0.1
-
-    def __post_init__(self):
-        if self.schedule not in ("constant", "cosine"):
-            raise BadInput(f"the schedule of a probe is {self.schedule!r}, but it must be constant or cosine.")
-        whole, any_number = (int,), (int, float)
-        for name, kinds, low, below in (
-            ("epochs", whole, 1, 1e9), ("batch_size", whole, 1, 1e9), ("patience", whole, 0, 1e9), ("lr", any_number, 0, 1e6),
-            ("momentum", any_number, 0, 1), ("validation", any_number, 0, 1),
-        ):
-            value, what = getattr(self, name), "a whole number" if kinds is whole else "a number"
-            if type(value) not in kinds or not low <= value < below:
-                raise BadInput(f"{name} of a probe is {value!r}, but it must be {what}, at least {low} and below {below:g}.")
 
 
 @dataclass(frozen=True)
@@ -124,3 +107,84 @@ class Attack:
     lr: float
     batch_size: int = 128
     clip: float = 1.0
+
+
+# Tables of a profile, and constants of a method, as these classes
+
+MOST = 10**18  # below it: so no number is infinite or NaN, and a seed fits in 64 bits
+FROM_ONE = "epochs batch_size width blocks image_size channels shots steps few_sets".split()
+RANGES = dict.fromkeys(FROM_ONE, (1, MOST)) | dict.fromkeys(("momentum", "validation"), (0, 1))  # others from 0 on
+MAY_BE_EMPTY = ("multi_runs", "left_out")
+WORDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    list: "a list",
+    dict: "a table",
+}
+
+
+def read_table(cls: type, table: Any, where: str, **given: Any) -> Any:
+    """The dataclass ``cls`` of a table and of what is ``given``; ``where`` goes before a key in messages.
+
+    Raises BadInput for a key that is unknown or missing, and for a value of another kind or out of range.
+    """
+    if type(table) is not dict:
+        raise BadInput(f"{where.rstrip('.: ')} is {table!r}, but it must be a table.")
+    kinds = {key: kind for key, kind in get_type_hints(cls).items() if key not in given}
+    refuse_unknown(table, kinds, where)
+    for spec in dataclasses.fields(cls):
+        optional = spec.default is not dataclasses.MISSING or spec.default_factory is not dataclasses.MISSING
+        if spec.name not in table | given and not optional:
+            raise BadInput(f"{where}{spec.name} is missing.")
+    return cls(**{key: _read(kinds[key], value, f"{where}{key}") for key, value in table.items()}, **given)
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    """A value as the kind that its field states."""
+    plain, inside = get_origin(kind) or kind, get_args(kind)
+    name = re.findall(r"\w+", where.partition("[")[0])[-1]
+    if kind is Recipe:
+        return _recipe(value, where)
+    if dataclasses.is_dataclass(kind):
+        return read_table(kind, value, f"{where}.")
+    if plain is Literal:
+        if value not in inside:
+            raise BadInput(f"{where} is {value!r}, but it must be one of {', '.join(inside)}.")
+        return value
+    written = list if plain is tuple else plain
+    if type(value) is not written and (type(value), plain) != (int, float):
+        raise BadInput(f"{where} is {value!r}, but it must be {WORDS.get(written, written)}.")
+    if plain in (int, float):
+        low, high = RANGES.get(name, (0, MOST))
+        if not low <= value < high:
+            raise BadInput(f"{where} is {value}, but it must be at least {low} and below {high:g}.")
+        return plain(value)
+    if written is list:
+        if not value and name not in MAY_BE_EMPTY:
+            raise BadInput(f"{where} is an empty list; it needs at least one entry.")
+        return plain(_read(inside[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if plain is dict and inside:
+        return {key: _read(inside[1], item, f"{where}.{key}") for key, item in value.items()}
+    return value
+
+
+def _recipe(table: Any, where: str) -> Recipe:
+    """What is no setting is a constant of the method; a table without settings is the recipe of a closed form."""
+    if type(table) is not dict:
+        raise BadInput(f"{where} is {table!r}, but it must be a table.")
+    names = {spec.name for spec in dataclasses.fields(Recipe)} - {"constants"}
+    constants = {key: value for key, value in table.items() if key not in names}
+    if len(constants) == len(table):
+        return Recipe(epochs=0, lr=0.0, constants=constants)
+    settings = {key: value for key, value in table.items() if key in names}
+    return read_table(Recipe, settings, f"{where}.", constants=constants)
+
+
+def refuse_unknown(given: Iterable[str], allowed: Collection[str], where: str) -> None:
+    """Raise BadInput for the first key that is not allowed."""
+    for key in given:
+        if key not in allowed:
+            place, _, path = f"{where}{key}".rpartition(": ")
+            raise BadInput(f"{place}: there is no key '{path}'; allowed are {', '.join(sorted(allowed))}.")

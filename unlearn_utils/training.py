@@ -7,11 +7,11 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,17 +74,24 @@ def generator(device: str, *purpose: Any) -> torch.Generator:
 
 
 def begin(
-    model: Model, method, dataset: Dataset, forget: tuple[int, ...], recipe: Recipe, random: torch.Generator,
-    views: torch.Generator | None = None, geometry: str | None = None, encoder_frozen: bool = False,
+    model: Model,
+    method,
+    dataset: Dataset,
+    forget: tuple[int, ...],
+    recipe: Recipe,
+    random: torch.Generator,
+    views: torch.Generator | None = None,
+    normalisation: str | None = None,
+    encoder_frozen: bool = False,
     zeroed: bool = False,
 ) -> Run:
     """Everything that a method needs to change a model, the method begun.
 
-    ``geometry`` gives the model a CMF head if it has none. The teacher is the model before its encoder is frozen
-    or its classifier set to zero.
+    ``normalisation`` (of the features) gives the model a CMF head if it has none. The teacher is the model before its
+    encoder is frozen or its classifier set to zero.
     """
-    if geometry and not isinstance(model.head, ClassMeanHead):
-        use_class_mean_head(model, geometry)
+    if normalisation and not isinstance(model.head, ClassMeanHead):
+        use_class_mean_head(model, normalisation)
     teacher = copy.deepcopy(model).eval().requires_grad_(False)
     if zeroed:
         zero_head(model)
@@ -117,8 +124,12 @@ def optimiser_of(parameters: list[Tensor], recipe: Recipe) -> torch.optim.Optimi
     if recipe.optimiser == "adam":
         return torch.optim.Adam(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(
-        parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
-        nesterov=recipe.nesterov and recipe.momentum > 0, fused=parameters[0].is_cuda or None,
+        parameters,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.nesterov and recipe.momentum > 0,
+        fused=parameters[0].is_cuda or None,
     )
 
 
@@ -142,39 +153,34 @@ class Checkpoint:
         if now - self.last < self.seconds:
             return
         self.last = now
+        state = {
+            "model": model.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+        }
+        state |= {"epoch": epoch, "step": step, "images_seen": model.images_seen, "device": self.generator.device.type}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial, state = self.path.with_suffix(".partial"), BytesIO()
-        torch.save({
-            "device": self.generator.device.type, "model": model.state_dict(), "optimiser": optimiser.state_dict(),
-            "epoch": epoch, "step": step,
-            "generator": self.generator.get_state(), "history": self.history, "images_seen": model.images_seen,
-            "moments": self.moments,
-        }, state)
-        try:
-            partial.write_bytes(state.getbuffer())
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
+        partial = self.path.with_suffix(".partial")
+        torch.save(state | {"history": self.history, "moments": self.moments}, partial)
         partial.replace(self.path)
 
     def restore(self, model: Model, optimiser: torch.optim.Optimizer) -> tuple[int, int]:
-        """(epochs, steps) done. Nothing is where the file is missing, damaged, or of another kind of device.
+        """(epochs, steps) done: none where the file is missing, damaged, or of another kind of device.
 
         The random numbers of a GPU are not those of a CPU, so a run that changes between them starts anew.
         """
         self.last = time.monotonic()
         if not self.path.exists():
             return 0, 0
-        device, began_on = self.generator.device.type, "damaged"
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
-            began_on = state["device"]
         except Exception:  # torch has no base class for a damaged file, and the training can start anew
-            pass
-        if began_on != device:
-            why = "is damaged" if began_on == "damaged" else f"began on another device ({began_on}, now {device})"
-            print(f"the unfinished training {self.path.stem} {why}; it starts anew.", flush=True)
-            self.path.unlink(missing_ok=True)
+            state = {}
+        if state.get("device") != self.generator.device.type:
+            print(
+                f"the unfinished training {self.path.stem} is damaged or of another device; it starts anew.", flush=True
+            )
+            self.path.unlink()
             return 0, 0
         model.load_state_dict(state["model"])
         model.images_seen = state["images_seen"]

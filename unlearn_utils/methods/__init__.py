@@ -1,18 +1,17 @@
 """Unlearning methods: one short file each, reading like the method's equation.
 
-A new method is a new file in this folder: a frozen dataclass, whose fields are the method's constants, derived
-from ``Method`` and registered with ``@method("name", "Label")``; and a recipe in a profile.
+A new method is a new file in this folder, or a class in a notebook cell: a frozen dataclass, whose fields are the
+method's constants, derived from ``Method`` and registered with ``@method("name", "Label")``; and a recipe in a profile.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
-import math
 import pkgutil
-from typing import Any, Iterable, get_type_hints
+from collections.abc import Iterable
+from typing import Any, Literal
 
-from ..settings import BadInput, Recipe
+from ..settings import BadInput, Recipe, read_table
 
 METHODS: dict[str, type] = {}
 
@@ -37,41 +36,51 @@ class Method:
         return iter(())
 
 
-ROLES = ("method", "extension", "reference")
-
-
 def method(
-    name: str = "", label: str = "", start: str = "original", sees_all: bool = False, role: str = "",
-    variants: tuple = (), why: str = "", head_only: bool = False, recipe_of: str = "", other_seed: int = 0,
+    name: str,
+    label: str,
+    *,
+    citation: str = "",
+    start: Literal["original", "initialisation"] = "original",
+    sees_all: bool = False,
+    role: Literal["", "method", "extension", "reference"] = "",
+    variants: tuple = (),
+    why: str = "",
+    head_only: bool = False,
+    recipe_of: str = "",
+    other_seed: int = 0,
 ):
-    """Register a method under ``name``; ``label`` is what tables show.
+    """Register a method under ``name``; ``label`` is what tables show. Raises BadInput for a name that is taken.
 
+    The class's docstring begins with its objective in one line; ``about`` is this line and the ``citation``.
     ``start`` is the model it changes: "original", or "initialisation" (that of the original, same seed).
-    ``sees_all`` marks a model that is the same whatever is to be forgotten. ``role`` is "method" (of the paper),
+    ``sees_all`` marks a model that is the same for every forget set. ``role`` is "method" (of the paper),
     "extension", or "reference", as which every network trained from the initialisation counts. ``variants`` are
     those it can be used with (empty: all), and ``why`` says why it can be no other. ``head_only`` marks a method
-    that leaves the encoder as it is, so that its features are those of the model it starts from. ``recipe_of`` names the
-    method whose recipe it takes, and ``other_seed`` is added to the seed of its initialisation. Raises BadInput.
+    that leaves the encoder as it is, so that its features are those of the model it starts from. ``recipe_of`` names
+    the method whose recipe it takes, and ``other_seed`` is added to the seed of its initialisation.
     """
-    if not (isinstance(name, str) and name and isinstance(label, str) and label):
-        raise BadInput("@method needs a name and a label; write @method('name', 'Label') above the class.")
-
-    if not name.isidentifier():
-        raise BadInput(f"a method's name is '{name}', but it must be one word of letters, digits and _, as in a profile.")
-    for what, given, allowed in (("start", start, ("original", "initialisation")), ("role", role, ("", *ROLES))):
-        if given not in allowed:
-            raise BadInput(f"{what} of method '{name}' is {given!r}, but it must be one of {', '.join(map(repr, allowed))}.")
+    if not str(name).isidentifier() or not isinstance(label, str):
+        raise BadInput(
+            f"@method({name!r}, {label!r}) needs a name in one word and a label, like @method('mine', 'My method')."
+        )
 
     def register(cls: type) -> type:
         check_free("method", name, METHODS.get(name), cls)
-        for other, known in METHODS.items():
-            if known.label == label and other != name:
-                raise BadInput(f"the label '{label}' of method '{name}' is that of method '{other}' already; tables "
-                               "need another, or restart the kernel where the other is an older version.")
-        cls.name, cls.label, cls.start, cls.sees_all, cls.variants, cls.why = name, label, start, sees_all, variants, why
+        if any(known.label == label and other != name for other, known in METHODS.items()):
+            raise BadInput(f"method '{name}' has the label '{label}' of another method; tables need one of its own.")
+        cls.name, cls.label, cls.start, cls.sees_all, cls.variants, cls.why = (
+            name,
+            label,
+            start,
+            sees_all,
+            variants,
+            why,
+        )
         cls.head_only, cls.recipe_of, cls.other_seed = head_only, recipe_of or name, other_seed
         cls.role = role or ("reference" if start == "initialisation" else "method")
         cls.closed_form = cls.losses is Method.losses
+        cls.about = "; ".join(filter(None, [(cls.__doc__ or "").strip().partition("\n")[0].rstrip("."), citation]))
         METHODS[name] = cls
         return cls
 
@@ -81,8 +90,7 @@ def method(
 def check_free(kind: str, name: str, known: Any, new: Any) -> None:
     """Raise BadInput where a name is another module's; a cell that is run again may define its own anew."""
     if known is not None and known.__module__ != new.__module__:
-        raise BadInput(f"there is a {kind} '{name}' in {known.__module__} already; give that of {new.__module__} "
-                       "another name.")
+        raise BadInput(f"there is a {kind} '{name}' in {known.__module__} already; take another name.")
 
 
 def check(name: str, variant: str, recipe: Recipe) -> None:
@@ -90,40 +98,23 @@ def check(name: str, variant: str, recipe: Recipe) -> None:
     build(name, recipe.constants)
     cls = METHODS[name]
     if cls.variants and variant not in cls.variants:
-        raise BadInput(f"method '{name}' cannot be used with '{variant}', only with {', '.join(cls.variants)}: {cls.why}.")
-    if cls.closed_form and recipe.epochs:
-        raise BadInput(f"method '{name}' is a closed form: its recipe takes its constants, but no epochs and no lr.")
-    if not cls.closed_form and not recipe.epochs:
-        raise BadInput(f"method '{name}' trains: its recipe ('{variant}') needs epochs and lr.")
+        raise BadInput(
+            f"method '{name}' cannot be used with '{variant}', only with {', '.join(cls.variants)}: {cls.why}."
+        )
+    if cls.closed_form != (recipe.epochs == 0):
+        needs = "is a closed form: its recipe has no" if cls.closed_form else f"trains: its recipe ('{variant}') needs"
+        raise BadInput(f"method '{name}' {needs} epochs and lr.")
 
 
 def build(name: str, constants: dict[str, Any]) -> Method:
     """The method ``name`` with these constants. Raises BadInput for an unknown name or constant."""
     if name not in METHODS:
         raise BadInput(f"there is no method '{name}'; choose one of {', '.join(METHODS)}.")
-    hints = get_type_hints(METHODS[name])  # a field's own type is only text where annotations are postponed
-    allowed = {field.name: hints[field.name] for field in dataclasses.fields(METHODS[name])}
-    for key, value in constants.items():
-        if key not in allowed:
-            raise BadInput(
-                f"method '{name}' has no constant '{key}'; besides the settings of a recipe it has "
-                f"{', '.join(allowed) or 'none'}."
-            )
-        if type(value) is not allowed[key] and (type(value), allowed[key]) != (int, float):
-            raise BadInput(
-                f"method '{name}': the constant '{key}' is {value!r}, but it must be of type {allowed[key].__name__}."
-            )
-        if type(value) in (int, float):
-            _check_size(name, key, value)
-    return METHODS[name](**constants)
-
-
-def _check_size(name: str, key: str, value: float) -> None:
-    """Raise BadInput for a constant that is no number, infinite, negative, or 0 where it must be positive."""
-    above_zero = key in METHODS[name].positive
-    if not math.isfinite(value) or value < 0 or above_zero and value == 0:
-        least = "positive" if above_zero else "at least 0"
-        raise BadInput(f"method '{name}': the constant '{key}' is {value!r}, but it must be finite and {least}.")
+    built = read_table(METHODS[name], constants, f"method '{name}': ")
+    for key in built.positive:
+        if not getattr(built, key):
+            raise BadInput(f"method '{name}': {key} is 0, but it must be positive.")
+    return built
 
 
 for _module in pkgutil.iter_modules(__path__):

@@ -1,4 +1,4 @@
-"""References that change the head alone: whatever reads features must see through them."""
+"""Controls that change the head alone: features stay the Original's."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,17 @@ from . import Method, method
 
 
 @method(
-    "prune", "Pruned head", role="reference", variants=("linear",), head_only=True,
-    why="only a linear head has a row of its own for each class",
+    "prune",
+    "Pruned head",
+    citation="control, as in the official code",
+    role="reference",
+    variants=("linear",),
+    head_only=True,
+    why="only a linear head has a weight vector of its own for each class",
 )
 @dataclass(frozen=True)
 class Prune(Method):
-    """w_k <- 0 and b_k <- 0 for every forget class k, as in the official code.
+    """w_k <- 0 and b_k <- 0 for every forget class k.
 
     A logit of 0 is not the smallest: where the other logits are negative the class is still predicted.
     """
@@ -26,14 +31,19 @@ class Prune(Method):
 
 
 @method(
-    "bias_shift", "BiasShift", role="reference", variants=("linear",), head_only=True,
+    "bias_shift",
+    "BiasShift",
+    citation="control, arXiv 2605.08730",
+    role="reference",
+    variants=("linear",),
+    head_only=True,
     why="only a linear head has a bias of its own for each class",
 )
 @dataclass(frozen=True)
 class BiasShift(Method):
-    """b_k <- b_k - s for every forget class k (arXiv 2605.08730); the other logits stay as they are.
+    """b_k <- b_k - s for every forget class k; the other logits stay as they are.
 
-    ``shift`` is s. 0 takes the smallest that lets no forget training image be read as a forget class.
+    ``shift`` is s. 0 takes the smallest with which no forget training image is classified as a forget class.
     """
 
     shift: float = 0.0
@@ -52,12 +62,16 @@ class BiasShift(Method):
 
 
 @method(
-    "distilled_head", "Distilled head", role="reference", variants=("classifier",),
+    "distilled_head",
+    "Distilled head",
+    citation="control, ours",
+    role="reference",
+    variants=("classifier",),
     why="it is defined with the encoder frozen",
 )
 @dataclass(frozen=True)
 class DistilledHead(Method):
-    """min CE(softmax(z), head) on all images, z the original's logits with the forget logits at minus infinity."""
+    """min CE(softmax(z), head) on all images, z the original's logits, minus infinity for the forget classes."""
 
     def losses(self, run, epoch):
         for x, _ in run.batches(run.everything):

@@ -1,7 +1,7 @@
-"""NegGrad+ (Kurmanji et al. 2023; as in the paper's official code)."""
+"""NegGrad+, as in the paper's official code."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Iterator
 
 import torch
 from torch import Tensor
@@ -10,13 +10,14 @@ from torch.nn.functional import cross_entropy
 from . import Method, method
 
 
-@method("neggrad_plus", "NegGrad+")
+@method("neggrad_plus", "NegGrad+", citation="Kurmanji et al. 2023")
 @dataclass(frozen=True)
 class NegGradPlus(Method):
-    """min CE(D_r) - scale * CE(D_f): for every retain batch one forget batch; their cycle goes on across epochs.
+    """min CE(D_r) - scale * CE(D_f).
 
-    The official code clips only the ascent gradient, before it adds the descent gradient; with the CMF
-    head it scales the ascent by 0.5 and clips the sum instead (``ascent_clip`` 0 and the recipe's ``clip``).
+    For every retain batch one forget batch; their cycle goes on across epochs. The official code clips only the ascent
+    gradient, before it adds the descent gradient; with the CMF head it scales the ascent by 0.5 and clips the sum
+    instead (``ascent_clip`` 0 and the recipe's ``clip``).
     """
 
     ascent_scale: float = 1.0

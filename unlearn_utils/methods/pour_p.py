@@ -10,15 +10,19 @@ from . import Method, method
 
 
 @method(
-    "pour_p", "POUR-P", role="extension", variants=("linear",),
+    "pour_p",
+    "POUR-P",
+    citation="Le et al. 2025, arXiv 2511.19339",
+    role="extension",
+    variants=("linear",),
     why="it is a closed form, and a CMF head is refitted to what it leaves",
 )
 @dataclass(frozen=True)
 class PourP(Method):
-    """f <- P f with P the orthogonal projection onto the complement of the forget directions, in closed form.
+    """f <- P f, P the orthogonal projection onto the complement of the forget classes' centred means, in closed form.
 
     The direction of class k is its centred class mean mu_k - (1/K) sum_c mu_c. At neural collapse the retain
-    means stay a simplex ETF, and the forget means all fall on the centre. The head stays as it is.
+    means stay a simplex ETF, and the forget means all fall on the global mean. The head stays as it is.
     """
 
     @torch.no_grad()

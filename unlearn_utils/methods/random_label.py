@@ -1,4 +1,4 @@
-"""Random Label (Golatkar et al. 2020; as in the paper's official code)."""
+"""Random Label, as in the paper's official code."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from ..data import is_in
 from . import Method, method
 
 
-@method("random_label", "Random Label")
+@method("random_label", "Random Label", citation="Golatkar et al. 2020")
 @dataclass(frozen=True)
 class RandomLabel(Method):
-    """min CE(D_r) + CE(D_f with labels drawn uniformly from the retain classes), one shuffled mix.
+    """min CE(D_r) + CE(D_f with labels drawn uniformly from the retain classes).
 
-    A forget image gets a fresh label each time it is drawn.
+    One shuffled mix. A forget image gets a fresh label each time it is drawn.
     """
 
     def losses(self, run, epoch):

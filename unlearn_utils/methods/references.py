@@ -1,4 +1,4 @@
-"""The networks that every reading of an unlearned model is held against."""
+"""The networks that every unlearned model is compared with."""
 
 from dataclasses import dataclass
 
@@ -7,33 +7,40 @@ from torch.nn.functional import cross_entropy
 from . import Method, method
 
 
-@method("random", "Untrained network", start="initialisation", sees_all=True)
+@method("random", "Untrained network", citation="control, ours", start="initialisation", sees_all=True)
 @dataclass(frozen=True)
 class UntrainedNetwork(Method):
-    """The original's initialisation, never trained: what an architecture gives away by itself (extension)."""
+    """The Original's initialisation, never trained."""
 
 
 @method("original", "Original", start="initialisation", sees_all=True)
 @dataclass(frozen=True)
 class Original(Method):
-    """Cross-entropy on all training images."""
+    """min CE(D)."""
 
     def losses(self, run, epoch):
         for x, y in run.batches(run.everything):
             yield cross_entropy(run.model(x), y)
 
 
-@method("retrain", "Retrain", start="initialisation")
+@method("retrain", "Retrain", citation="paper, App. A.5", start="initialisation")
 @dataclass(frozen=True)
 class Retrain(Method):
-    """Cross-entropy on the retain set, from scratch (paper, App. A.5): the model that never saw the class."""
+    """min CE(D_r), from scratch: the model that never saw the forget set."""
 
     def losses(self, run, epoch):
         for x, y in run.batches(run.retain):
             yield cross_entropy(run.model(x), y)
 
 
-@method("retrain_again", "Retrain, second seed", start="initialisation", recipe_of="retrain", other_seed=1000)
+@method(
+    "retrain_again",
+    "Retrain, second seed",
+    citation="null control",
+    start="initialisation",
+    recipe_of="retrain",
+    other_seed=1000,
+)
 @dataclass(frozen=True)
 class RetrainAgain(Retrain):
-    """Retrain from another initialisation: the null of every gap is what two networks without the class differ by."""
+    """min CE(D_r), from scratch and from another initialisation: its difference from Retrain is the null."""

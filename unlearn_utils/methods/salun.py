@@ -1,4 +1,4 @@
-"""SalUn (Fan et al. 2024; as in the paper's official code)."""
+"""SalUn, as in the paper's official code."""
 
 from dataclasses import dataclass
 
@@ -6,16 +6,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ..settings import BadInput
 from . import method
 from .random_label import RandomLabel
 
 
-@method("salun", "SalUn")
+@method("salun", "SalUn", citation="Fan et al. 2024")
 @dataclass(frozen=True)
 class SalUn(RandomLabel):
-    """Random Label on the salient weights: the fraction ``kept`` with the largest sum over the batches of D_f of
-    |gradient of the batch's summed cross-entropy|, at the start, with true labels, in eval mode.
+    """Random Label on the salient weights.
+
+    They are the fraction ``kept`` with the largest sum over the batches of D_f of |gradient of the batch's summed
+    cross-entropy|, at the start, with true labels, in eval mode.
 
     The mask multiplies the gradient before clipping; as in the official code weight decay still moves the
     other weights. It ranks all weights of the network, and frozen ones come last: with a frozen encoder the
@@ -23,10 +24,6 @@ class SalUn(RandomLabel):
     """
 
     kept: float = 0.5
-
-    def __post_init__(self):
-        if self.kept > 1:
-            raise BadInput(f"method 'salun': the constant 'kept' is {self.kept}, but it is a fraction, at most 1.")
 
     def begin(self, run) -> list[Tensor]:
         """The masks; the hooks that apply them stay on the model."""

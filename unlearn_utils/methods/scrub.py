@@ -1,4 +1,4 @@
-"""SCRUB (Kurmanji et al. 2023; as in the paper's official code)."""
+"""SCRUB, as in the paper's official code."""
 
 from dataclasses import dataclass
 
@@ -9,13 +9,13 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from . import Method, method
 
 
-@method("scrub", "SCRUB")
+@method("scrub", "SCRUB", citation="Kurmanji et al. 2023")
 @dataclass(frozen=True)
 class Scrub(Method):
-    """Distillation from the original model, the teacher p.
+    """max KL(p || q) on D_f, then min a CE + b KL(p || q) on D_r, p the Original and q the model.
 
-    In the first ``max_epochs`` epochs: max KL(p || q) on D_f; in every epoch, after that:
-    min ce_weight * CE + kl_weight * KL(p || q) on D_r. KL at temperature T, times T^2.
+    The first only in the first ``max_epochs`` epochs; a is ``ce_weight`` and b ``kl_weight``. KL at temperature T,
+    times T^2.
     """
 
     max_epochs: int = 2

@@ -1,4 +1,4 @@
-"""SVD class forgetting (Kodge et al. 2024; as in the paper's official code)."""
+"""SVD class forgetting, as in the paper's official code."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,11 @@ from . import Method, method
 
 
 @method(
-    "svd", "SVD", variants=("linear", "searched"), head_only=True,
+    "svd",
+    "SVD",
+    citation="Kodge et al. 2024",
+    variants=("linear", "tuned"),
+    head_only=True,
     why="it edits the weight of a linear head and leaves the encoder alone",
 )
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""UNSIR (Tarun et al. 2023; as in the paper's official code)."""
+"""UNSIR, as in the paper's official code."""
 
 from dataclasses import dataclass, replace
 
@@ -10,11 +10,12 @@ from ..heads import ClassMeanHead
 from . import Method, method
 
 
-@method("unsir", "UNSIR")
+@method("unsir", "UNSIR", citation="Tarun et al. 2023")
 @dataclass(frozen=True)
 class Unsir(Method):
-    """Noise in the place of the forget set, whose images are never used.
+    """max CE on noise for the forget class; min CE on this noise and D_r (impair), then on D_r (repair).
 
+    The noise is in the place of the forget set, whose images are never used.
     Noise x of each forget class k: min mean log p_k(x) + noise_penalty ||x||^2, by Adam, from N(0, 1).
     Impair: min CE on the noise, ``copies`` times with label k, and on retain images, at ``impair_lr`` (0: twice
     the recipe's rate). Repair: min CE on the same retain images. Both take the recipe's epochs, with Adam and

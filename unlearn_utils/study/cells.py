@@ -6,9 +6,10 @@ import dataclasses
 import hashlib
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
-from typing import Any, Iterable
+from functools import cache, cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from ..training import Checkpoint, Run, begin, generator, refit_head, train
 from . import code
 from .profiles import Images, Profile
 from .store import Damaged, Record, Store, digest
-from .variants import VARIANTS, recipe_of
+from .variants import VARIANTS, recipe_of, recorded
 
 Result = tuple[dict[str, Any], dict[str, dict[str, Tensor]]]
 
@@ -47,12 +48,12 @@ class Cell:
 
         A CMF cell starts from the original fine-tuned with the CMF head (the official code's stage 0).
         """
-        if METHODS[self.method].start == "initialisation" and self.variant == "linear":
+        from_scratch = METHODS[self.method].start == "initialisation"
+        if from_scratch and self.variant == "linear":
             return None
-        if METHODS[self.method].start == "initialisation" and self.method != "original":
+        if from_scratch and self.method != "original":  # it would start from an Original that has seen the class
             raise BadInput(
-                f"'{self.method}' has no variant '{self.variant}': it starts from scratch, and a model with another "
-                "head starts from the Original, which has seen the class; take 'linear'."
+                f"'{self.method}' has no variant '{self.variant}': it is trained from scratch; take 'linear'."
             )
         variant = self.variant if self.head == "cmf" and self.method != "original" else "linear"
         return dataclasses.replace(self, forget=(), method="original", variant=variant)
@@ -74,9 +75,9 @@ class Cell:
         return VARIANTS[self.variant].head
 
     @property
-    def geometry(self) -> str | None:
-        """What a CMF head takes the class means of; None for a linear head."""
-        return VARIANTS[self.variant].geometry or self.profile.cmf_geometry if self.head == "cmf" else None
+    def normalisation(self) -> str | None:
+        """Feature normalisation of a CMF head; None for a linear head."""
+        return VARIANTS[self.variant].normalisation or self.profile.cmf_normalisation if self.head == "cmf" else None
 
 
 _stamps: dict[Any, str] = {}  # how the files of each loaded data set lay
@@ -90,22 +91,19 @@ def dataset_of(profile: Profile) -> data.Dataset:
     dataset = received.get(profile.data) or sources.load(profile.data, Store().root / "images")
     if profile.images and profile.images.fingerprint != dataset.fingerprint:
         raise BadInput(
-            f"the images of profile '{profile.name}' here are not those of its result pack, so what the pack lacks "
-            "cannot be computed beside it; leave out --results committed."
+            f"the images here are not those of the committed results of '{profile.name}', which cannot be added to."
         )
     return dataset
 
 
 def images_of(profile: Profile) -> Images:
-    """What is known of a profile's images: from its result pack where results come from there, else from the images."""
+    """What is known of a profile's images: from its committed results where they are used, else from the images."""
     if profile.images:
         return profile.images
     dataset = dataset_of(profile)
-    counts = {
-        part: tuple(torch.bincount(getattr(dataset, part).labels, minlength=len(dataset.classes)).tolist())
-        for part in ("train", "test")
-    }
-    return Images(dataset.fingerprint, dataset.classes, counts["train"], counts["test"], dataset.groups)
+    parts = dataset.train.labels, dataset.test.labels
+    train, test = (tuple(torch.bincount(labels, minlength=len(dataset.classes)).tolist()) for labels in parts)
+    return Images(dataset.fingerprint, dataset.classes, train, test, dataset.groups)
 
 
 def look_again(tasks: Iterable[Task] = ()) -> None:
@@ -143,7 +141,7 @@ class Task(ABC):
 
     @cached_property
     def question(self) -> str:
-        """Hash of what is wanted, whatever code computes it: how a result pack is asked."""
+        """Hash of what is wanted, whatever code computes it: how committed results are found."""
         return digest({"kind": self.kind, **self.asked})
 
     @cached_property
@@ -188,11 +186,11 @@ class Trained(Task):
         return {
             "images": [images.fingerprint, asdict(cell.profile.data.views), cell.profile.data.readout_view],
             "network": asdict(network) | {"weights": _weights(network.weights)},
-            "geometry": cell.geometry, "seed": cell.seed, "other_seed": METHODS[cell.method].other_seed,
+            "geometry": recorded(cell.normalisation), "seed": cell.seed, "other_seed": METHODS[cell.method].other_seed,
             "forget": list(cell.forget), "method": cell.method, "recipe": asdict(cell.recipe),
-            "variant": [cell.variant, variant.encoder_frozen, variant.zeroed],
+            "variant": [recorded(cell.variant), variant.encoder_frozen, variant.zeroed],
             "start": trained(cell.start).question if cell.start else None,
-        }
+        }  # fmt: skip
 
     @property
     def code(self) -> str:
@@ -252,7 +250,7 @@ def _digest_of(state: dict[str, Tensor]) -> str:
 
 
 def _moments(run: Run, features: Features, epoch: int) -> dict[str, Tensor]:
-    """Means and scatter of the training features and the head's rows: what neural collapse is read off."""
+    """Class means and scatter of the training features and the class weight vectors, for neural collapse."""
     labels, classes = run.dataset.train.labels.cpu(), len(run.dataset.classes)
     means, within = class_moments(run.model.head.transform(features.train), labels, classes)
     found = {"means": means, "within": within, "weight": run.model.head.weight.detach().cpu().clone()}
@@ -268,7 +266,7 @@ def trained(cell: Cell) -> Trained:
     return _trained.setdefault(place, Trained(cell))
 
 
-@lru_cache(maxsize=None)  # every key of a sweep asks for it
+@cache  # every key of a sweep asks for it
 def _weights(named: str) -> str:
     """What stands for the encoder's first weights in a key: their name, or the hash of their file."""
     if named in ("none", "imagenet"):
@@ -282,10 +280,10 @@ def prepare(cell: Cell, device: str) -> tuple[Run, Method]:
     variant, dataset = VARIANTS[cell.variant], dataset_of(cell.profile).to(device)
     model = load_model(cell.start, device) if cell.start else _built(cell, cell.profile.network.weights).to(device)
     method = build(cell.method, cell.recipe.constants)
-    random = generator(device, cell.seed, list(cell.forget), cell.method, cell.variant)
+    random = generator(device, cell.seed, list(cell.forget), cell.method, recorded(cell.variant))
     frozen = {"encoder_frozen": variant.encoder_frozen, "zeroed": variant.zeroed}
     views = views_of(cell, device)
-    return begin(model, method, dataset, cell.forget, cell.recipe, random, views, cell.geometry, **frozen), method
+    return begin(model, method, dataset, cell.forget, cell.recipe, random, views, cell.normalisation, **frozen), method
 
 
 def views_of(cell: Cell, device: str) -> torch.Generator | None:
@@ -297,8 +295,9 @@ def _built(cell: Cell, weights: str) -> models.Model:
     """A network of the cell's seed, whose encoder starts from ``weights``."""
     profile = cell.profile
     network = dataclasses.replace(profile.network, weights=weights)
-    return models.build(network, profile.data.channels, len(images_of(profile).classes),
-                        cell.seed + METHODS[cell.method].other_seed)
+    return models.build(
+        network, profile.data.channels, len(images_of(profile).classes), cell.seed + METHODS[cell.method].other_seed
+    )
 
 
 def stored(task: Task) -> Record:
@@ -319,7 +318,7 @@ def load_model(cell: Cell, device: str) -> models.Model:
     """The trained model of a cell, in eval mode."""
     model = _built(cell, "none")  # its weights come from the store
     if cell.head == "cmf":
-        models.use_class_mean_head(model, cell.geometry)
+        models.use_class_mean_head(model, cell.normalisation)
     state = load_state(cell)
     model.projection = state.get("projection")
     model.load_state_dict({name: tensor for name, tensor in state.items() if name in model.state_dict()})

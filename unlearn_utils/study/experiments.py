@@ -9,14 +9,13 @@ from functools import partial
 from typing import Any, Callable
 
 from ..attacks import FINE_TUNING
-from ..heads import GEOMETRIES
+from ..heads import NORMALISATIONS
 from ..methods import METHODS
 from ..paths import Outputs
 from ..settings import BadInput
 from . import rows
 from .cells import Task, look_again
 from .rows import Asked
-from .steps import steps
 from .studies import REFERENCES, Models, Study, unlearned
 
 
@@ -65,7 +64,7 @@ def plan(notebook: str):
 
 def own_head(study: Study) -> Models:
     """The methods with their own head, whole network; below it, where there is one, the same at a searched rate."""
-    known = unlearned(study.profile, "linear") + unlearned(study.profile, "searched")
+    known = unlearned(study.profile, "linear") + unlearned(study.profile, "tuned")
     return sorted(known, key=lambda model: known.index((model[0], "linear")))
 
 
@@ -126,7 +125,7 @@ def misalignment(
     models = misaligned_models(study)
     return {
         "measured": rows.measurements(study, models), "costs": rows.costs(study, models),
-        "curves": rows.curves(study, curve_method), "steps": steps(study, curve_method),
+        "curves": rows.curves(study, curve_method),
         "several": rows.measurements(study.several(multi_forget_sets), models),
     }
 
@@ -141,9 +140,9 @@ def cmf(
     study: Study, geometry_methods: list = ["random_label", "neggrad_plus"], tsne_points: int = 2000,  # noqa: B006
     multi_forget_sets: list = [],  # noqa: B006
 ) -> dict[str, Asked]:
-    with_cmf, own = [("original", "cmf"), *unlearned(study.profile, "cmf")], study.profile.cmf_geometry
+    with_cmf, own = [("original", "cmf"), *unlearned(study.profile, "cmf")], study.profile.cmf_normalisation
     pictured = [model for model in cmf_models(study) if model in PICTURED]
-    geometries = [(m, "cmf" if g == own else f"cmf_{g}") for m in geometry_methods for g in GEOMETRIES]
+    geometries = [(m, "cmf" if g == own else f"cmf_{g}") for m in geometry_methods for g in NORMALISATIONS]
     return {
         "measured": rows.measurements(study, cmf_models(study)),
         "geometries": rows.measurements(study.few, geometries),

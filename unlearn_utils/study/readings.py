@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -9,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import attacks, metrics
-from ..representation import extract, output_predictions
+from .. import attacks, geometry, metrics
+from ..heads import class_means
+from ..models import Model
+from ..representation import Features, extract, output_predictions
 from ..settings import BadInput
 from ..training import begin, generator, refit_head, train, worth_reading
 from . import code
 from .cells import Cell, Result, Task, dataset_of, load_model, prepare, stored, trained, views_of
 from .readouts import READOUTS, At, look, read
+from .variants import recorded
 
 
 class OfModel(Task):
@@ -41,8 +45,8 @@ class Reading(OfModel):
     @property
     def asked(self) -> dict[str, Any]:
         uses = {part: asdict(getattr(self.cell.profile, part)) for part in READOUTS[self.name].uses}
-        if self.name.endswith("_in_head") and self.cell.head != "cmf":  # whose own geometry is part of the model
-            uses["cmf_geometry"] = self.cell.profile.cmf_geometry
+        if self.name.endswith("_in_head") and self.cell.head != "cmf":  # whose own normalisation is part of the model
+            uses["cmf_geometry"] = recorded(self.cell.profile.cmf_normalisation)
         return {"readout": self.name, "model": trained(self.cell).question, **uses}
 
     @property
@@ -76,7 +80,7 @@ class Collapse(OfModel):
 
     @property
     def code(self) -> str:
-        return code.version(metrics.nc1_of_moments, metrics.nc2, metrics.nc3)
+        return code.version(geometry.nc1_of_moments, geometry.nc2, geometry.nc3)
 
     def compute(self, device: str) -> Result:
         record, epochs = stored(trained(self.cell)), []
@@ -86,15 +90,22 @@ class Collapse(OfModel):
             means, within, weight = (moments[f"{at['epoch']}.{name}"] for name in ("means", "within", "weight"))
             centre = (means * counts[:, None]).sum(0) / counts.sum()
             centred = means - centre
-            epochs.append({
-                "epoch": at["epoch"], "nc1": metrics.nc1_of_moments(means, centre, within), "nc2": metrics.nc2(centred),
-                "nc3": metrics.nc3(weight, centred),
-            })
+            epochs.append(
+                {
+                    "epoch": at["epoch"],
+                    "nc1": geometry.nc1_of_moments(means, centre, within),
+                    "nc2": geometry.nc2(centred),
+                    "nc3": geometry.nc3(weight, centred),
+                }
+            )
         return {"epochs": epochs}, {}
 
 
 class OfRun(Task):
-    """A task that runs a method again, step by step, from what its model started from."""
+    """A task that runs a method again, step by step, from what its model started from.
+
+    The run is the cell's own: what is read on the way draws no random number of it.
+    """
 
     @property
     def requires(self) -> list[Task]:
@@ -104,14 +115,39 @@ class OfRun(Task):
     def spec(self) -> dict[str, Any]:
         return super().spec | {"model": trained(self.cell).key}  # whose run it is
 
+    def follow(self, device: str, read: Callable[[Model, Features, int], None], every_epoch: bool) -> list[int]:
+        """Call ``read`` with model, features and step at steps 0, 1, 2, 4, 8, ..., and at the last step or at the end
+        of every epoch; returns the steps at which epochs end.
+        """
+        run, method = prepare(self.cell, device)
+        phases, ends, done, last = method.phases(run.recipe), [], 0, -1
+        epochs = sum(phase.epochs for phase in phases)
+
+        def read_now() -> None:
+            nonlocal last
+            last = done
+            read(run.model, extract(run.model, run.dataset, views_of(self.cell, device)).to(device), done)
+
+        def on_step(step: int) -> None:
+            nonlocal done
+            done = step
+            if worth_reading(step):
+                read_now()
+
+        def on_epoch(epoch: int, loss: float) -> None:
+            refit_head(run)
+            if epoch:
+                ends.append(done)
+                if last != done and (every_epoch or epoch == epochs):
+                    read_now()
+
+        train(run.model, lambda epoch: method.losses(run, epoch), phases, on_step=on_step, on_epoch=on_epoch)
+        return ends
+
 
 @dataclass(frozen=True)
 class Curve(OfRun):
-    """Output, probe and NCC against the optimiser step while the method runs, as confusion counts.
-
-    Read at steps 0, 1, 2, 4, 8, ... and at the end of every epoch. The run is the cell's own, step by step:
-    readings draw no random number of it.
-    """
+    """Output, probe and NCC against the optimiser step while the method runs, as confusion counts."""
 
     cell: Cell
     kind = "curve"
@@ -126,42 +162,106 @@ class Curve(OfRun):
         return code.version(*reading, begin, train, generator, refit_head)
 
     def compute(self, device: str) -> Result:
-        run, method = prepare(self.cell, device)
-        at, readings, epoch_ends, done = At(self.cell, device), [], [], 0
+        at, readings = At(self.cell, device), []
 
         def counts(predicted: Tensor) -> list[list[int]]:
             return metrics.confusion(predicted, at.test_labels, at.classes).tolist()
 
-        def read() -> None:
-            features = extract(run.model, run.dataset, views_of(self.cell, device)).to(device)
+        def read(model: Model, features: Features, step: int) -> None:
             common = (features.train, at.train_labels, features.test, at.classes)
-            readings.append({
-                "x": done, "output": counts(output_predictions(run.model, features.test)),
-                "probe": counts(metrics.probed(*common, at.recipe, at.seed).argmax(1)),
-                "ncc": counts(metrics.nearest(*common)[0]),
-            })
+            readings.append(
+                {
+                    "x": step,
+                    "output": counts(output_predictions(model, features.test)),
+                    "probe": counts(metrics.probed(*common, at.recipe, at.seed).argmax(1)),
+                    "ncc": counts(metrics.nearest(*common)[0]),
+                }
+            )
 
-        def on_step(step: int) -> None:
-            nonlocal done
-            done = step
-            if worth_reading(step):
-                read()
+        ends = self.follow(device, read, every_epoch=True)
+        return {"readings": readings, "epoch_ends": ends}, {}
 
-        def on_epoch(epoch: int, loss: float) -> None:
-            refit_head(run)
-            if epoch:
-                epoch_ends.append(done)
-                if readings[-1]["x"] != done:
-                    read()
 
-        losses = lambda epoch: method.losses(run, epoch)  # noqa: E731
-        train(run.model, losses, method.phases(run.recipe), on_step=on_step, on_epoch=on_epoch)
-        return {"readings": readings, "epoch_ends": epoch_ends}, {}
+@dataclass(frozen=True)
+class Steps(OfRun):
+    """Where test images of the first forget class and of its two nearest classes lie while the method runs.
+
+    In the plane through the three class means of the Original's training features, the same at every step: its origin
+    is the mean of the three, its unit the distance of the forget mean to the nearest other one.
+    """
+
+    cell: Cell
+    images: int = 300  # at most so many, the first of each class
+    steps: int = 12  # at most so many, the Original and the end among them
+    kind = "steps"
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        shown = {"images": self.images, "steps": self.steps}
+        return {"model": trained(self.cell).question, "probe": asdict(self.cell.profile.probe), **shown}
+
+    @property
+    def code(self) -> str:
+        placing = (geometry.plane_of, geometry.in_plane, class_means)
+        reading = (metrics.probed, metrics.nearest, output_predictions, extract, worth_reading)
+        return code.version(*placing, *reading, begin, train, generator, refit_head)
+
+    def compute(self, device: str) -> Result:
+        at, readings, chosen = At(self.cell, device), [], {}
+
+        def read(model: Model, features: Features, step: int) -> None:
+            if not chosen:
+                chosen.update(self._chosen(at, features))
+            if torch.isfinite(features.train).all() and torch.isfinite(features.test).all():  # else it diverged
+                readings.append({"step": step, **self._reading(at, model, features, **chosen)})
+
+        self.follow(device, read, every_epoch=False)
+        kept = chosen["kept"]
+        return {
+            "classes": chosen["classes"],
+            "images": kept.tolist(),
+            "labels": at.test_labels[kept].tolist(),
+            "readings": thinned(readings, self.steps),
+        }, {}
+
+    def _chosen(self, at: At, features: Features) -> dict[str, Any]:
+        """The three classes, the images and the plane, from the features before the first step."""
+        means = class_means(features.train, at.train_labels, at.classes)
+        apart = (means - means[self.cell.forget[0]]).norm(dim=1)
+        classes = apart.argsort()[:3].tolist()  # the forget class first: its distance is 0
+        kept = [torch.where(at.test_labels == c)[0][: self.images // 3] for c in classes]
+        return {"classes": classes, "kept": torch.cat(kept), "plane": geometry.plane_of(means[classes])}
+
+    def _reading(
+        self, at: At, model: Model, features: Features, classes: list[int], kept: Tensor, plane: tuple
+    ) -> dict:
+        test, common = features.test[kept], (features.train, at.train_labels)
+        means = class_means(*common, at.classes)[classes]
+        predicted = {
+            "output": output_predictions(model, test),
+            "probe": metrics.probed(*common, test, at.classes, at.recipe, at.seed).argmax(1),
+            "ncc": metrics.nearest(*common, test, at.classes)[0],
+        }
+        places = {
+            name: _rounded(geometry.in_plane(p, *plane), 3) for name, p in {"points": test, "means": means}.items()
+        }
+        return {**places, **{name: found.tolist() for name, found in predicted.items()}}
+
+
+def _rounded(points: Tensor, digits: int) -> list[list[float]]:
+    return [[round(value, digits) for value in point] for point in points.tolist()]
+
+
+def thinned(readings: list, most: int) -> list:
+    """At most so many of them, evenly spaced, the first and the last among them."""
+    if len(readings) <= most:
+        return readings
+    return [readings[round(i * (len(readings) - 1) / (most - 1))] for i in range(most)]
 
 
 @dataclass(frozen=True)
 class Attacked(OfModel):
-    """Readings of one relearning attack on the cell's model, aimed at ``target``: test images of each class read right."""
+    """One relearning attack on the cell's model, aimed at ``target``: correct test images of each class."""
 
     cell: Cell
     attack: str
@@ -185,7 +285,9 @@ class Attacked(OfModel):
     def asked(self) -> dict[str, Any]:
         on_features = self.attack in attacks.ON_FEATURES
         return {
-            "model": trained(self.cell).question, "attack": self.attack, "target": list(self.target),
+            "model": trained(self.cell).question,
+            "attack": self.attack,
+            "target": list(self.target),
             "budget": [list(self.shots), self.draws] if on_features else asdict(self.cell.profile.attack),
         }
 
@@ -213,10 +315,12 @@ class Attacked(OfModel):
             else:
                 readings = attacks.few_shot(features, *common, *budget, shuffled=self.attack == "few_shot_shuffled")
         counts = torch.bincount(at.test_labels.cpu()).tolist()
-        return {"readings": [
-            {"x": r["x"], "draw": r["draw"], "hits": [round(a * n) for a, n in zip(r["accuracy"], counts)]}
-            for r in readings
-        ]}, {}
+        return {
+            "readings": [
+                {"x": r["x"], "draw": r["draw"], "hits": [round(a * n) for a, n in zip(r["accuracy"], counts)]}
+                for r in readings
+            ]
+        }, {}
 
 
 @dataclass(frozen=True)
@@ -233,11 +337,11 @@ class Embedded(OfModel):
 
     @property
     def code(self) -> str:
-        return code.version(metrics.tsne)
+        return code.version(geometry.tsne)
 
     def compute(self, device: str) -> Result:
         at = look(self.cell, device)
         labels, features = at.test_labels.cpu(), at.features.test.cpu()
         keep = torch.cat([torch.where(labels == c)[0][: self.points // at.classes] for c in labels.unique()])
-        layout = metrics.tsne(features[keep]) if at.finite() else torch.full((len(keep), 2), torch.nan)
-        return {"points": [[round(v, 2) for v in point] for point in layout.tolist()], "labels": labels[keep].tolist()}, {}
+        layout = geometry.tsne(features[keep]) if at.finite() else torch.full((len(keep), 2), torch.nan)
+        return {"points": _rounded(layout, 2), "labels": labels[keep].tolist()}, {}

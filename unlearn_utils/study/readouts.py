@@ -5,21 +5,32 @@ Its key holds its own code and what that reaches in the thin module, so a new re
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Callable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ..bias import margin_parts
+from ..geometry import alignment, bias_numbers, centred_means, margin_parts, mean_distance, nc1, nc2, nc3, turned
 from ..heads import ClassMeanHead
-from ..membership import FEWEST, membership_inference
 from ..methods import METHODS, check_free
 from ..metrics import (
-    alignment, auroc, centre_distance, centred_means, confusion, nc1, nc2, nc3, nearest, probe_scores, probed,
-    refitted_head, turned,
+    FEWEST_LOSSES,
+    auroc,
+    binary_probes,
+    confusion,
+    false_positives,
+    group_accuracy,
+    membership_inference,
+    nearest,
+    pooled_accuracy,
+    probe_scores,
+    probed,
+    refitted_head,
 )
 from ..representation import Features, output_predictions
 from ..settings import BadInput
@@ -45,20 +56,22 @@ class At:
 
     @cached_property
     def in_head(self) -> Features:
-        """Features in the geometry of a CMF head, in which the official code probes such models.
+        """Features as a CMF head normalises them, as which the official code probes such models.
 
-        Of a model with a linear head it is the geometry of the CMF head that its features would get.
+        Of a model with a linear head as the CMF head that its features would get.
         """
         head = self.model.head
         if self.cell.head != "cmf":
-            head = ClassMeanHead(self.features.train.shape[1], self.classes, self.cell.profile.cmf_geometry).to(self.device)
+            head = ClassMeanHead(self.features.train.shape[1], self.classes, self.cell.profile.cmf_normalisation).to(
+                self.device
+            )
             head.refit(self.features.train, self.train_labels)
         with torch.no_grad():
             return Features(head.embed(self.features.train), head.embed(self.features.test))
 
     @property
     def compared(self) -> Tensor:
-        """What the head's rows are compared with: training features (N, d), transformed as the head does it."""
+        """What the class weight vectors are compared with: training features (N, d) as the head sees them."""
         return self.model.head.transform(self.features.train)
 
     @property
@@ -93,13 +106,11 @@ READOUTS: dict[str, Readout] = {}
 
 
 def readout(uses: tuple[str, ...] = (), of_features: bool = False, where: Callable[[Cell], bool] = lambda cell: True):
-    """Register a readout under the function's name. Raises BadInput."""
-    if callable(uses):
-        raise BadInput("@readout is written without its brackets; write @readout() above the function.")
+    """Register a readout under the function's name. Raises BadInput where the name is taken."""
+    if callable(uses):  # written without brackets
+        return readout()(uses)
 
     def register(function: Callable[[At], dict[str, Any]]) -> Callable[[At], dict[str, Any]]:
-        if not function.__name__.isidentifier():
-            raise BadInput("@readout names a readout after its function, and a lambda has no name; write def name(at): ...")
         known = READOUTS.get(function.__name__)
         check_free("readout", function.__name__, known and known.function, function)
         READOUTS[function.__name__] = Readout(function, uses, of_features, where)
@@ -108,35 +119,32 @@ def readout(uses: tuple[str, ...] = (), of_features: bool = False, where: Callab
     return register
 
 
-PER_CLASS = (  # lists of K numbers
-    "auroc", "alignment", "centre_distance", "margin_row", "margin_bias", "membership", "row_turn", "mean_turn")
+# Lists of K numbers in a result, and the columns that they fill: results keep the names under which they were stored.
+PER_CLASS = {name: name for name in ("auroc", "alignment", "mean_turn", "margin_bias", "membership")}
+PER_CLASS |= {"row_turn": "weight_turn", "margin_row": "margin_weight", "centre_distance": "mean_distance"}
+PER_CLASS |= {name: name for name in ("binary_recall", "binary_false_positives", "binary_auroc")}
 
 
 def read(name: str, at: At) -> dict[str, Any]:
     """What a readout finds. Raises BadInput where rows cannot be made of it."""
     result = READOUTS[name].function(at)
     if not isinstance(result, dict):
-        raise BadInput(f"readout '{name}' returns {result!r:.80}, but it must return a dictionary, like "
-                       "{'counts': ...}.")
+        raise BadInput(
+            f"readout '{name}' must return a dictionary, like {{'counts': ...}}, but returns {result!r:.80}."
+        )
     for key in result.keys() & {"counts", *PER_CLASS}:
         shape = (at.classes, at.classes) if key == "counts" else (at.classes,)
-        if (found := _shape(result[key])) != shape:
-            given = f"a list of shape {found}" if found else " ".join(f"{result[key]!r:.60}".split())
-            raise BadInput(f"readout '{name}' returns as '{key}' {given}, but it must be a list of numbers of shape "
-                           f"{shape}.")
+        try:
+            fits = isinstance(result[key], list) and np.array(result[key], dtype=float).shape == shape
+        except (TypeError, ValueError):  # of uneven lists, or of something else than numbers
+            fits = False
+        if not fits:
+            raise BadInput(f"readout '{name}' must return '{key}' as a list of numbers of shape {shape}.")
     return result
 
 
-def _shape(listed: Any) -> tuple[int, ...] | None:
-    """The shape of nested lists of numbers; None where they are uneven, or tensors, which no record holds."""
-    if not isinstance(listed, list):
-        return () if isinstance(listed, (int, float, type(None))) else None
-    shapes = {_shape(part) for part in listed}
-    return (len(listed), *shapes.pop()) if len(shapes) == 1 and None not in shapes else None
-
-
 def beside_cmf(cell: Cell) -> bool:
-    """Models with a CMF head, and those that their numbers are read beside: Original, Retrain, untrained network."""
+    """Models with a CMF head, and those that they are compared with: Original, Retrain, untrained network."""
     return cell.head == "cmf" or METHODS[cell.method].start == "initialisation"
 
 
@@ -152,15 +160,25 @@ def output(at: At) -> dict:
 @readout(uses=("probe",), of_features=True)
 def probe(at: At) -> dict:
     logits = probed(at.features.train, at.train_labels, at.features.test, at.classes, at.recipe, at.seed)
-    return {"counts": confusion(logits.argmax(1), at.test_labels, at.classes).tolist(),
-            "auroc": auroc(probe_scores(logits), at.test_labels).tolist()}
+    return {
+        "counts": confusion(logits.argmax(1), at.test_labels, at.classes).tolist(),
+        "auroc": auroc(probe_scores(logits), at.test_labels).tolist(),
+    }
+
+
+@readout(of_features=True, where=lambda cell: False)  # only where it is asked for by name
+def binary(at: At) -> dict:
+    found = binary_probes(at.features.train, at.train_labels, at.features.test, at.test_labels, at.classes)
+    return {f"binary_{name}": values.tolist() for name, values in found.items()}
 
 
 @readout(of_features=True)
 def ncc(at: At) -> dict:
     predicted, scores = nearest(at.features.train, at.train_labels, at.features.test, at.classes)
-    return {"counts": confusion(predicted, at.test_labels, at.classes).tolist(),
-            "auroc": auroc(scores, at.test_labels).tolist()}
+    return {
+        "counts": confusion(predicted, at.test_labels, at.classes).tolist(),
+        "auroc": auroc(scores, at.test_labels).tolist(),
+    }
 
 
 @readout(uses=("probe",), where=beside_cmf)
@@ -186,12 +204,12 @@ def refitted(at: At) -> dict:
 @readout()
 def geometry(at: At) -> dict:
     means = centred_means(at.compared, at.train_labels, at.classes)
-    return {"alignment": alignment(at.weight, means).tolist(), "centre_distance": centre_distance(means).tolist()}
+    return {"alignment": alignment(at.weight, means).tolist(), "centre_distance": mean_distance(means).tolist()}
 
 
 @readout(where=lambda cell: cell.head == "linear" and cell.start is not None)
 def turn(at: At) -> dict:
-    """By how many degrees each row of the head and each class mean turned from the Original's."""
+    """By how many degrees each class weight vector and each class mean turned from the Original's."""
     before = At(at.cell.start, at.device)
     means = [centred_means(model.features.train, model.train_labels, model.classes) for model in (before, at)]
     return {"row_turn": turned(before.weight, at.weight).tolist(), "mean_turn": turned(*means).tolist()}
@@ -210,7 +228,11 @@ def margin(at: At) -> dict:
     features = at.features.test if bias is not None else at.in_head.test
     with torch.no_grad():
         row, of_bias = margin_parts(features, at.test_labels, at.weight, bias)
-    return {"margin_row": row.tolist(), "margin_bias": of_bias.tolist(), "bias": None if bias is None else bias.tolist()}
+    return {
+        "margin_row": row.tolist(),
+        "margin_bias": of_bias.tolist(),
+        "bias": None if bias is None else bias.tolist(),
+    }
 
 
 @readout()
@@ -223,6 +245,41 @@ def members(at: At) -> dict:
     found = [None] * at.classes
     for c in at.cell.forget or range(at.classes):
         groups = losses[0][at.train_labels == c], losses[1][at.test_labels == c]
-        if min(map(len, groups)) >= FEWEST:
+        if min(map(len, groups)) >= FEWEST_LOSSES:
             found[c] = membership_inference(*groups)[0]
     return {"membership": found}
+
+
+def row_of(classes: int, found: dict[str, dict], forget: tuple[int, ...]) -> dict[str, Any]:
+    """A row's numbers of the results ``found`` by readout, for one forget set: fractions and means over classes.
+
+    <readout>_retain, _forget (accuracy), _group and _false_positives for every readout with confusion counts;
+    <column>_retain and _forget for what is measured per class; nc1 to nc3 and the list alignment as they are.
+    """
+    row, of_forget = {}, np.isin(np.arange(classes), forget)
+    retain = tuple(np.flatnonzero(~of_forget).tolist())
+    for name, result in found.items():
+        if "counts" in result:
+            counts = torch.tensor(result["counts"])
+            row |= {
+                f"{name}_retain": pooled_accuracy(counts, retain),
+                f"{name}_forget": pooled_accuracy(counts, forget),
+                f"{name}_group": group_accuracy(counts, forget),
+                f"{name}_false_positives": false_positives(counts, forget),
+            }
+        for key in [key for key in PER_CLASS if key in result]:
+            values, column = np.array(result[key], dtype=float), PER_CLASS[key]
+            if key == "auroc":
+                column = f"{name}_auroc"
+            if key == "mean_turn" and "geometry" in found:  # a class mean at the global mean has no direction
+                values[np.isnan(np.array(found["geometry"]["alignment"], dtype=float))] = np.nan
+            row |= {f"{column}_retain": _mean(values[~of_forget]), f"{column}_forget": _mean(values[of_forget])}
+        row |= {key: result[key] for key in ("nc1", "nc2", "nc3", "alignment") if key in result}
+        if result.get("bias"):
+            row |= bias_numbers(torch.tensor(result["bias"]), forget)
+    return row
+
+
+def _mean(values: np.ndarray) -> float:
+    """NaN where there is no number."""
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")

@@ -7,16 +7,13 @@ from typing import Any, Callable
 
 import numpy as np
 import pandas as pd
-import torch
 
-from ..bias import bias_numbers
 from ..methods import METHODS
-from ..metrics import any_forget, false_alarms, pooled_accuracy
 from ..settings import READOUTS, BadInput
 from . import packs
 from .cells import Cell, Task, images_of, trained
 from .readings import Attacked, Collapse, Curve, Embedded, readings_of
-from .readouts import PER_CLASS
+from .readouts import row_of as measured
 from .studies import Models, Results, Study
 
 
@@ -93,27 +90,6 @@ def measurements(study: Study, models: Models) -> Asked:
         return pd.DataFrame(rows, columns=None if rows else ["model", "method", "variant", "seed", "forget"])
 
     return Asked(study, [reading for *_, readings in listed for reading in readings], made)
-
-
-def measured(classes: int, found: dict[str, dict], forget: tuple[int, ...]) -> dict[str, Any]:
-    """A row's numbers: accuracies and what is read as a forget class from confusion counts; means over classes."""
-    row, of_forget = {}, np.isin(np.arange(classes), forget)
-    for name, result in found.items():
-        if "counts" in result:
-            counts = torch.tensor(result["counts"])
-            retain = tuple(np.flatnonzero(~of_forget).tolist())
-            row |= {f"{name}_retain": pooled_accuracy(counts, retain), f"{name}_forget": pooled_accuracy(counts, forget),
-                    f"{name}_any": any_forget(counts, forget), f"{name}_alarms": false_alarms(counts, forget)}
-        for key in PER_CLASS:
-            if key in result:
-                values, label = np.array(result[key], dtype=float), f"{name}_auroc" if key == "auroc" else key
-                if key == "mean_turn" and "geometry" in found:  # a class mean at the centre has no direction
-                    values[np.isnan(np.array(found["geometry"]["alignment"], dtype=float))] = np.nan
-                row |= {f"{label}_retain": _mean(values[~of_forget]), f"{label}_forget": _mean(values[of_forget])}
-        row |= {key: result[key] for key in ("nc1", "nc2", "nc3", "alignment") if key in result}
-        if result.get("bias"):
-            row |= bias_numbers(torch.tensor(result["bias"]), forget)
-    return row
 
 
 def curves(study: Study, method: str) -> Asked:
@@ -193,11 +169,6 @@ def _pool(study: Study, hits, forget: tuple[int, ...], part: str) -> dict[str, f
     hits, counts = np.asarray(hits, dtype=float), np.array(getattr(images_of(study.profile), part))
     of_forget = np.isin(np.arange(len(counts)), forget)
     return {side: float(hits[of].sum() / counts[of].sum()) for side, of in (("retain", ~of_forget), ("forget", of_forget))}
-
-
-def _mean(values: np.ndarray) -> float:
-    """NaN where there is no number."""
-    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
 def _identity(cell: Cell, seed: int, forget: tuple[int, ...]) -> dict[str, Any]:

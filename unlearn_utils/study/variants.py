@@ -16,24 +16,38 @@ class Variant:
     head: str = "linear"  # or "cmf"
     encoder_frozen: bool = False
     zeroed: bool = False
-    geometry: str = ""  # of a CMF head; empty: that of the profile
+    normalisation: str = ""  # of the features, in a CMF head; empty: that of the profile
     recipe: str = ""  # the variant whose recipe it takes; empty: it has its own
     constants: str = ""  # the variant whose constants of the method it takes; empty: those of the recipe
 
 
 VARIANTS = {
     "linear": Variant(),
-    # A second row for a method whose output does not forget at the paper's rate: its own rate, from the profile's search.
-    "searched": Variant(" (searched)"),
+    # Where the output does not forget at the published learning rate: the rate that the profile's search found.
+    "tuned": Variant(" (tuned)"),
     "cmf": Variant(" + CMF", head="cmf"),
-    "cmf_centred": Variant(" + CMF (centred)", head="cmf", geometry="centred", recipe="cmf"),
-    "cmf_raw": Variant(" + CMF (raw)", head="cmf", geometry="raw", recipe="cmf"),
-    "cmf_log_softmax": Variant(" + CMF (log_softmax)", head="cmf", geometry="log_softmax", recipe="cmf"),
+    "cmf_none": Variant(" + CMF (no normalisation)", head="cmf", normalisation="none", recipe="cmf"),
+    "cmf_unit_length": Variant(" + CMF (unit length)", head="cmf", normalisation="unit_length", recipe="cmf"),
+    "cmf_log_softmax": Variant(" + CMF (log-softmax)", head="cmf", normalisation="log_softmax", recipe="cmf"),
     # The linear head with everything that the CMF recipe says of optimisation: rate, schedule, epochs, clipping.
-    "cmf_budget": Variant(" at CMF's budget", recipe="cmf", constants="linear"),
+    "cmf_budget": Variant(" (matched budget)", recipe="cmf", constants="linear"),
     "classifier": Variant(", classifier only", encoder_frozen=True),
     "zeroed_classifier": Variant(", zeroed classifier only", encoder_frozen=True, zeroed=True),
 }
+
+# Names of variants and normalisations in questions and random generators, where they are those of earlier results.
+RECORDED = {
+    "tuned": "searched",
+    "cmf_none": "cmf_centred",
+    "cmf_unit_length": "cmf_raw",
+    "none": "centred",
+    "unit_length": "raw",
+}
+
+
+def recorded(name: str | None) -> str | None:
+    """The name of a variant or normalisation in questions and random generators."""
+    return RECORDED.get(name, name)
 
 
 def needs(variant: str) -> tuple[str, ...]:
