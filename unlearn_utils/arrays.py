@@ -13,13 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import heads, models
+from . import models
+from .heads import NORMALISATIONS
 from .settings import BadInput
-
-# Of the features of a CMF head, by the name of their normalisation, before they are centred.
-NORMALISATIONS = getattr(heads, "NORMALISATIONS", None) or dict(
-    zip(("none", "unit_length", "log_softmax"), heads.GEOMETRIES.values())
-)
 
 
 @dataclass(frozen=True, eq=False)

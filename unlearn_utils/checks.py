@@ -117,7 +117,7 @@ def _fitted(by: pd.DataFrame) -> dict[str, str]:
     lost = np.minimum(own.output_retain, own.ncc_retain) - own.probe_retain
     told = ", ".join(f"{name} {_points(cost)} points below output and NCC" for name, cost in lost[lost > APART].items())
     names = list(lost[lost > APART].index)
-    return _result("UNL005", bool(told), told, "*" if "Retrain" in names else names, "probe binary")
+    return _result("UNL005", bool(told), told, "*" if "Retrain" in names else names, "probe")
 
 
 def _centred(by: pd.DataFrame) -> dict[str, str]:

@@ -14,13 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from . import attacks, foreign, metrics
-from .arrays import NORMALISATIONS, Arrays, own_state
-from .bias import bias_numbers, margin_parts
+from . import attacks, foreign, geometry, metrics
+from .arrays import Arrays, own_state
 from .checks import checks
 from .data import is_in
 from .foreign import Where
-from .heads import class_means
+from .heads import NORMALISATIONS, class_means
 from .representation import Features
 from .settings import BadInput, Probe
 from .study.progress import tracked
@@ -173,12 +172,15 @@ class Measured:
 
     def row(self, probe: Probe, seeds: tuple[int, ...], draws: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Fractions by column, as the study's rows have them; and hits (starts, N) on forget-class images."""
-        names = ["output", "probe", "ncc", "binary"] + ["probe_in_head", "ncc_in_head"] * (
-            self.normalisation is not None
-        )
+        names = ["output", "probe", "ncc"] + ["probe_in_head", "ncc_in_head"] * (self.normalisation is not None)
         row, hits = self.accuracies(probe, seeds, names)
+        hits["binary_forget"] = self.binary_hits()
+        found = metrics.binary_probes(self.train, self.y, self.test, self.y_test, self.classes)
+        for name, values in found.items():
+            row |= _sides(f"binary_{name}", values, self.forget)
+        row["binary_forget"] = hits["binary_forget"].mean()
         row["probe_starts"] = hits["probe_forget"].mean(1).tolist()
-        return row | self.geometry() | self.few_shot(draws), hits
+        return row | self.head_and_means() | self.few_shot(draws), hits
 
     def accuracies(
         self, probe: Probe, seeds: tuple[int, ...], names: list[str]
@@ -186,14 +188,14 @@ class Measured:
         """Accuracies by readout, of several starts their mean; and hits (starts, N) on the forget-class test images."""
         row, hits, chosen = {}, {}, is_in(self.y_test, self.forget)
         for name in names:
-            truth, forget = (chosen.long(), (1,)) if name == "binary" else (self.y_test, self.forget)
             scores = self.scores(name, probe, seeds)
             predicted = [found.argmax(1) for found in scores]
-            row |= _accuracies(name, sum(metrics.confusion(p, truth, scores[0].shape[1]) for p in predicted), forget)
-            hits[f"{name}_forget"] = torch.stack([(p == truth)[chosen] for p in predicted]).cpu().numpy()
+            counts = sum(metrics.confusion(found, self.y_test, self.classes) for found in predicted)
+            row |= _accuracies(name, counts, self.forget)
+            hits[f"{name}_forget"] = torch.stack([(found == self.y_test)[chosen] for found in predicted]).cpu().numpy()
             if name != "output":
                 ranked = scores[0] if "ncc" in name else metrics.probe_scores(scores[0])
-                row |= _sides(f"{name}_auroc", metrics.auroc(ranked, truth), forget)
+                row |= _sides(f"{name}_auroc", metrics.auroc(ranked, self.y_test), self.forget)
         return row, hits
 
     def scores(self, name: str, probe: Probe, seeds: tuple[int, ...]) -> list[Tensor]:
@@ -203,14 +205,30 @@ class Measured:
         train, test = self.in_head() if name.endswith("_in_head") else (self.train, self.test)
         if name.startswith("ncc"):
             return [metrics.nearest(train, self.y, test, self.classes)[1]]
-        y, classes = (is_in(self.y, self.forget).long(), 2) if name == "binary" else (self.y, self.classes)
-        found = [metrics.probed(train, y, test, classes, probe, seed) for seed in seeds]
+        found = [metrics.probed(train, self.y, test, self.classes, probe, seed) for seed in seeds]
         if not all(scores.isfinite().all() for scores in found):
             raise BadInput(
                 f"no probe can be fitted to the features of model '{self.name}', as large as "
                 f"{train.abs().max().item():.0e}, at lr {probe.lr:g}; scale them, or take a smaller lr."
             )
         return found
+
+    def binary_hits(self) -> np.ndarray:
+        """Whether each forget-class test image is called one of its class by that class's binary probe, (1, N).
+
+        The probes of ``metrics.binary_probes``, image by image.
+        """
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        y, y_test = self.y.cpu().numpy(), self.y_test.cpu().numpy()
+        hits = np.zeros(len(y_test), dtype=bool)
+        for c in self.forget:
+            probe = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
+            probe.fit(self.train.cpu().numpy(), y == c)
+            hits[y_test == c] = probe.predict(self.test.cpu().numpy()[y_test == c])
+        return hits[is_in(self.y_test, self.forget).cpu().numpy()][None]
 
     def in_head(self) -> tuple[Tensor, Tensor]:
         """Features in the normalisation of a CMF head; of another model, of the head that its features would get."""
@@ -220,22 +238,23 @@ class Measured:
         )
         return tuple(normalize(transform(features) - centre, dim=1) for features in (self.train, self.test))
 
-    def geometry(self) -> dict[str, Any]:
+    def head_and_means(self) -> dict[str, Any]:
         """Alignment, margins, neural collapse; what needs the head is NaN where none is known."""
         compared = self.train if self.centre is None else NORMALISATIONS[self.normalisation](self.train)
-        means = metrics.centred_means(compared, self.y, self.classes)
-        norms = means.norm(dim=1)
-        distance = (norms / norms.mean()).masked_fill(metrics.at_centre(means), float("nan"))
+        means = geometry.centred_means(compared, self.y, self.classes)
+        distance = geometry.mean_distance(means)
         row = _sides("mean_distance", distance, self.forget)
-        row |= {"nc1": metrics.nc1(self.train, self.y, self.classes), "nc2": metrics.nc2(means), "nc3": float("nan")}
+        row |= {"nc1": geometry.nc1(self.train, self.y, self.classes), "nc2": geometry.nc2(means), "nc3": float("nan")}
         aligned = distance * float("nan")
         if self.weight is not None:
-            aligned, row["nc3"] = metrics.alignment(self.weight, means), metrics.nc3(self.weight, means)
+            aligned, row["nc3"] = geometry.alignment(self.weight, means), geometry.nc3(self.weight, means)
             inputs = self.test if self.centre is None else self.in_head()[1]
-            for part, values in zip(("row", "bias"), margin_parts(inputs, self.y_test, self.weight, self.bias)):
+            for part, values in zip(
+                ("row", "bias"), geometry.margin_parts(inputs, self.y_test, self.weight, self.bias)
+            ):
                 row |= _sides(f"margin_{part}", values, self.forget)
         if self.bias is not None:
-            row |= bias_numbers(self.bias, self.forget)
+            row |= geometry.bias_numbers(self.bias, self.forget)
         return row | _sides("alignment", aligned, self.forget) | {"alignment": aligned.tolist()}
 
     def few_shot(self, draws: int) -> dict[str, float]:
@@ -252,14 +271,12 @@ class Measured:
 
 def _accuracies(name: str, counts: Tensor, forget: tuple[int, ...]) -> dict[str, Any]:
     """Retain, forget and group accuracy and the rate of false positives, of confusion counts (rows the true class)."""
-    inside = is_in(torch.arange(len(counts), device=counts.device), forget)
-    retain = tuple(torch.where(~inside)[0].tolist())
-    share = lambda rows: (counts[rows][:, inside].sum().double() / counts[rows].sum()).item()  # noqa: E731
+    retain = tuple(c for c in range(len(counts)) if c not in forget)
     return {
         f"{name}_retain": metrics.pooled_accuracy(counts, retain),
         f"{name}_forget": metrics.pooled_accuracy(counts, forget),
-        f"{name}_group": share(inside),
-        f"{name}_false_positives": share(~inside),
+        f"{name}_group": metrics.group_accuracy(counts, forget),
+        f"{name}_false_positives": metrics.false_positives(counts, forget),
     }
 
 

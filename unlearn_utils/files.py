@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from . import models
-from .arrays import NORMALISATIONS
 from .heads import ClassMeanHead
 from .settings import BadInput, Network
 
@@ -136,8 +135,7 @@ def built(architecture: str, file: Path, classes: int, normalisation: str = "") 
         network.load_state_dict(weights)
         if is_cmf:
             normalisation = normalisation or ("log_softmax" if architecture in CIFAR_RESNETS else "unit_length")
-            head = ClassMeanHead(cmf["weight"].shape[1], classes, "log_softmax")
-            head.transform = NORMALISATIONS[normalisation]
+            head = ClassMeanHead(cmf["weight"].shape[1], classes, normalisation)
             head.load_state_dict(cmf)
             network = nn.Sequential(OrderedDict(encoder=network, head=head))
             notes.append(f"{file}: CMF head, with the feature normalisation '{normalisation}'.")

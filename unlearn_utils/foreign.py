@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
 from . import data_forms, models
-from .arrays import NORMALISATIONS, Arrays, undisturbed
+from .arrays import Arrays, undisturbed
+from .heads import NORMALISATIONS
 from .settings import BadInput
 
 NAME_IT = (

@@ -12,8 +12,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from . import files
-from .arrays import NORMALISATIONS
 from .evaluation import evaluate, role
+from .heads import NORMALISATIONS
 from .settings import BadInput
 from .sources import CONSTANTS, FolderImages, class_folders
 from .study.machine import Machine

@@ -30,11 +30,12 @@ READOUTS = {
     "ncc": "NCC",
     "probe_in_head": "Linear probe, head's normalisation",
     "ncc_in_head": "NCC, head's normalisation",
-    "binary": "Binary probe",
 }
 SIDES = {"retain": "retain (%)", "forget": "forget (%)", "false_positives": "false positives (%)", "group": "group (%)"}
 LABELS = {  # of the table's lines
     **{f"{readout}_{side}": f"{label}, {text}" for readout, label in READOUTS.items() for side, text in SIDES.items()},
+    "binary_forget": "Binary probe, forget (%)",
+    "binary_false_positives_forget": "Binary probe, false positives (%)",
     "binary_auroc_forget": "Binary probe, AUROC",
     "one_shot": "1-shot linear probe, forget (%)",
     "ten_shot": "10-shot linear probe, forget (%)",
@@ -176,9 +177,16 @@ class Report:
         """Does the answer depend on the probe? Forget accuracy by six probes, each minus Retrain's. Raises BadInput."""
         if self.arrays is None:
             raise BadInput("a saved report holds no features; call evaluate again for report.probes().")
-        from ..probes import hits_by_probe  # scikit-learn takes a second
+        from ..probes import fitted_hits  # scikit-learn takes a second
 
-        hits = hits_by_probe(self.arrays, self.labels, self.forget, self.made["probe"], self.made["starts"])
+        hits = {
+            name: {
+                "official probe": self.hits[name]["probe_forget"],
+                **found,
+                "binary": self.hits[name]["binary_forget"],
+            }
+            for name, found in fitted_hits(self.arrays, self.labels, self.forget, self.made["starts"]).items()
+        }
         images = _images(hits, self.rows.set_index("model").method, self.made["starts"])
         reference = "Retrain" if "Retrain" in hits else next(iter(hits))
         columns = tuple(next(iter(hits.values())))
