@@ -54,7 +54,7 @@ def evaluate(
     code is recognised, and measured in its head's normalisation too (what the function
     ``lambda model, x: model._preprocess_feats_for_cmf(model.extract_features(x))`` gives).
 
-    ``probe``: the official recipe by default, 20 epochs for up to ten classes and 150 for more, from several ``starts``
+    ``probe``: the official recipe by default (``default_probe``), from several ``starts``
     (a number, or seeds), whose scatter is part of ``report.compare()``. Nothing is written. Raises BadInput.
     """
     given, where = _named(models), features if isinstance(features, dict) else dict.fromkeys(models, features)
@@ -66,7 +66,7 @@ def evaluate(
     shown = tracked if progress else lambda things, *_: things
     seen = foreign.pass_over(given, {"train": train, "test": test}, where, batch_size, shown)
     chosen = forget_set(forget, seen.names)
-    probe = probe or Probe(epochs=20 if len(seen.names) <= 10 else 150, patience=40)
+    probe = probe or default_probe(len(seen.labels["train"]), len(seen.names))
     of_cmf = next((arrays.normalisation for arrays in seen.arrays.values() if arrays.centre is not None), None)
     rows, hits = [], {}
     with own_state():
@@ -80,6 +80,12 @@ def evaluate(
     found = checks(rows, hits, seen.arrays, seen.shared)
     notes = seen.notes + _headless(seen.arrays)
     return Report(rows, hits, found, notes, chosen, seen.names, made, seen.arrays, seen.labels)
+
+
+def default_probe(images: int, classes: int) -> Probe:
+    """The official recipe, 20 epochs for up to ten classes and 150 for more; of few images at least 1,000 steps."""
+    steps = max(1, round(0.9 * images) // 128)
+    return Probe(epochs=max(20 if classes <= 10 else 150, -(-1000 // steps)), patience=40)
 
 
 def _check(probe: Any, counts: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from . import foreign
 from .arrays import Arrays, own_state
-from .evaluation import Measured, forget_set
+from .evaluation import Measured, default_probe, forget_set
 from .foreign import Where
 from .settings import BadInput, Probe
 
@@ -65,7 +65,10 @@ class Watch:
         seen = foreign.pass_over(
             models, self.parts, dict.fromkeys(models, self.features), self.batch_size, lambda x, *_: x
         )
-        chosen, probe = forget_set(self.forget, seen.names), self.probe or Probe(epochs=20)
+        chosen, probe = (
+            forget_set(self.forget, seen.names),
+            self.probe or default_probe(len(seen.labels["train"]), len(seen.names)),
+        )
         with own_state():
             for name, arrays in seen.arrays.items():
                 found = Measured(name, arrays, seen.labels, chosen, None, seen.device).accuracies(

@@ -42,7 +42,7 @@ LABELS = {  # of the table's lines
     "alignment_retain": "alignment, retain",
     "alignment_forget": "alignment, forget",
     "mean_distance_forget": "class mean distance, forget",
-    "margin_row_forget": "margin by weight vector, forget",
+    "margin_weight_forget": "margin by weight vector, forget",
     "margin_bias_forget": "margin by bias, forget",
     "bias_stability": "bias stability",
     "nc1": "NC1",
