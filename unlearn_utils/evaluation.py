@@ -5,6 +5,7 @@ A network is only a way to get ``Arrays`` (``foreign.py``); all that is shown is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +19,7 @@ from . import attacks, foreign, geometry, metrics
 from .arrays import Arrays, own_state
 from .checks import checks
 from .data import is_in
+from .data_forms import class_names
 from .foreign import Where
 from .heads import NORMALISATIONS, class_means
 from .representation import Features
@@ -64,22 +66,31 @@ def evaluate(
     seeds = _seeds(starts)
     _check(probe, {"draws": draws, "batch_size": batch_size})
     shown = tracked if progress else lambda things, *_: things
-    seen = foreign.pass_over(given, {"train": train, "test": test}, where, batch_size, shown)
+    parts = {"train": train, "test": test}
+    known = lambda classes: forget_set(forget, class_names(parts, classes)[0])  # noqa: E731
+    seen = foreign.pass_over(given, parts, where, batch_size, shown, known)
     chosen = forget_set(forget, seen.names)
     probe = probe or default_probe(len(seen.labels["train"]), len(seen.names))
-    of_cmf = next((arrays.normalisation for arrays in seen.arrays.values() if arrays.centre is not None), None)
-    rows, hits = [], {}
-    with own_state():
-        for name, arrays in shown(seen.arrays.items(), "measurements", len(given)):
-            model = Measured(name, arrays, seen.labels, chosen, of_cmf, seen.device)
-            row, hits[name] = model.row(probe, seeds, draws)
-            identity = {"model": name, "method": METHODS.get(name, ""), "variant": "linear", "seed": 0}
-            rows.append(identity | {"forget": " ".join(map(str, chosen))} | row)
-    rows = pd.DataFrame(rows)
+    rows, hits = _measured(seen, chosen, probe, seeds, draws, shown)
     made = {"data": seen.seen, "probe": asdict(probe), "starts": list(seeds), "draws": draws}
     found = checks(rows, hits, seen.arrays, seen.shared)
     notes = seen.notes + _headless(seen.arrays)
     return Report(rows, hits, found, notes, chosen, seen.names, made, seen.arrays, seen.labels)
+
+
+def _measured(
+    seen: foreign.Pass, forget: tuple[int, ...], probe: Probe, seeds: tuple[int, ...], draws: int, shown: Callable
+) -> tuple[pd.DataFrame, dict[str, dict[str, np.ndarray]]]:
+    """A row per model, and its hits on the forget-class test images."""
+    of_cmf = next((arrays.normalisation for arrays in seen.arrays.values() if arrays.centre is not None), None)
+    rows, hits = [], {}
+    with own_state():
+        for name, arrays in shown(seen.arrays.items(), "measurements", len(seen.arrays)):
+            model = Measured(name, arrays, seen.labels, forget, of_cmf, seen.device)
+            row, hits[name] = model.row(probe, seeds, draws)
+            identity = {"model": name, "method": METHODS.get(name, ""), "variant": "linear", "seed": 0}
+            rows.append(identity | {"forget": " ".join(map(str, forget))} | row)
+    return pd.DataFrame(rows), hits
 
 
 def default_probe(images: int, classes: int) -> Probe:
@@ -256,7 +267,7 @@ class Measured:
             aligned, row["nc3"] = geometry.alignment(self.weight, means), geometry.nc3(self.weight, means)
             inputs = self.test if self.centre is None else self.in_head()[1]
             for part, values in zip(
-                ("row", "bias"), geometry.margin_parts(inputs, self.y_test, self.weight, self.bias)
+                ("weight", "bias"), geometry.margin_parts(inputs, self.y_test, self.weight, self.bias)
             ):
                 row |= _sides(f"margin_{part}", values, self.forget)
         if self.bias is not None:

@@ -276,8 +276,12 @@ def pass_over(
     features: dict[str, Where],
     batch_size: int,
     tracked: Callable[[Iterable, str, int], Iterable],
+    known: Callable[[int], Any] = lambda classes: None,
 ) -> Pass:
-    """One pass of all models over all images. Raises BadInput where models and data do not belong together."""
+    """One pass of all models over all images. Raises BadInput where models and data do not belong together.
+
+    ``known`` is told the number of classes after the first batch, to refuse early what does not fit it.
+    """
     nets = {name: net for name, net in given.items() if not isinstance(net, Arrays)}
     found, kept = {}, {}
     with undisturbed(*(unwrapped(net) for net in nets.values())):
@@ -289,6 +293,7 @@ def pass_over(
                 for name, net in nets.items():
                     if name not in found:
                         found[name] = Foreign(name, net, features.get(name), images)
+                        known(found[name].outputs)
                     for what, value in zip(("features", "logits"), found[name].look(images)):
                         kept.setdefault((name, part, what), []).append(value)
     arrays = {

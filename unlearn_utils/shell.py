@@ -56,7 +56,7 @@ def parser() -> Parser:
         required=True,
         metavar="[NAME=]ARCHITECTURE",
         dest="architecture",
-        help="timm/<name>, torchvision/<name>, cifar_resnet18 (34, 50) or file.py:function, which is executed; for all, or "
+        help="timm/<name>, torchvision/<name>, cifar_resnet18 (34, 50) or file.py:function (executed); for all, or "
         "once more for one of them by its name",
     )
     add("--data", required=True, metavar="DIR", help="a folder with train/<class>/ and test/<class>/ (or val/<class>/)")

@@ -77,7 +77,7 @@ class Report:
     """What ``evaluate`` found.
 
     ``rows`` (fractions, a line per model), ``hits`` (by model and readout, (starts, forget-class test images)),
-    ``checks`` (see ``unlearn_utils.checks``), ``notes``; ``arrays`` and ``labels`` only where ``evaluate`` has just run.
+    ``checks`` (see ``unlearn_utils.checks``), ``notes``; ``arrays`` and ``labels`` only where it has just run.
     """
 
     rows: pd.DataFrame
