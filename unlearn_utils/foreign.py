@@ -304,11 +304,7 @@ def pass_over(
         )
         for name, net in given.items()
     }
-    outputs = {name: array.test_logits.shape[1] for name, array in arrays.items()}
-    if len(set(outputs.values())) > 1:
-        told = ", ".join(f"'{name}' {number}" for name, number in outputs.items())
-        raise BadInput(f"the models have different numbers of outputs ({told}); all must have one for each class.")
-    classes = next(iter(outputs.values()))
+    classes = _classes(arrays)
     labels, notes = data_forms.labels_of(read, classes)
     _check_lengths(arrays, labels)
     names, more = data_forms.class_names(parts, classes)
@@ -316,6 +312,15 @@ def pass_over(
     device = next((net.device for net in found.values() if net.device.startswith("cuda")), "cpu")
     seen = {part: reading.seen(labels[part]) for part, reading in read.items()}
     return Pass(arrays, labels, names, seen, _shared(read, next(iter(arrays.values()))), notes, device)
+
+
+def _classes(arrays: dict[str, Arrays]) -> int:
+    """The number of outputs. Raises BadInput where models have different ones."""
+    outputs = {name: array.test_logits.shape[1] for name, array in arrays.items()}
+    if len(set(outputs.values())) > 1:
+        told = ", ".join(f"'{name}' {number}" for name, number in outputs.items())
+        raise BadInput(f"the models have different numbers of outputs ({told}); all must have one for each class.")
+    return next(iter(outputs.values()))
 
 
 def _check_lengths(arrays: dict[str, Arrays], labels: dict[str, Tensor]) -> None:
