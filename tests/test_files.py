@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import normalize
 
-from unlearn_utils import __main__, evaluation, files, models
+from unlearn_utils import __main__, files, models, shell
 from unlearn_utils.settings import BadInput, Network
 
 BLOCKS = (2, 2, 2, 2)
@@ -43,14 +43,24 @@ def usual(model, head="linear", blocks=BLOCKS):
 
 def other_usual(model):
     """The names of the other usual CIFAR ResNet."""
-    inner = {"conv1": "residual_function.0", "bn1": "residual_function.1", "conv2": "residual_function.3", "bn2": "residual_function.4"}
+    inner = {
+        "conv1": "residual_function.0",
+        "bn1": "residual_function.1",
+        "conv2": "residual_function.3",
+        "bn2": "residual_function.4",
+    }
     renamed = {}
     for key, value in usual(model, "fc").items():
         parts = key.split(".")
         if key.startswith("layer"):
             parts = [f"conv{int(parts[0][5:]) + 1}_x", parts[1], inner.get(parts[2], parts[2]), *parts[3:]]
-        renamed[".".join(parts).replace("conv1.weight", "conv1.0.weight") if parts[0] == "conv1" else
-                key.replace("bn1.", "conv1.1.") if parts[0] == "bn1" else ".".join(parts)] = value
+        renamed[
+            ".".join(parts).replace("conv1.weight", "conv1.0.weight")
+            if parts[0] == "conv1"
+            else key.replace("bn1.", "conv1.1.")
+            if parts[0] == "bn1"
+            else ".".join(parts)
+        ] = value
     return renamed
 
 
@@ -65,20 +75,36 @@ def away(state):
 CHECKPOINTS = {
     "ours": lambda m: m.state_dict(),
     "kuangliu": lambda m: {"net": prefixed("module.", usual(m)), "acc": 93.1, "epoch": 199},
-    "the official code": lambda m: usual({}, "fc") if m is None else {k.replace("shortcut", "downsample"): v for k, v in usual(m, "fc").items()},
+    "the official code": lambda m: {k.replace("shortcut", "downsample"): v for k, v in usual(m, "fc").items()},
     "weiaicunzai": other_usual,
     "Unlearn-Sparse and SalUn": lambda m: {
-        "state_dict": usual(m, "fc"), "evaluation_result": {"accuracy": {"forget": np.float64(0.4)}, "mia": np.arange(3.0)},
-        "best_sa": torch.tensor(93.0), "init_weight": None, "optimizer": {"state": {0: {"momentum_buffer": torch.zeros(3)}}}},
-    "arguments": lambda m: {"model": usual(m), "args": argparse.Namespace(lr=0.1, out=PosixPath("x")), "log": defaultdict(list, a=[1])},
+        "state_dict": usual(m, "fc"),
+        "evaluation_result": {"accuracy": {"forget": np.float64(0.4)}, "mia": np.arange(3.0)},
+        "best_sa": torch.tensor(93.0),
+        "init_weight": None,
+        "optimizer": {"state": {0: {"momentum_buffer": torch.zeros(3)}}},
+    },
+    "arguments": lambda m: {
+        "model": usual(m),
+        "args": argparse.Namespace(lr=0.1, out=PosixPath("x")),
+        "log": defaultdict(list, a=[1]),
+    },
     "compiled in parallel": lambda m: prefixed("_orig_mod.module.", usual(m)),
     "the other way round": lambda m: prefixed("model._orig_mod.", usual(m)),
     "an averaged model": lambda m: {"n_averaged": torch.tensor(3), **prefixed("module.", usual(m))},
-    "a criterion beside it": lambda m: {**prefixed("net.", usual(m)), "criterion.weight": torch.ones(3), "normalizer": 1},
+    "a criterion beside it": lambda m: {
+        **prefixed("net.", usual(m)),
+        "criterion.weight": torch.ones(3),
+        "normalizer": 1,
+    },
     "another entry, and deeper": lambda m: {"checkpoint": {"unlearned": {"weights": usual(m)}, "epoch": 3}},
     "raw and averaged": lambda m: {"model": usual(m), "model_ema": away(usual(m))},
     "a teacher and a student": lambda m: {"model_s": usual(m), "model_t": away(usual(m))},
-    "Lightning": lambda m: {"pytorch-lightning_version": "2.1", "state_dict": prefixed("encoder.net.", usual(m)), "callbacks": {PosixPath("x"): 1}},
+    "Lightning": lambda m: {
+        "pytorch-lightning_version": "2.1",
+        "state_dict": prefixed("encoder.net.", usual(m)),
+        "callbacks": {PosixPath("x"): 1},
+    },
     "a whole pickled model": lambda m: m,
     "a whole pickled model in parallel": lambda m: {"net": nn.DataParallel(m)},
     "NumPy arrays": lambda m: {key: value.numpy() for key, value in usual(m).items()},
@@ -99,8 +125,16 @@ def test_weights_load_whatever_they_are_called_and_whatever_lies_beside_them(tmp
 
 
 def test_the_networks_own_normalisation_is_used_and_not_repeated(tmp_path, network):
-    torch.save({"state_dict": {**usual(network, "fc"), "normalize.mean": MEAN.view(1, 3, 1, 1), "normalize.std": STD.view(1, 3, 1, 1)}},
-               tmp_path / "mine.pth")
+    torch.save(
+        {
+            "state_dict": {
+                **usual(network, "fc"),
+                "normalize.mean": MEAN.view(1, 3, 1, 1),
+                "normalize.std": STD.view(1, 3, 1, 1),
+            }
+        },
+        tmp_path / "mine.pth",
+    )
     x = torch.rand(2, 3, 16, 16)
     loaded, notes = files.built("resnet18", tmp_path / "mine.pth", 3)
     expected = network((x - MEAN.view(3, 1, 1)) / STD.view(3, 1, 1))
@@ -119,7 +153,9 @@ def test_official_cmf_checkpoints_load_for_resnets_and_vits(tmp_path, network):
     assert torch.allclose(files.built("resnet18", tmp_path / "0.pt", 3)[0].eval()(x), expected, atol=1e-5)
     vit = timm.create_model("test_vit", num_classes=0).eval()
     weight, mu = normalize(torch.randn(3, vit.num_features), dim=1), 0.1 * torch.randn(vit.num_features)
-    torch.save({**prefixed("encoder.", vit.state_dict()), "CMFweights.weight": weight, "CMFweights.mu": mu}, tmp_path / "1.pt")
+    torch.save(
+        {**prefixed("encoder.", vit.state_dict()), "CMFweights.weight": weight, "CMFweights.mu": mu}, tmp_path / "1.pt"
+    )
     x = torch.randn(2, 3, 160, 160)
     expected = normalize(normalize(vit.forward_features(x)[:, 0], dim=1) - mu, dim=1) @ weight.T
     assert torch.allclose(files.built("timm/test_vit", tmp_path / "1.pt", 3)[0].eval()(x), expected, atol=1e-5)
@@ -129,26 +165,31 @@ def test_weights_of_libraries_load_under_any_prefix(tmp_path):
     for architecture, model in {
         "resnet50": models.build(Network(architecture="bottleneck_resnet", width=4, blocks=[3, 4, 6, 3]), 3, 3, seed=5),
         "torchvision/squeezenet1_1": torchvision.models.squeezenet1_1(num_classes=3),
-        "resnet18": torchvision.models.resnet18(num_classes=3), "timm/resnet10t": timm.create_model("resnet10t", num_classes=3),
+        "resnet18": torchvision.models.resnet18(num_classes=3),
+        "timm/resnet10t": timm.create_model("resnet10t", num_classes=3),
         "test_vit": timm.create_model("test_vit", num_classes=3),
     }.items():
-        save_file(dict(prefixed("backbone.", model.state_dict())), tmp_path / "3.safetensors")
+        save_file(
+            {k: v.contiguous() for k, v in prefixed("backbone.", model.state_dict()).items()},
+            tmp_path / "3.safetensors",
+        )
         loaded = files.built(architecture, tmp_path / "3.safetensors", 3)[0].state_dict()
         assert all(torch.equal(loaded[key], value) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("code", [
-    "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass C:\n    n: int = 3\n"
-    "def make(): return nn.Linear(2, C().n)",
-    "from blocks_of_mine import head\ndef make(num_classes): return head(num_classes)",
-    "def make(width=2, *, num_classes=10, in_channels=1): return nn.Linear(width, num_classes)",
-    "class make(nn.Linear):\n    def __init__(self, num_classes): super().__init__(2, num_classes)",
-])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass C:\n    n: int = 3\n"
+        "def make(): return nn.Linear(2, C().n)",
+        "from blocks_of_mine import head\ndef make(num_classes): return head(num_classes)",
+        "def make(width=2, *, num_classes=10, in_channels=1): return nn.Linear(width, num_classes)",
+        "class make(nn.Linear):\n    def __init__(self, num_classes): super().__init__(2, num_classes)",
+    ],
+)
 def test_a_file_of_ones_own_is_a_module(tmp_path, code):
-    (tmp_path / "net_of_mine.py").write_text(code.replace("from __future__ import annotations\n", "") if "future" not in code else code)
-    source = (tmp_path / "net_of_mine.py").read_text()
-    future = "from __future__ import annotations\n" * ("future" in source)
-    (tmp_path / "net_of_mine.py").write_text(future + "from torch import nn\n" + source.removeprefix(future))
+    future = "from __future__ import annotations\n" * code.startswith("from __future__")
+    (tmp_path / "net_of_mine.py").write_text(future + "from torch import nn\n" + code.removeprefix(future))
     (tmp_path / "blocks_of_mine.py").write_text("from torch import nn\ndef head(n): return nn.Linear(2, n)\n")
     model = nn.Linear(2, 3)
     torch.save(model.state_dict(), tmp_path / "mine.pth")
@@ -166,19 +207,32 @@ class Evil:
         return (exec, ("open('bomb', 'w')",))
 
 
-@pytest.mark.parametrize("content, architecture, classes, told", [
-    (lambda m: Bomb(), "resnet18", 3, "holds no tensors"), (lambda m: Evil(), "resnet18", 3, "cannot be read as weights"),
-    (lambda m: [1], "resnet18", 3, "holds no tensors"), (lambda m: {"epoch": 3}, "resnet18", 3, "holds no tensors"),
-    (lambda m: m.state_dict(), "resnet34", 3, "the file holds encoder.stem.0.weight"), (lambda m: m.state_dict(), "cifar_resnet18", 10, "is not; the file"),
-    (lambda m: m.state_dict(), "timm/resnet10t", 3, "weights of timm/resnet10t"), (lambda m: m.state_dict(), "resnet19", 3, "no architecture 'resnet19'"),
-    (lambda m: m.state_dict(), "nowhere.py:make", 3, "there is no file nowhere.py"), (lambda m: m.state_dict(), "net.py:nope", 3, "defines no function"),
-    (lambda m: m.state_dict(), "net.py:three", 3, "returns a int"), (lambda m: m.state_dict(), "net.py:bad", 3, "ZeroDivisionError"),
-    (lambda m: m.state_dict(), "net.py:ends", 3, "SystemExit"),
-])
-def test_files_that_do_not_fit_are_refused_and_no_code_of_them_runs(tmp_path, monkeypatch, network, content, architecture, classes, told):
+@pytest.mark.parametrize(
+    "content, architecture, classes, told",
+    [
+        (lambda m: Bomb(), "resnet18", 3, "holds no tensors"),
+        (lambda m: Evil(), "resnet18", 3, "cannot be read as weights"),
+        (lambda m: [1], "resnet18", 3, "holds no tensors"),
+        (lambda m: {"epoch": 3}, "resnet18", 3, "holds no tensors"),
+        (lambda m: m.state_dict(), "resnet34", 3, "the file holds encoder.stem.0.weight"),
+        (lambda m: m.state_dict(), "cifar_resnet18", 10, "is not; the file"),
+        (lambda m: m.state_dict(), "timm/resnet10t", 3, "weights of timm/resnet10t"),
+        (lambda m: m.state_dict(), "resnet19", 3, "no architecture 'resnet19'"),
+        (lambda m: m.state_dict(), "nowhere.py:make", 3, "there is no file nowhere.py"),
+        (lambda m: m.state_dict(), "net.py:nope", 3, "defines no function"),
+        (lambda m: m.state_dict(), "net.py:three", 3, "returns a int"),
+        (lambda m: m.state_dict(), "net.py:bad", 3, "ZeroDivisionError"),
+        (lambda m: m.state_dict(), "net.py:ends", 3, "SystemExit"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused_and_no_code_of_them_runs(
+    tmp_path, monkeypatch, network, content, architecture, classes, told
+):
     monkeypatch.chdir(tmp_path)
     torch.save(content(network), "mine.pth")
-    (tmp_path / "net.py").write_text("def three(): return 3\ndef bad(): return 1 / 0\ndef ends(): raise SystemExit(3)\n")
+    (tmp_path / "net.py").write_text(
+        "def three(): return 3\ndef bad(): return 1 / 0\ndef ends(): raise SystemExit(3)\n"
+    )
     with pytest.raises(BadInput) as refused:
         files.built(architecture, Path("mine.pth"), classes)
     assert told in str(refused.value) and "\n" not in str(refused.value) and not (tmp_path / "bomb").exists()
@@ -203,47 +257,94 @@ def folder(tmp_path):
 
 def test_files_of_several_kinds_and_a_folder_give_table_and_figure_by_one_command(folder, network, monkeypatch, capsys):
     monkeypatch.chdir(folder)
-    for place, content in {"a/o.pth": usual(network), "r.pth": torchvision.models.resnet18(num_classes=3).state_dict(),
-                           "a/b/3.pt": usual(network), "a/c/3.pt": usual(network)}.items():
+    for place, content in {
+        "a/o.pth": usual(network),
+        "r.pth": torchvision.models.resnet18(num_classes=3).state_dict(),
+        "a/b/3.pt": usual(network),
+        "a/c/3.pt": usual(network),
+    }.items():
         Path(place).parent.mkdir(parents=True, exist_ok=True)
         torch.save(content, place)
     encoder = {key: value for key, value in usual(network, "fc").items() if not key.startswith("fc.")}
-    torch.save({**prefixed("encoder.", encoder), "CMFweights.weight": normalize(torch.randn(3, 32), dim=1),
-                "CMFweights.mu": torch.zeros(32)}, "cmf.pt")
-    whole = ["a/b/3.pt", "a/c/3.pt", "with CMF=cmf.pt", "--original", "a/o.pth", "--retrain", "r.pth", "--architecture", "resnet18",
-             "--architecture", "Retrain=torchvision/resnet18", "--data", "images", "--forget", "cat", "--device", "cpu", "--starts", "1"]
-    assert evaluation.command(whole) == 0
+    torch.save(
+        {
+            **prefixed("encoder.", encoder),
+            "CMFweights.weight": normalize(torch.randn(3, 32), dim=1),
+            "CMFweights.mu": torch.zeros(32),
+        },
+        "cmf.pt",
+    )
+    whole = [
+        "a/b/3.pt",
+        "a/c/3.pt",
+        "with CMF=cmf.pt",
+        "--original",
+        "a/o.pth",
+        "--retrain",
+        "r.pth",
+        "--architecture",
+        "resnet18",
+        "--architecture",
+        "Retrain=torchvision/resnet18",
+        "--data",
+        "images",
+        "--forget",
+        "cat",
+        "--device",
+        "cpu",
+        "--starts",
+        "1",
+    ]
+    assert shell.command(whole) == 0
     told = capsys.readouterr().out
     for words in (" b ", " c ", "with CMF", "NCC, head's normalisation", "UNL010", "16 pixels, 3 channels", "0.491"):
         assert words in told
     assert sorted(path.name for path in folder.iterdir()) == ["a", "cmf.pt", "images", "r.pth"]
     for arguments, sentence in {
-        ("a/o.pth", "--forget", "cow"): "cat, dog, frog", ("none.pth", "--forget", "cat"): "none.pth cannot be read",
-        ("a/o.pth", "./a/o.pth", "--forget", "cat"): "is given twice", ("a/o.pth", "--forget", "9"): "forget is [9]",
-        ("a/o.pth", "--forget", "cat", "--sed", "3"): "--starts", ("a/o.pth", "--forget", "0", "--save", ""): "--save names nothing",
+        ("a/o.pth", "--forget", "cow"): "cat, dog, frog",
+        ("none.pth", "--forget", "cat"): "none.pth cannot be read",
+        ("a/o.pth", "./a/o.pth", "--forget", "cat"): "is given twice",
+        ("a/o.pth", "--forget", "9"): "forget is [9]",
+        ("a/o.pth", "--forget", "cat", "--sed", "3"): "--starts",
+        ("a/o.pth", "--forget", "0", "--save", ""): "--save names nothing",
         ("a/o.pth", "--forget", "cat", "--device", "foo"): "device 'foo' is not available here",
         ("a/o.pth", "--forget", "cat", "--architecture", "you=resnet18"): "--architecture names you",
         ("a/o.pth", "--forget", "cat", "--normalise", "much"): "--normalise is 'much'",
-        ("x=a/o.pth", "x=r.pth", "--forget", "cat"): "name them, as NAME=FILE", ("a/o.pth", "--forget", "cat", "--data", "nowhere"): "nowhere",
+        ("x=a/o.pth", "x=r.pth", "--forget", "cat"): "name them, as NAME=FILE",
+        ("a/o.pth", "--forget", "cat", "--data", "nowhere"): "nowhere",
     }.items():
         with pytest.raises(SystemExit) as ended:
-            evaluation.command([*arguments, "--architecture", "resnet18", "--data", "images", *arguments[-2:]][:None if "--data" in arguments else -2]
-                               if False else [*("--data", "images") * ("--data" not in arguments), "--architecture", "resnet18", *arguments])
+            given = [] if "--data" in arguments else ["--data", "images"]
+            shell.command([*given, "--architecture", "resnet18", *arguments])
         assert str(ended.value).startswith("evaluate: ") and sentence in str(ended.value)
 
 
 def test_grey_images_go_to_a_network_of_one_channel(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     torch.save(usual(models.build(Network(width=4, blocks=list(BLOCKS)), 1, 3, seed=5)), "grey.pth")
-    given = ["grey.pth", "--architecture", "resnet18", "--data", "images", "--forget", "0", "--device", "cpu", "--starts", "1"]
-    assert evaluation.command(given) == 0 and "1 channels, mean and standard deviation 0, 1" in capsys.readouterr().out
-    assert evaluation.command([*given, "--normalise", "0.13,0.31", "--save", "found"]) == 0
+    given = [
+        "grey.pth",
+        "--architecture",
+        "resnet18",
+        "--data",
+        "images",
+        "--forget",
+        "0",
+        "--device",
+        "cpu",
+        "--starts",
+        "1",
+    ]
+    assert shell.command(given) == 0 and "1 channels, mean and standard deviation 0, 1" in capsys.readouterr().out
+    assert shell.command([*given, "--normalise", "0.13,0.31", "--save", "found"]) == 0
     assert "deviation 0.13, 0.31" in capsys.readouterr().out and (folder / "found" / "evaluation.png").exists()
 
 
 def test_the_package_alone_loads_nothing_heavy_and_the_command_is_known(monkeypatch, capsys):
-    code = ("import sys, unlearn_utils; assert not any(n.startswith(('unlearn_utils.', 'torch')) for n in sys.modules); "
-            "from unlearn_utils import evaluate, Arrays, Watch; assert callable(evaluate)")
+    code = (
+        "import sys, unlearn_utils; assert not any(n.startswith(('unlearn_utils.', 'torch')) for n in sys.modules); "
+        "from unlearn_utils import evaluate, Arrays, Watch; assert callable(evaluate)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
     monkeypatch.setattr(sys, "argv", ["unlearn_utils", "evaluate", "--help"])
     with pytest.raises(SystemExit) as ended:

@@ -258,3 +258,57 @@ def test_another_decoder_does_not_find_the_old_ones_images(folder, tmp_path, mon
     monkeypatch.setattr(sources, "DECODER", sources.DECODER.replace("center_crop", "random_crop"))
     monkeypatch.setattr(sources, "_decode", lambda file, data: torch.full((1, 8, 8), 7, dtype=torch.uint8))
     assert (sources.load(folder[1], tmp_path / "cache").train.pixels == 7).all()
+
+
+# --- class folders: one reader, for profiles and for evaluate
+
+
+def laid_out(root, places, side=8):
+    for i, place in enumerate(places):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (side, side), 20 * i).save(root / place, "png")
+    return root
+
+
+def both(root, tmp_path):
+    """What the profile's reader and that of the shell give: classes, training pixels, labels."""
+    dataset = sources.load(Data(source="folder", image_size=8, channels=1, folder=str(root)), tmp_path / "cache")
+    files, names = sources.class_folders(root)
+    images = sources.FolderImages(files["train"], names, 8, 1)
+    pixels = torch.stack([images[i][0] for i in range(len(images))])
+    assert names == dataset.classes and torch.equal(pixels, dataset.train.pixels / 255)
+    assert [images[i][1] for i in range(len(images))] == dataset.train.labels.tolist()
+    return list(names), dataset.train.labels.tolist(), (dataset.train.pixels[:, 0, 0, 0] // 20).tolist()
+
+
+def test_both_readers_leave_out_what_systems_leave_behind_and_go_to_any_depth(tmp_path, capsys):
+    root = laid_out(tmp_path / "images", [
+        "train/a/0.png", "train/a/images/1.png", "train/a/deep/er/2.png", "train/b/images/3.png", "train/c/without", "train/c/5.png",
+        "test/a/0.png", "test/b/0.png", "test/c/0.png", "train/.ipynb_checkpoints/0.png", "train/a/.ipynb_checkpoints/0.png",
+        "train/b/._3.png", "train/__MACOSX/b/0.png", "train/preview.png"])
+    (root / "train" / "a" / "a_boxes.txt").write_text("0 0 8 8")
+    assert both(root, tmp_path) == (["a", "b", "c"], [0, 0, 0, 1, 2, 2], [0, 2, 1, 3, 5, 4])
+    assert "1 images beside the class folders, like preview.png, are left out" in capsys.readouterr().out
+
+
+def test_numbers_are_in_numeric_order_and_val_serves_for_test(tmp_path):
+    names = ["0", "1", "2", "10", "11"]
+    root = laid_out(tmp_path / "images", [f"{part}/{name}/0.png" for part in ("train", "val") for name in names])
+    assert both(root, tmp_path) == (names, [0, 1, 2, 3, 4], [0, 1, 2, 3, 4])
+
+
+def test_sixteen_bits_are_refused_and_not_white(folder, tmp_path):
+    Image.fromarray(np.full((8, 8), 40000, dtype=np.uint16)).save(folder[0] / "train" / "b" / "0.png")
+    with pytest.raises(BadInput, match="8 bits per channel"):
+        sources.load(folder[1], tmp_path / "cache")
+    files, names = sources.class_folders(folder[0])
+    with pytest.raises(BadInput, match="b/0.png cannot be read as an image.*8 bits per channel"):
+        sources.FolderImages(files["train"], names, 8, 3)[1]
+
+
+def test_a_tiny_imagenet_as_it_is_unpacked_is_read_by_its_list(tiny, tmp_path):
+    data, archive, root = tiny
+    (root / archive.name).write_bytes(archive.read_bytes())
+    sources.load(data, tmp_path / "cache")
+    files, names = sources.class_folders(root / "tiny-imagenet-200")
+    assert names == ("goldfish", "crane (n02)", "crane (n03)") and [len(listed) for listed in files["test"].values()] == [1, 1, 1]

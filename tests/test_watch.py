@@ -18,9 +18,16 @@ def trained(watching, state_of, generator=False, autocast=False, compiled=False,
     """A short training in which everything is random: order, dropout, batch norm, NumPy's and Python's noise."""
     references = {"original": quarters(), "retrain": folded()}
     torch.manual_seed(0), np.random.seed(0), random.seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Dropout(0.3), nn.ReLU(), nn.Linear(16, 4))
-    model, optimiser = torch.compile(net, backend="eager") if compiled else net, torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
-    loader = DataLoader(TensorDataset(*TRAIN), 16, shuffle=True, generator=torch.Generator().manual_seed(3) if generator else None)
+    net = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Dropout(0.3), nn.ReLU(), nn.Linear(16, 4)
+    )
+    model, optimiser = (
+        torch.compile(net, backend="eager") if compiled else net,
+        torch.optim.SGD(net.parameters(), 0.1, momentum=0.9),
+    )
+    loader = DataLoader(
+        TensorDataset(*TRAIN), 16, shuffle=True, generator=torch.Generator().manual_seed(3) if generator else None
+    )
     test = zip(TEST[0].split(40), TEST[1].split(40)) if stream else TEST
     watch = Watch(loader, test, [3], **references, every=4, probe=PROBE) if watching else None
     step, modes = 0, []

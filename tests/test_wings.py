@@ -9,7 +9,7 @@ from unlearn_utils.paths import ROOT
 
 PACKAGE = ROOT / "unlearn_utils"
 FILES = sorted(file for folder in ("unlearn_utils", "tools") for file in (ROOT / folder).rglob("*.py"))
-DOORS = ("__main__", "evaluation")  # may import anything
+DOORS = ("__main__", "evaluation", "shell", "watch")  # may import anything
 
 
 def name_of(file: Path) -> str:

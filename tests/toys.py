@@ -60,7 +60,9 @@ def three():
 
 def read(models, train=TRAIN, test=TEST, forget=(3,), **options):
     models = models if isinstance(models, dict) else {"mine": models}
-    return evaluate(models, train, test, forget, **{"probe": PROBE, "progress": False, "starts": 2, "draws": 1, **options})
+    return evaluate(
+        models, train, test, forget, **{"probe": PROBE, "progress": False, "starts": 2, "draws": 1, **options}
+    )
 
 
 def noted(report, *words):
@@ -78,8 +80,13 @@ def small(seed=0):
 
 def same_numbers(one, other):
     columns = [c for c in one.rows if c.endswith(("_retain", "_forget")) and c in other.rows]
-    return len(columns) > 10 and bool(torch.allclose(torch.tensor(one.rows[columns].to_numpy(float)),
-                                                     torch.tensor(other.rows[columns].to_numpy(float)), equal_nan=True))
+    return len(columns) > 10 and bool(
+        torch.allclose(
+            torch.tensor(one.rows[columns].to_numpy(float)),
+            torch.tensor(other.rows[columns].to_numpy(float)),
+            equal_nan=True,
+        )
+    )
 
 
 def copies(model, n=1):

@@ -12,7 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import (
-    DataLoader, Dataset, IterableDataset, RandomSampler, Subset, SubsetRandomSampler, WeightedRandomSampler, default_collate,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Subset,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+    default_collate,
 )
 
 from . import models
@@ -60,8 +67,10 @@ class Reading:
     def _look(self, images: Tensor) -> None:
         """Keep what tells images apart. Raises BadInput where one holds no numbers."""
         if images.is_floating_point() and not (sound := images.flatten(1).isfinite().all(1)).all():
-            raise BadInput(f"{self.part} has {int((~sound).sum())} images in a batch with values that are infinite or no "
-                           "numbers; mend them or leave them out.")
+            raise BadInput(
+                f"{self.part} has {int((~sound).sum())} images in a batch with values that are infinite or no "
+                "numbers; mend them or leave them out."
+            )
         flat = images.detach().cpu().float().flatten(1).numpy()
         self.hashes += [hash(image.tobytes()) for image in flat]
         self.sums += flat.mean(1).sum(), (flat * np.linspace(-1, 1, flat.shape[1], dtype=np.float32)).mean(1).sum()
@@ -77,10 +86,13 @@ class Reading:
         is_stream = isinstance(getattr(data, "dataset", data), IterableDataset)
         if isinstance(data, DataLoader) and data.batch_sampler is not None and not is_stream:
             return self._in_order(data)
-        if isinstance(data, (str, bytes)) or not (isinstance(data, Dataset) or hasattr(data, "__getitem__")
-                                                  or isinstance(data, Iterable)):
-            raise BadInput(f"{self.part} is a {type(data).__name__}, but it must be a data set, a DataLoader, (images, labels), "
-                           "or labels alone where all models are Arrays.")
+        if isinstance(data, (str, bytes)) or not (
+            isinstance(data, Dataset) or hasattr(data, "__getitem__") or isinstance(data, Iterable)
+        ):
+            raise BadInput(
+                f"{self.part} is a {type(data).__name__}, but it must be a data set, a DataLoader, (images, labels), "
+                "or labels alone where all models are Arrays."
+            )
         if isinstance(data, Dataset) and not is_stream:
             return self._loader(data, self.size)
         if hasattr(data, "__len__") and hasattr(data, "__getitem__") and not is_stream and len(data):
@@ -91,14 +103,16 @@ class Reading:
         return _chunks(rest, self.size) if first and _is_sample(None, first[0]) else rest
 
     def _in_order(self, data: DataLoader) -> DataLoader:
-        """The loader's images, each once and in the order of its data set: a pass needs neither chance nor what is dropped."""
+        """The loader's images, each once and in the order of its data set: a pass needs no chance."""
         sampler, dataset = data.sampler, data.dataset
         if isinstance(sampler, SubsetRandomSampler):
             dataset = Subset(dataset, sorted(sampler.indices))
         elif not isinstance(sampler, (RandomSampler, WeightedRandomSampler)) and len(sampler) != len(dataset):
             dataset = Subset(dataset, sorted(set(sampler)))
         if isinstance(sampler, RandomSampler) or getattr(data, "drop_last", False):
-            self.notes.append(f"{self.part} shuffles or drops its last images; all are taken, in the order of its data set.")
+            self.notes.append(
+                f"{self.part} shuffles or drops its last images; all are taken, in the order of its data set."
+            )
         return self._loader(dataset, data.batch_size or self.size, data.collate_fn, data.num_workers)
 
     def _loader(self, dataset: Any, size: int, collate=default_collate, workers: int = 0) -> DataLoader:
@@ -107,11 +121,17 @@ class Reading:
         started = time.time()
         first, again = (self._next(iter(loader)) for _ in range(2))
         seconds = (time.time() - started) / 2 * len(loader)
-        if first is not None and not all(map(torch.equal, *(split(self.part, batch)[1].values() for batch in (first, again)))):
+        if first is not None and not all(
+            map(torch.equal, *(split(self.part, batch)[1].values() for batch in (first, again)))
+        ):
             self.notes.append(f"{self.part} gives its first images other labels when it is read again.")
         elif first is not None and not torch.equal(*(split(self.part, batch)[0] for batch in (first, again))):
             self.notes.append(f"{self.part} is augmented: its images are measured as they were drawn once.")
-        return DataLoader(dataset, size, collate_fn=loader.collate_fn, num_workers=workers) if seconds > SLOW and workers else loader
+        return (
+            DataLoader(dataset, size, collate_fn=loader.collate_fn, num_workers=workers)
+            if seconds > SLOW and workers
+            else loader
+        )
 
 
 class _Slices:
@@ -125,16 +145,28 @@ class _Slices:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for start in range(0, self.n, self.size):
-            yield {name: value[start:start + self.size] for name, value in self.whole.items()}
+            yield {name: value[start : start + self.size] for name, value in self.whole.items()}
 
 
 def _whole(data: Any) -> dict[str, Any] | None:
     """The arrays of data that come as arrays: a pair, a dictionary, or labels alone; None where they do not."""
-    if isinstance(data, (Tensor, np.ndarray)) or isinstance(data, list) and data and isinstance(data[0], (int, np.integer)):
+    if (
+        isinstance(data, (Tensor, np.ndarray))
+        or isinstance(data, list)
+        and data
+        and isinstance(data[0], (int, np.integer))
+    ):
         return {"labels": torch.as_tensor(np.asarray(data)) if not isinstance(data, Tensor) else data}
     parts = _named(data) if isinstance(data, (tuple, list, Mapping)) else {}
-    tensors = {name: t for name, value in parts.items() if not _is_pair(value) and (t := _tensor(value)) is not None and t.ndim}
-    if len(tensors) < 2 or not any(t.ndim > 1 for t in tensors.values()) or not isinstance(data, Mapping) and len(parts) > 3:
+    tensors = {
+        name: t for name, value in parts.items() if not _is_pair(value) and (t := _tensor(value)) is not None and t.ndim
+    }
+    if (
+        len(tensors) < 2
+        or not any(t.ndim > 1 for t in tensors.values())
+        or not isinstance(data, Mapping)
+        and len(parts) > 3
+    ):
         return None
     sizes = {name: len(t) for name, t in tensors.items() if len(t)}
     if len(set(sizes.values())) > 1:
@@ -144,7 +176,12 @@ def _whole(data: Any) -> dict[str, Any] | None:
 
 
 def _is_pair(value: Any) -> bool:
-    return isinstance(value, (tuple, Mapping)) or isinstance(value, list) and bool(value) and isinstance(value[0], (tuple, Tensor))
+    return (
+        isinstance(value, (tuple, Mapping))
+        or isinstance(value, list)
+        and bool(value)
+        and isinstance(value[0], (tuple, Tensor))
+    )
 
 
 def _named(batch: Any) -> dict[str, Any]:
@@ -166,12 +203,16 @@ def split(part: str, batch: Any) -> tuple[Tensor | None, dict[str, Tensor]]:
     """Images (N, ...) of a batch, and by name what can be its labels (N,). Raises BadInput where there are none."""
     named = _named(batch) if isinstance(batch, (tuple, list, Mapping)) else {}
     tensors = {name: t for name, value in named.items() if (t := _tensor(value)) is not None and t.ndim}
-    images = max((t for t in tensors.values() if t.ndim > 1 and t.numel() > len(t)), key=lambda t: t[0].numel(), default=None)
+    images = max(
+        (t for t in tensors.values() if t.ndim > 1 and t.numel() > len(t)), key=lambda t: t[0].numel(), default=None
+    )
     n = max(map(len, tensors.values()), default=0) if images is None else len(images)
     entries = {name: found for name, t in tensors.items() if t is not images and (found := _labels(t, n)) is not None}
     if not entries or images is None and len(tensors) > 1:
         shown = ", ".join(f"{name}: {_shown(value)}" for name, value in named.items()) or _shown(batch)
-        raise BadInput(f"a batch of {part} must hold images (N, ...) and whole-number labels (N,), but it holds {shown}.")
+        raise BadInput(
+            f"a batch of {part} must hold images (N, ...) and whole-number labels (N,), but it holds {shown}."
+        )
     return images, entries
 
 
@@ -195,6 +236,7 @@ def _labels(t: Tensor, n: int) -> Tensor | None:
 
 def _collated(samples: list) -> Any:
     """``default_collate``, after lists of numbers in a sample were made tensors."""
+
     def arrays(sample: Any) -> Any:
         if isinstance(sample, Mapping):
             return {key: _tensor(value) if isinstance(value, list) else value for key, value in sample.items()}
@@ -208,7 +250,9 @@ def _is_sample(data: Any, item: Any) -> bool:
     if data is not None and not isinstance(data, (list, tuple)):
         return True
     values = list(item.values()) if isinstance(item, Mapping) else item
-    return isinstance(values, (list, tuple)) and any(np.ndim(value) == 0 for value in values if not isinstance(value, str))
+    return isinstance(values, (list, tuple)) and any(
+        np.ndim(value) == 0 for value in values if not isinstance(value, str)
+    )
 
 
 def _chunks(samples: Iterator, size: int) -> Iterator:
@@ -230,7 +274,9 @@ def _fault(reason: Exception, part: str, done: int) -> BadInput:
 
 def labels_of(read: dict[str, Reading], classes: int) -> tuple[dict[str, Tensor], list[str]]:
     """Labels by part, and notes: of what may be labels the first that fits the number of classes in all parts."""
-    entries = {part: {name: torch.cat(found) for name, found in reading.entries.items()} for part, reading in read.items()}
+    entries = {
+        part: {name: torch.cat(found) for name, found in reading.entries.items()} for part, reading in read.items()
+    }
     notes = [note for reading in read.values() for note in reading.notes]
     shared = [name for name in entries["train"] if name in entries["test"]]
     if not shared:  # parts that name theirs otherwise
@@ -246,23 +292,30 @@ def labels_of(read: dict[str, Reading], classes: int) -> tuple[dict[str, Tensor]
 def _checked(part: str, labels: Tensor, classes: int) -> Tensor:
     present = labels.unique().tolist()
     if odd := [c for c in present if not 0 <= c < classes]:
-        raise BadInput(f"{part} has the label {odd[0]}, but the models have {classes} outputs, for labels from 0 to "
-                       f"{classes - 1}.")
+        raise BadInput(
+            f"{part} has the label {odd[0]}, but the models have {classes} outputs, for labels from 0 to {classes - 1}."
+        )
     if part == "train" and (absent := sorted(set(range(classes)) - set(present))):
-        raise BadInput(f"train holds no image of class {absent[0]}, but the models have {classes} outputs; every class needs "
-                       "images, a forgotten one too.")
+        raise BadInput(
+            f"train holds no image of class {absent[0]}, but the models have {classes} outputs; every class needs "
+            "images, a forgotten one too."
+        )
     return labels
 
 
 def class_names(parts: dict[str, Any], classes: int) -> tuple[list[str], list[str]]:
-    """Names of the classes, of the data or else numbers, and notes. Raises BadInput where the parts order them otherwise."""
+    """Names of the classes, of the data or else numbers, and notes. Raises BadInput for two orders of them."""
     found = {part: names for part, data in parts.items() if (names := _names(data))}
     orders = {tuple(names) for names in found.values()}
     if len(orders) > 1 and len({frozenset(names) for names in orders}) == 1:
         raise BadInput("train and test have the same classes in another order; give both the same.")
     names = next(iter(found.values()), None)
     if names is None or len(names) != classes or len(orders) > 1:
-        told = [f"The data name {len(names)} classes and the models have {classes} outputs; classes go by number."] if names else []
+        told = (
+            [f"The data name {len(names)} classes and the models have {classes} outputs; classes go by number."]
+            if names
+            else []
+        )
         return [str(c) for c in range(classes)], told
     twice = {name for name in names if names.count(name) > 1}
     return [f"{name} ({c})" if name in twice else name for c, name in enumerate(names)], []

@@ -5,11 +5,8 @@ A network is only a way to get ``Arrays`` (``foreign.py``); all that is shown is
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
+from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,31 +14,37 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from torch.utils.data import DataLoader
 
-from . import attacks, files, foreign, geometry, metrics
+from . import attacks, foreign, geometry, metrics
+from .arrays import Arrays, own_state
 from .checks import checks
 from .data import is_in
-from .foreign import NORMALISATIONS, Arrays, Where
-from .heads import class_means
+from .data_forms import class_names
+from .foreign import Where
+from .heads import NORMALISATIONS, class_means
 from .representation import Features
 from .settings import BadInput, Probe
-from .sources import CONSTANTS, FolderImages, class_folders, image_size
-from .study.machine import Machine
 from .study.progress import tracked
 from .training import generator
 from .views.own_models import Report
 
 ROLES = {"original": "Original", "retrain": "Retrain", "untrained": "Untrained"}  # models that others are compared with
 METHODS = {"Original": "original", "Retrain": "retrain", "Untrained": "random"}  # what the study calls them
-ROLE_HELP = {"original": "trained on all classes", "retrain": "that never saw the forget classes", "untrained": "before any training"}
 SHOTS = {1: "one_shot", 10: "ten_shot"}
 
 
 def evaluate(
-    models: dict[str, nn.Module | Arrays], train: Any, test: Any, forget: Any, *,
-    features: Where | dict[str, Where] = None, probe: Probe | None = None, starts: int | tuple[int, ...] = 5,
-    draws: int = 5, batch_size: int = 256, progress: bool = True,
+    models: dict[str, nn.Module | Arrays],
+    train: Any,
+    test: Any,
+    forget: Any,
+    *,
+    features: Where | dict[str, Where] = None,
+    probe: Probe | None = None,
+    starts: int | tuple[int, ...] = 5,
+    draws: int = 5,
+    batch_size: int = 256,
+    progress: bool = True,
 ) -> Report:
     """Measure models, by name, on the same images and compare them with "Original" and "Retrain", if these are given.
 
@@ -49,46 +52,69 @@ def evaluate(
     ``Arrays``; "Untrained" is the network before any training. ``train`` and ``test``: a data set, a loader or (images,
     labels), as the models see images in testing, the forget classes included; labels alone where all models are Arrays.
     ``forget``: classes, by name or number. ``features``, for all models or by name: None finds the input of the head, a
-    module's name is believed to be the head, a function of (model, images) gives (N, d); a CMF model of the official code
-    is recognised, and measured in its head's normalisation too (what the function
+    module's name is believed to be the head, a function of (model, images) gives (N, d). A CMF model of the official
+    code is recognised, and measured in its head's normalisation too (what the function
     ``lambda model, x: model._preprocess_feats_for_cmf(model.extract_features(x))`` gives).
 
-    ``probe``: the official recipe by default, 20 epochs for up to ten classes and 150 for more, from several ``starts``
+    ``probe``: the official recipe by default (``default_probe``), from several ``starts``
     (a number, or seeds), whose scatter is part of ``report.compare()``. Nothing is written. Raises BadInput.
     """
     given, where = _named(models), features if isinstance(features, dict) else dict.fromkeys(models, features)
     if odd := [str(name) for name in where if name not in models]:
         raise BadInput(f"features names {', '.join(odd)}, but the models are {', '.join(models)}.")
-    where = {_role(name): value for name, value in where.items()}
+    where = {role(name): value for name, value in where.items()}
     seeds = _seeds(starts)
-    for name, value in {"draws": draws, "batch_size": batch_size}.items():
+    _check(probe, {"draws": draws, "batch_size": batch_size})
+    shown = tracked if progress else lambda things, *_: things
+    parts = {"train": train, "test": test}
+    known = lambda classes: forget_set(forget, class_names(parts, classes)[0])  # noqa: E731
+    seen = foreign.pass_over(given, parts, where, batch_size, shown, known)
+    chosen = forget_set(forget, seen.names)
+    probe = probe or default_probe(len(seen.labels["train"]), len(seen.names))
+    rows, hits = _measured(seen, chosen, probe, seeds, draws, shown)
+    made = {"data": seen.seen, "probe": asdict(probe), "starts": list(seeds), "draws": draws}
+    found = checks(rows, hits, seen.arrays, seen.shared)
+    notes = seen.notes + _headless(seen.arrays)
+    return Report(rows, hits, found, notes, chosen, seen.names, made, seen.arrays, seen.labels)
+
+
+def _measured(
+    seen: foreign.Pass, forget: tuple[int, ...], probe: Probe, seeds: tuple[int, ...], draws: int, shown: Callable
+) -> tuple[pd.DataFrame, dict[str, dict[str, np.ndarray]]]:
+    """A row per model, and its hits on the forget-class test images."""
+    of_cmf = next((arrays.normalisation for arrays in seen.arrays.values() if arrays.centre is not None), None)
+    rows, hits = [], {}
+    with own_state():
+        for name, arrays in shown(seen.arrays.items(), "measurements", len(seen.arrays)):
+            model = Measured(name, arrays, seen.labels, forget, of_cmf, seen.device)
+            row, hits[name] = model.row(probe, seeds, draws)
+            identity = {"model": name, "method": METHODS.get(name, ""), "variant": "linear", "seed": 0}
+            rows.append(identity | {"forget": " ".join(map(str, forget))} | row)
+    return pd.DataFrame(rows), hits
+
+
+def default_probe(images: int, classes: int) -> Probe:
+    """The official recipe, 20 epochs for up to ten classes and 150 for more; of few images at least 1,000 steps."""
+    steps = max(1, round(0.9 * images) // 128)
+    return Probe(epochs=max(20 if classes <= 10 else 150, -(-1000 // steps)), patience=40)
+
+
+def _check(probe: Any, counts: dict[str, Any]) -> None:
+    """Raises BadInput for counts that are no whole numbers, and for a probe that is none."""
+    for name, value in counts.items():
         if type(value) is not int or value < 1:
             raise BadInput(f"{name} is {value!r}, but it must be a whole number from 1 on.")
     if probe is not None and not isinstance(probe, Probe):
         raise BadInput(f"probe is {probe!r}, but it must be a Probe of unlearn_utils.settings, like Probe(epochs=20).")
-    shown = tracked if progress else lambda things, *_: things
-    seen = foreign.pass_over(given, {"train": train, "test": test}, where, batch_size, shown)
-    chosen = forget_set(forget, seen.names)
-    probe = probe or Probe(epochs=20 if len(seen.names) <= 10 else 150, patience=40)
-    rows, hits = [], {}
-    normalisation = next((arrays.normalisation for arrays in seen.arrays.values() if arrays.centre is not None), None)
-    with foreign.own_state():
-        for name, arrays in shown(seen.arrays.items(), "measurements", len(given)):
-            model = Measured(name, arrays, seen.labels, chosen, normalisation, seen.device)
-            row, hits[name] = model.row(probe, seeds, draws)
-            rows.append({"model": name, "method": METHODS.get(name, ""), "variant": "linear", "seed": 0,
-                         "forget": " ".join(map(str, chosen)), **row})
-    rows = pd.DataFrame(rows)
-    made = {"data": seen.seen, "probe": asdict(probe), "starts": list(seeds), "draws": draws}
-    notes = seen.notes + _headless(rows)
-    return Report(rows, hits, checks(rows, hits, seen.arrays, seen.shared), notes, chosen, seen.names, made, seen.arrays, seen.labels)
 
 
 def _named(models: Any) -> dict[str, nn.Module | Arrays]:
     """The models by name, references under theirs. Raises BadInput."""
     if not isinstance(models, dict) or not models or not all(isinstance(name, str) and name.strip() for name in models):
-        raise BadInput("models must be a dictionary of at least one model by name, like {'Retrain': model, 'mine': other}.")
-    given = {_role(name): model for name, model in models.items()}
+        raise BadInput(
+            "models must be a dictionary of at least one model by name, like {'Retrain': model, 'mine': other}."
+        )
+    given = {role(name): model for name, model in models.items()}
     if len(given) < len(models):
         raise BadInput(f"two of the models {', '.join(models)} have the same name but for capitals; rename one.")
     owners: dict[int, str] = {}
@@ -97,18 +123,26 @@ def _named(models: Any) -> dict[str, nn.Module | Arrays]:
             raise BadInput(f"model '{name}' is a {type(model).__name__}, but it must be a torch.nn.Module or Arrays.")
         itself = id(foreign.unwrapped(model)) if isinstance(model, nn.Module) else id(model)
         if itself in owners:
-            raise BadInput(f"'{owners[itself]}' and '{name}' are one and the same object, so one of them is not the model that "
-                           "it should be; build a network for each, or use copy.deepcopy.")
+            raise BadInput(
+                f"'{owners[itself]}' and '{name}' are one and the same object, so one of them is not the model that "
+                "it should be; build a network for each, or use copy.deepcopy."
+            )
         owners[itself] = name
     return given
 
 
-def _role(name: str) -> str:
+def role(name: str) -> str:
     return ROLES.get(name.casefold(), name)
 
 
 def _seeds(starts: Any) -> tuple[int, ...]:
-    seeds = tuple(range(starts)) if type(starts) is int else tuple(starts) if isinstance(starts, (tuple, list, range)) else ()
+    seeds = (
+        tuple(range(starts))
+        if type(starts) is int
+        else tuple(starts)
+        if isinstance(starts, (tuple, list, range))
+        else ()
+    )
     if not seeds or any(type(seed) is not int for seed in seeds) or len(set(seeds)) < len(seeds):
         raise BadInput(f"starts is {starts!r}, but it must be a whole number from 1 on, or different seeds.")
     return seeds
@@ -124,42 +158,61 @@ def forget_set(forget: Any, names: list[str]) -> tuple[int, ...]:
     sound = all(type(c) is int and 0 <= c < len(names) for c in numbers)
     if not sound or len(set(numbers)) < len(numbers) or not 0 < len(numbers) <= len(names) - 2:
         shown = ", ".join(map(str, listed[:8])) + ", ..." * (len(listed) > 8)
-        raise BadInput(f"forget is [{shown}], but it must list classes, not samples: different ones of "
-                       f"{', '.join(names[:12])}{', ...' * (len(names) > 12)}, or their numbers, and leave two to retain.")
+        raise BadInput(
+            f"forget is [{shown}], but it must list classes, not samples: different ones of "
+            f"{', '.join(names[:12])}{', ...' * (len(names) > 12)}, or their numbers, and leave two to retain."
+        )
     return tuple(numbers)
 
 
 class Measured:
     """A model's arrays as tensors, and what is computed of them."""
 
-    def __init__(self, name: str, arrays: Arrays, labels: dict[str, Tensor], forget: tuple[int, ...], normalisation: str | None,
-                 device: str = "cpu"):
+    def __init__(
+        self,
+        name: str,
+        arrays: Arrays,
+        labels: dict[str, Tensor],
+        forget: tuple[int, ...],
+        normalisation: str | None,
+        device: str = "cpu",
+    ):
         tensor = lambda value: None if value is None else torch.from_numpy(value).to(device)  # noqa: E731
-        self.name, self.forget, self.normalisation = name, forget, normalisation
-        self.train, self.test, self.logits = map(tensor, (arrays.train_features, arrays.test_features, arrays.test_logits))
+        self.name, self.forget = name, forget
+        self.normalisation = normalisation if arrays.centre is None else arrays.normalisation
+        self.train, self.test, self.logits = map(
+            tensor, (arrays.train_features, arrays.test_features, arrays.test_logits)
+        )
         self.weight, self.bias, self.centre = map(tensor, (arrays.weight, arrays.bias, arrays.centre))
         self.y, self.y_test = labels["train"].to(device), labels["test"].to(device)
         self.classes = self.logits.shape[1]
 
     def row(self, probe: Probe, seeds: tuple[int, ...], draws: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Fractions by column, as the study's rows have them; and per readout hits (starts, N) on forget-class images."""
-        names = ["output", "probe", "ncc", "binary"] + ["probe_in_head", "ncc_in_head"] * (self.normalisation is not None)
+        """Fractions by column, as the study's rows have them; and hits (starts, N) on forget-class images."""
+        names = ["output", "probe", "ncc"] + ["probe_in_head", "ncc_in_head"] * (self.normalisation is not None)
         row, hits = self.accuracies(probe, seeds, names)
+        hits["binary_forget"] = self.binary_hits()
+        found = metrics.binary_probes(self.train, self.y, self.test, self.y_test, self.classes)
+        for name, values in found.items():
+            row |= _sides(f"binary_{name}", values, self.forget)
+        row["binary_forget"] = hits["binary_forget"].mean()
         row["probe_starts"] = hits["probe_forget"].mean(1).tolist()
-        return row | self.geometry() | self.few_shot(draws), hits
+        return row | self.head_and_means() | self.few_shot(draws), hits
 
-    def accuracies(self, probe: Probe, seeds: tuple[int, ...], names: list[str]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    def accuracies(
+        self, probe: Probe, seeds: tuple[int, ...], names: list[str]
+    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Accuracies by readout, of several starts their mean; and hits (starts, N) on the forget-class test images."""
         row, hits, chosen = {}, {}, is_in(self.y_test, self.forget)
         for name in names:
-            truth, forget = (chosen.long(), (1,)) if name == "binary" else (self.y_test, self.forget)
             scores = self.scores(name, probe, seeds)
             predicted = [found.argmax(1) for found in scores]
-            row |= _accuracies(name, sum(metrics.confusion(p, truth, scores[0].shape[1]) for p in predicted), forget)
-            hits[f"{name}_forget"] = torch.stack([(p == truth)[chosen] for p in predicted]).cpu().numpy()
+            counts = sum(metrics.confusion(found, self.y_test, self.classes) for found in predicted)
+            row |= _accuracies(name, counts, self.forget)
+            hits[f"{name}_forget"] = torch.stack([(found == self.y_test)[chosen] for found in predicted]).cpu().numpy()
             if name != "output":
                 ranked = scores[0] if "ncc" in name else metrics.probe_scores(scores[0])
-                row |= _sides(f"{name}_auroc", metrics.auroc(ranked, truth), forget)
+                row |= _sides(f"{name}_auroc", metrics.auroc(ranked, self.y_test), self.forget)
         return row, hits
 
     def scores(self, name: str, probe: Probe, seeds: tuple[int, ...]) -> list[Tensor]:
@@ -169,32 +222,53 @@ class Measured:
         train, test = self.in_head() if name.endswith("_in_head") else (self.train, self.test)
         if name.startswith("ncc"):
             return [metrics.nearest(train, self.y, test, self.classes)[1]]
-        y, classes = (is_in(self.y, self.forget).long(), 2) if name == "binary" else (self.y, self.classes)
-        found = [metrics.probed(train, y, test, classes, probe, seed) for seed in seeds]
+        found = [metrics.probed(train, self.y, test, self.classes, probe, seed) for seed in seeds]
         if not all(scores.isfinite().all() for scores in found):
-            raise BadInput(f"no probe can be fitted to the features of model '{self.name}', as large as "
-                           f"{train.abs().max().item():.0e}, at lr {probe.lr:g}; scale them, or take a smaller lr.")
+            raise BadInput(
+                f"no probe can be fitted to the features of model '{self.name}', as large as "
+                f"{train.abs().max().item():.0e}, at lr {probe.lr:g}; scale them, or take a smaller lr."
+            )
         return found
 
+    def binary_hits(self) -> np.ndarray:
+        """Whether each forget-class test image is called one of its class by that class's binary probe, (1, N).
+
+        The probes of ``metrics.binary_probes``, image by image.
+        """
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        y, y_test = self.y.cpu().numpy(), self.y_test.cpu().numpy()
+        hits = np.zeros(len(y_test), dtype=bool)
+        for c in self.forget:
+            probe = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
+            probe.fit(self.train.cpu().numpy(), y == c)
+            hits[y_test == c] = probe.predict(self.test.cpu().numpy()[y_test == c])
+        return hits[is_in(self.y_test, self.forget).cpu().numpy()][None]
+
     def in_head(self) -> tuple[Tensor, Tensor]:
-        """Features in the normalisation of the CMF head; of another model in that of the head that its features would get."""
+        """Features in the normalisation of a CMF head; of another model, of the head that its features would get."""
         transform = NORMALISATIONS[self.normalisation]
-        centre = class_means(transform(self.train), self.y, self.classes).mean(0) if self.centre is None else self.centre
+        centre = (
+            class_means(transform(self.train), self.y, self.classes).mean(0) if self.centre is None else self.centre
+        )
         return tuple(normalize(transform(features) - centre, dim=1) for features in (self.train, self.test))
 
-    def geometry(self) -> dict[str, Any]:
+    def head_and_means(self) -> dict[str, Any]:
         """Alignment, margins, neural collapse; what needs the head is NaN where none is known."""
         compared = self.train if self.centre is None else NORMALISATIONS[self.normalisation](self.train)
         means = geometry.centred_means(compared, self.y, self.classes)
-        norms = means.norm(dim=1)
-        distance = (norms / norms.mean()).masked_fill(geometry.at_global_mean(means), float("nan"))
+        distance = geometry.mean_distance(means)
         row = _sides("mean_distance", distance, self.forget)
         row |= {"nc1": geometry.nc1(self.train, self.y, self.classes), "nc2": geometry.nc2(means), "nc3": float("nan")}
         aligned = distance * float("nan")
         if self.weight is not None:
             aligned, row["nc3"] = geometry.alignment(self.weight, means), geometry.nc3(self.weight, means)
             inputs = self.test if self.centre is None else self.in_head()[1]
-            for part, values in zip(("row", "bias"), geometry.margin_parts(inputs, self.y_test, self.weight, self.bias)):
+            for part, values in zip(
+                ("weight", "bias"), geometry.margin_parts(inputs, self.y_test, self.weight, self.bias)
+            ):
                 row |= _sides(f"margin_{part}", values, self.forget)
         if self.bias is not None:
             row |= geometry.bias_numbers(self.bias, self.forget)
@@ -206,148 +280,38 @@ class Measured:
         features, y, y_test = Features(self.train.cpu(), self.test.cpu()), self.y.cpu(), self.y_test.cpu()
         found = pd.DataFrame(attacks.few_shot(features, y, y_test, possible, draws, generator("cpu", 0, "few_shot")))
         sizes, classes = y_test.bincount(minlength=self.classes)[list(self.forget)], list(self.forget)
-        return {SHOTS[k]: float(np.mean([np.average(np.array(a)[classes], weights=sizes) for a in accuracies]))
-                for k, accuracies in (found.groupby("x").accuracy if len(found) else ())}
+        return {
+            SHOTS[k]: float(np.mean([np.average(np.array(a)[classes], weights=sizes) for a in accuracies]))
+            for k, accuracies in (found.groupby("x").accuracy if len(found) else ())
+        }
 
 
 def _accuracies(name: str, counts: Tensor, forget: tuple[int, ...]) -> dict[str, Any]:
     """Retain, forget and group accuracy and the rate of false positives, of confusion counts (rows the true class)."""
-    inside = is_in(torch.arange(len(counts), device=counts.device), forget)
-    retain = tuple(torch.where(~inside)[0].tolist())
-    share = lambda rows: (counts[rows][:, inside].sum() / counts[rows].sum()).item()  # noqa: E731
-    return {f"{name}_retain": metrics.pooled_accuracy(counts, retain), f"{name}_forget": metrics.pooled_accuracy(counts, forget),
-            f"{name}_group": share(inside), f"{name}_false_positives": share(~inside)}
+    retain = tuple(c for c in range(len(counts)) if c not in forget)
+    return {
+        f"{name}_retain": metrics.pooled_accuracy(counts, retain),
+        f"{name}_forget": metrics.pooled_accuracy(counts, forget),
+        f"{name}_group": metrics.group_accuracy(counts, forget),
+        f"{name}_false_positives": metrics.false_positives(counts, forget),
+    }
 
 
 def _sides(name: str, values: Tensor, forget: tuple[int, ...]) -> dict[str, float]:
     """Means over the retain and the forget classes, of the numbers that are any."""
     inside = is_in(torch.arange(len(values), device=values.device), forget)
-    return {f"{name}_{side}": values[of].double().nanmean().item() for side, of in (("retain", ~inside), ("forget", inside))}
+    return {
+        f"{name}_{side}": values[of].double().nanmean().item() for side, of in (("retain", ~inside), ("forget", inside))
+    }
 
 
-def _headless(rows: pd.DataFrame) -> list[str]:
-    names = rows.model[rows.nc3.isna()]
-    return [f"No linear head is known of {', '.join(names)}: alignment, margins and NC3 are left out."] if len(names) else []
-
-
-class Parser(argparse.ArgumentParser):
-    """Refuses with one sentence that lists the options."""
-
-    def error(self, message: str) -> None:
-        options = ", ".join(option for action in self._actions for option in action.option_strings)
-        sys.exit(f"evaluate: {message}; the options are {options}.")
-
-
-def parser() -> Parser:
-    made = Parser(prog="python -m unlearn_utils evaluate", allow_abbrev=False,
-                  description="Do the features of your models retain a class that their outputs forget? Table, checks, figure.")
-    add = made.add_argument
-    add("models", nargs="+", metavar="[NAME=]FILE", help="weights of a model: .safetensors, or what torch.save has written")
-    for role in ("original", "retrain", "untrained"):
-        add(f"--{role}", metavar="FILE", help=f"weights of the model {ROLE_HELP[role]}")
-    add("--architecture", "--model", action="append", required=True, metavar="[NAME=]ARCHITECTURE", dest="architecture",
-        help="timm/<name>, torchvision/<name>, cifar_resnet18 (34, 50) or file.py:function, which is executed; for all models, or "
-             "once more for one of them by its name")
-    add("--data", required=True, metavar="DIR", help="a folder with train/<class>/ and test/<class>/ (or val/<class>/)")
-    add("--forget", required=True, nargs="+", metavar="CLASS", help="names of the forget classes, or their numbers")
-    add("--size", type=int, default=0, metavar="PIXELS", help="of the images (default: their own, at most 224)")
-    add("--normalise", metavar="HOW", help=f"{', '.join(CONSTANTS)}, none, or mean,...,std,... by channel (default: what a file holds "
-                                           "for it, else cifar10 up to 64 pixels and imagenet above)")
-    add("--cmf-normalisation", choices=list(NORMALISATIONS), default="", help="of the features of CMF heads (default: the official code's)")
-    add("--features", metavar="MODULE", help="the module whose input the features are (default: the head's)")
-    add("--starts", type=int, default=5, metavar="N", help="of the probe (default 5)")
-    add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
-    add("--save", metavar="DIR", help="write table, figure and JSON there; without it nothing is written")
-    return made
-
-
-def _device(named: str) -> str:
-    """Raises BadInput for a device that is not there."""
-    try:
-        return str(torch.empty(0, device=named).device)
-    except (RuntimeError, AssertionError):  # of torch, which knows no "auto" either
-        return Machine.choose(named).devices[0]
-
-
-def _by_name(options: argparse.Namespace) -> dict[str, str]:
-    """Files of weights by their model's name: as given, or what of the paths tells them apart. Raises BadInput."""
-    pairs = [("", file) if Path(file).exists() or "=" not in file else tuple(file.split("=", 1)) for file in options.models]
-    places = [Path(file).resolve() for _, file in pairs]
-    if twice := [file for (_, file), place in zip(pairs, places) if places.count(place) > 1]:
-        raise BadInput(f"{twice[0]} is given twice; name every file once.")
-    stems = [Path(file).stem for _, file in pairs]
-    parts = [(*Path(file).parts[:-1], Path(file).stem) for _, file in pairs]
-    apart = ["/".join(part for part in own if not all(part in other for other in parts)) for own in parts]
-    stems = stems if len(set(stems)) == len(stems) else [name or stem for name, stem in zip(apart, stems)]
-    own = {name or stem: file for (name, file), stem in zip(pairs, stems)}
-    roles = {"Original": options.original, "Retrain": options.retrain, "Untrained": options.untrained}
-    if len(own) < len(pairs) or set(own) & set(roles):
-        raise BadInput(f"the models' names {', '.join(name or stem for (name, _), stem in zip(pairs, stems))} are not all "
-                       "different and of their own; name them, as NAME=FILE.")
-    return {name: file for name, file in (roles | own).items() if file}
-
-
-def _architectures(given: list[str], names: list[str]) -> dict[str, str]:
-    """An architecture for every model: NAME=ARCHITECTURE for one, ARCHITECTURE for the others. Raises BadInput."""
-    own = dict(text.split("=", 1) for text in given if "=" in text)
-    if odd := [name for name in own if _role(name) not in names]:
-        raise BadInput(f"--architecture names {', '.join(odd)}, but the models are {', '.join(names)}.")
-    common = [text for text in given if "=" not in text]
-    found = dict.fromkeys(names, common[-1] if common else "") | {_role(name): value for name, value in own.items()}
-    if lacking := [name for name, value in found.items() if not value]:
-        raise BadInput(f"--architecture says nothing of {', '.join(lacking)}; give one for all, or {lacking[0]}=ARCHITECTURE.")
-    return found
-
-
-def _constants(named: str | None, size: int, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation by channel, of their name, of numbers, or of the usual ones. Raises BadInput."""
-    named = named or ("none" if channels != 3 else "cifar10" if size <= 64 else "imagenet")
-    if named == "none":
-        return (0.0,) * channels, (1.0,) * channels
-    try:
-        mean, std = CONSTANTS[named] if named in CONSTANTS else np.split(np.array(named.split(","), dtype=float), 2)
-    except ValueError:
-        raise BadInput(f"--normalise is '{named}', but it must be {', '.join(CONSTANTS)}, none, or numbers, like 0.13,0.31.") from None
-    if len(mean) not in (1, channels):
-        raise BadInput(f"--normalise is '{named}' for {len(mean)} channels, but the images have {channels}.")
-    return tuple(map(float, mean)), tuple(map(float, std))
+def _headless(arrays: dict[str, Arrays]) -> list[str]:
+    names = [name for name, found in arrays.items() if found.weight is None]
+    return [f"No linear head is known of {', '.join(names)}: alignment, margins and NC3 are left out."] if names else []
 
 
 def command(argv: list[str]) -> int:
-    """``python -m unlearn_utils evaluate``: ends with one sentence where something cannot be used."""
-    options = parser().parse_args(argv)
-    try:
-        if empty := [name for name, value in vars(options).items() if value in ("", [""]) and name != "cmf_normalisation"]:
-            raise BadInput(f"--{empty[0]} names nothing; give it a value, or leave it out.")
-        report = _of_files(options)
-        print(report)
-        if options.save is not None:
-            report.save(options.save)
-    except (BadInput, OSError) as problem:  # the latter of several lines where a process reads the images
-        sys.exit(f"evaluate: {str(problem).strip().splitlines()[-1]}")
-    return 0
+    """``python -m unlearn_utils evaluate``."""
+    from .shell import command
 
-
-def _of_files(options: argparse.Namespace) -> Report:
-    device, named = _device(options.device), _by_name(options)
-    architectures = _architectures(options.architecture, list(named))
-    found, classes = class_folders(Path(options.data))
-    nets, notes, channels = {}, [], set()
-    for name, file in named.items():
-        nets[name], told = files.built(architectures[name], Path(file), len(classes), options.cmf_normalisation)
-        channels.add(next((p.shape[1] for p in nets[name].parameters() if p.ndim == 4), 3))
-        notes += told
-    channels = 1 if channels == {1} else 3
-    size = options.size or min(224, *image_size(next(iter(found["train"].values()))[0]))
-    mean, std = _constants(options.normalise, size, channels)
-    nets = {name: files.with_normalisation(net, mean, std).to(device) for name, net in nets.items()}
-    parts = {part: DataLoader(FolderImages(listed, classes, size, channels), 256, num_workers=min(4, os.cpu_count() or 1))
-             for part, listed in found.items()}
-    report = evaluate(nets, **parts, forget=options.forget, features=options.features, starts=options.starts)
-    shown = ", ".join(f"{value:g}" for value in (*mean, *std))
-    report.notes.append(f"Images: {size} pixels, {channels} channels, mean and standard deviation {shown}, where a network does not "
-                        "normalise them itself; --size and --normalise say otherwise.")
-    if classes != tuple(sorted(classes)):
-        report.notes.append("Class folders are numbers and taken in numeric order; torchvision's ImageFolder takes 0, 1, 10, 11, 2.")
-    report.notes.extend(notes)
-    return report
+    return command(argv)

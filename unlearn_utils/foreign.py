@@ -1,125 +1,31 @@
-"""Networks from elsewhere to plain arrays: one pass over the images, under hooks, that leaves the caller's state alone."""
+"""Networks from elsewhere to plain arrays: one pass over the images, under hooks, which leaves no trace."""
 
 from __future__ import annotations
 
-import random
-import sys
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
-from . import data_forms, heads, models
+from . import data_forms, models
+from .arrays import Arrays, undisturbed
+from .heads import NORMALISATIONS
 from .settings import BadInput
 
-NAME_IT = ("name the module whose input the features are, like features='fc' (model.named_modules() lists them), give a "
-           "function, features=lambda model, images: ..., or give Arrays")
-# Of the features of a CMF head, by the name of their normalisation, before they are centred.
-NORMALISATIONS = getattr(heads, "NORMALISATIONS", None) or dict(
-    zip(("none", "unit_length", "log_softmax"), heads.GEOMETRIES.values()))
+NAME_IT = (
+    "name the module whose input the features are, like features='fc' (model.named_modules() lists them), give a "
+    "function, features=lambda model, images: ..., or give Arrays"
+)
 Where = str | Callable | None  # whose input the features are: of the module of this name, or found by itself (None)
 
 
-@dataclass(frozen=True, eq=False)
-class Arrays:
-    """All that ``evaluate`` measures of a model, as NumPy arrays, tensors or lists; kept as float32 NumPy arrays.
-
-    Features (M, d) of the training and (N, d) of the test images, in the order of the labels, and logits (N, K) of the
-    test images. Of a linear head also ``weight`` (K, d) and ``bias`` (K,); of a CMF head, whose logits are the cosines
-    of ``weight`` and g(f) - ``centre``, the centre (d,) and
-    the ``normalisation`` g ("none", "unit_length" or "log_softmax").
-    Raises BadInput where shapes do not belong together, or features are no finite numbers.
-    """
-
-    train_features: Any
-    test_features: Any
-    test_logits: Any
-    weight: Any = None
-    bias: Any = None
-    centre: Any = None
-    normalisation: str = "unit_length"
-
-    def __post_init__(self):
-        for name in ("train_features", "test_features", "test_logits", "weight", "bias", "centre"):
-            object.__setattr__(self, name, _array(name, getattr(self, name)))
-        (m, d), (n, d_test), (n_logits, k) = (_matrix(name, getattr(self, name)) for name in (
-            "train_features", "test_features", "test_logits"))
-        shapes = {"weight": (k, d), "bias": (k,), "centre": (d,)}
-        if d != d_test or n != n_logits:
-            raise BadInput(f"the arrays have features ({m}, {d}) and ({n}, {d_test}) and logits ({n_logits}, {k}), but they "
-                           "must be (M, d), (N, d) and (N, K).")
-        for name, shape in shapes.items():
-            if (value := getattr(self, name)) is not None and value.shape != shape:
-                raise BadInput(f"{name} has the shape {value.shape}, but with these features and logits it must be {shape}.")
-        if not (np.isfinite(self.train_features).all() and np.isfinite(self.test_features).all()):
-            raise BadInput("features are infinite or no numbers.")
-        if np.isnan(self.test_logits).any():
-            raise BadInput("logits are no numbers.")
-        if self.normalisation not in NORMALISATIONS:
-            raise BadInput(f"normalisation is {self.normalisation!r}, but it must be one of {', '.join(NORMALISATIONS)}.")
-
-
-def _array(name: str, value: Any) -> np.ndarray | None:
-    if value is None:
-        return None
-    try:
-        value = value.detach().float().cpu().numpy() if isinstance(value, Tensor) else value
-        return np.array(value, dtype=np.float32)
-    except (TypeError, ValueError) as reason:
-        raise BadInput(f"{name} cannot be read as an array ({models.in_short(reason)}).") from None
-
-
-def _matrix(name: str, value: np.ndarray | None) -> tuple[int, int]:
-    if value is None or value.ndim != 2 or not value.size:
-        shown = "missing" if value is None else f"of shape {value.shape}"
-        raise BadInput(f"{name} is {shown}, but it must be a matrix, a line per image.")
-    return value.shape
-
-
-@contextmanager
-def undisturbed(*modules: nn.Module) -> Iterator[None]:
-    """In eval mode, without gradients; afterwards random states and every module's mode are what they were.
-
-    What is compiled runs in its eager form, where hooks are called. The caller's autocast stays.
-    """
-    modes = [(part, part.training) for module in modules for part in module.modules()]
-    states = random.getstate(), np.random.get_state()
-    with ExitStack() as stack:
-        gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-        stack.enter_context(torch.random.fork_rng(devices=gpus))
-        stack.enter_context(torch.no_grad())
-        if "torch._dynamo" in sys.modules:
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        try:
-            for module in modules:
-                module.eval()
-            yield
-        finally:
-            random.setstate(states[0]), np.random.set_state(states[1])
-            for part, mode in modes:
-                part.training = mode
-
-
-@contextmanager
-def own_state() -> Iterator[None]:
-    """For what trains or measures: gradients on, inference mode and autocast off, float32 on the CPU by default."""
-    dtype = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        with (torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False),
-              torch.autocast("cuda", enabled=False), torch.device("cpu")):
-            yield
-    finally:
-        torch.set_default_dtype(dtype)
-
-
 class Foreign:
-    """A network from elsewhere: where its features are read and, where it is known, which head makes its output of them.
+    """A network from elsewhere: where its features are read, and which head makes its output of them.
 
     ``head`` is a weight (K, d) and a bias (K,) or None, or None where no head is known; ``cmf`` a centre (d,) and a
     normalisation. ``notes`` say what a reader has to know. Found on the ``images`` of a first batch; raises BadInput.
@@ -133,7 +39,9 @@ class Foreign:
         if self.device == "meta":
             raise BadInput(f"model '{name}' is on the device 'meta', which holds no weights; load them first.")
         if not (where is None or isinstance(where, str) or callable(where)):
-            raise BadInput(f"features of model '{name}' is {where!r}, which is neither a name nor a function; {NAME_IT}.")
+            raise BadInput(
+                f"features of model '{name}' is {where!r}, which is neither a name nor a function; {NAME_IT}."
+            )
         self.head, self.cmf, self.reader, self.calls = None, None, None, []
         with undisturbed(self.module):
             self._find(images[:8])
@@ -148,7 +56,9 @@ class Foreign:
             shown = "of no such shape" if features is None else f"of shape {tuple(features.shape)}"
             raise BadInput(f"the features of model '{self.name}' are {shown}, but they must be (N, d); {NAME_IT}.")
         if not features.isfinite().all() or logits.isnan().any():
-            raise BadInput(f"model '{self.name}' gives features or logits that are infinite or no numbers; leave it out.")
+            raise BadInput(
+                f"model '{self.name}' gives features or logits that are infinite or no numbers; leave it out."
+            )
         return features.cpu().numpy(), logits.cpu().numpy()
 
     def arrays(self, train: list[np.ndarray], test: list[np.ndarray], logits: list[np.ndarray]) -> Arrays:
@@ -165,22 +75,27 @@ class Foreign:
         try:
             output = self.module(images.to(self.device, dtype, copy=True))  # a model may change its images
         except Exception as reason:  # what a model makes of images that are not its own has no base class
-            raise BadInput(f"model '{self.name}' cannot read images {tuple(images.shape)} of {images.dtype} "
-                           f"({models.in_short(reason)}); give images as it was trained on them.") from None
+            raise BadInput(
+                f"model '{self.name}' cannot read images {tuple(images.shape)} of {images.dtype} "
+                f"({models.in_short(reason)}); give images as it was trained on them."
+            ) from None
         finally:
             for hook in hooks:
                 hook.remove()
         logits = _logits(output, len(images))
         if logits is None:
             shown = f"a tensor {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-            raise BadInput(f"model '{self.name}' gives {shown}, but it must give logits (N, K), or have them as .logits.")
+            raise BadInput(
+                f"model '{self.name}' gives {shown}, but it must give logits (N, K), or have them as .logits."
+            )
         return logits.detach().float().flatten(1)
 
     def _note(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         """Keep what a module was given and gave, as features (N, d): a copy, as either may be changed in place."""
         given = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
-        self.calls += [(module, side, flat) for side, x in (("input", given), ("output", output))
-                       if (flat := _flat(x)) is not None]
+        self.calls += [
+            (module, side, flat) for side, x in (("input", given), ("output", output)) if (flat := _flat(x)) is not None
+        ]
 
     def _last(self) -> Tensor | None:
         return next((flat for module, side, flat in reversed(self.calls) if (module, side) == self.reader), None)
@@ -190,15 +105,19 @@ class Foreign:
         try:
             return _flat(self.where(self.module, images.to(self.device, copy=True)))
         except Exception as reason:  # of somebody else's function
-            raise BadInput(f"the features function of model '{self.name}' fails on images {tuple(images.shape)} "
-                           f"({models.in_short(reason)}); it is given the model and the images.") from None
+            raise BadInput(
+                f"the features function of model '{self.name}' fails on images {tuple(images.shape)} "
+                f"({models.in_short(reason)}); it is given the model and the images."
+            ) from None
 
     def _find(self, images: Tensor) -> None:
         """Where the features are read, and the head that makes the output of them."""
         scripted = isinstance(self.module, torch.jit.ScriptModule)
         if scripted and not callable(self.where):
-            raise BadInput(f"model '{self.name}' is a TorchScript module, inside of which nothing can be read; give the module "
-                           "that it was made from, a function, features=lambda model, images: ..., or Arrays.")
+            raise BadInput(
+                f"model '{self.name}' is a TorchScript module, inside of which nothing can be read; give the module "
+                "that it was made from, a function, features=lambda model, images: ..., or Arrays."
+            )
         logits = self._run(images, () if scripted else self.module.modules())
         calls = self._candidates(images)
         for module, side, features in calls:
@@ -212,8 +131,10 @@ class Foreign:
                 return
         if self.where is None:
             linears = [call for call in calls if isinstance(call[0], nn.Linear)]
-            heads = [call for call in linears if call[0].out_features == logits.shape[1]]
-            if not linears:
+            heads = [
+                call for call in linears or calls if getattr(call[0], "weight", logits).shape[0] == logits.shape[1]
+            ]
+            if not linears and not heads:
                 raise BadInput(f"model '{self.name}' runs no nn.Linear on features (N, d); {NAME_IT}.")
             self.reader = (heads or linears)[0][:2]
             name = next(key for key, part in self.module.named_modules() if part is self.reader[0])
@@ -224,12 +145,20 @@ class Foreign:
         if callable(self.where):
             return [(None, "input", features)] if (features := self._given(images)) is not None else []
         if self.where is None:
-            return [call for call in self.calls if call[1] == "output" or isinstance(call[0], (nn.Linear, nn.Conv2d, nn.Identity))]
+            return [
+                call
+                for call in self.calls
+                if call[1] == "output" or isinstance(call[0], (nn.Linear, nn.Conv2d, nn.Identity))
+            ]
         named = dict(self.module.named_modules())
         module = named.get(self.where.replace("_orig_mod.", "").removeprefix("module."), named.get(self.where))
         calls = [call for call in self.calls if call[0] is module and call[1] == "input"]
         if not self.where or module is None or not calls:
-            what = f"has no module '{self.where}'" if module is None or not self.where else f"runs no '{self.where}' on features"
+            what = (
+                f"has no module '{self.where}'"
+                if module is None or not self.where
+                else f"runs no '{self.where}' on features"
+            )
             raise BadInput(f"model '{self.name}' {what}; {NAME_IT}.")
         self.reader = (module, "input")
         return calls[-1:]
@@ -241,7 +170,10 @@ class Foreign:
             if not isinstance(weight, Tensor) or weight.ndim < 2:
                 continue
             if weight.flatten(1).shape == (logits.shape[1], features.shape[1]):
-                weight, bias = weight.detach().float().flatten(1), bias.detach().float() if isinstance(bias, Tensor) else None
+                weight, bias = (
+                    weight.detach().float().flatten(1),
+                    bias.detach().float() if isinstance(bias, Tensor) else None,
+                )
                 if _same(linear(features, weight, bias), logits, self._tolerance(logits)):
                     self.head = weight, bias
                     return True
@@ -251,7 +183,9 @@ class Foreign:
         """Whether a class-mean head of the network makes its output of these features, up to a temperature."""
         for module in self.module.modules():
             weight = getattr(module, "weight", None)
-            centre = next((t for name in ("mu", "centre") if isinstance(t := getattr(module, name, None), Tensor)), None)
+            centre = next(
+                (t for name in ("mu", "centre") if isinstance(t := getattr(module, name, None), Tensor)), None
+            )
             if centre is None or not isinstance(weight, Tensor) or weight.shape != (logits.shape[1], features.shape[1]):
                 continue
             for normalisation, transform in NORMALISATIONS.items():
@@ -271,10 +205,14 @@ class Foreign:
         (first, logits), (again, _), (alone, _) = self.look(images), self.look(images), self.look(images[:2])
         scale = np.abs(first).max()
         if np.abs(again - first).max() > 1e-3 * scale:
-            self.notes.append(f"{self.name} answers the same images differently in eval mode, as with a dropout that is always on.")
+            self.notes.append(
+                f"{self.name} answers the same images differently in eval mode, as with a dropout that is always on."
+            )
         elif np.abs(alone - first[:2]).max() > 0.05 * scale:
-            self.notes.append(f"{self.name} answers an image differently next to others of its batch, like a batch norm without "
-                              "running statistics.")
+            self.notes.append(
+                f"{self.name} answers an image differently next to others of its batch, like a batch norm without "
+                "running statistics."
+            )
         self.outputs = logits.shape[1]
 
 
@@ -301,7 +239,9 @@ def _logits(output: Any, n: int) -> Tensor | None:
     if isinstance(output, dict):
         output = output.get("logits", list(output.values()))
     parts = output if isinstance(output, (tuple, list)) else [output]
-    fits = (x for x in parts if isinstance(x, Tensor) and x.ndim >= 2 and len(x) == n and x[0].numel() == x.shape[1] > 1)
+    fits = (
+        x for x in parts if isinstance(x, Tensor) and x.ndim >= 2 and len(x) == n and x[0].numel() == x.shape[1] > 1
+    )
     return next(fits, None)
 
 
@@ -331,10 +271,17 @@ class Pass:
 
 
 def pass_over(
-    given: dict[str, nn.Module | Arrays], parts: dict[str, Any], features: dict[str, Where], batch_size: int,
+    given: dict[str, nn.Module | Arrays],
+    parts: dict[str, Any],
+    features: dict[str, Where],
+    batch_size: int,
     tracked: Callable[[Iterable, str, int], Iterable],
+    known: Callable[[int], Any] = lambda classes: None,
 ) -> Pass:
-    """One pass of all models over all images. Raises BadInput where models and data do not belong together."""
+    """One pass of all models over all images. Raises BadInput where models and data do not belong together.
+
+    ``known`` is told the number of classes after the first batch, to refuse early what does not fit it.
+    """
     nets = {name: net for name, net in given.items() if not isinstance(net, Arrays)}
     found, kept = {}, {}
     with undisturbed(*(unwrapped(net) for net in nets.values())):
@@ -346,28 +293,44 @@ def pass_over(
                 for name, net in nets.items():
                     if name not in found:
                         found[name] = Foreign(name, net, features.get(name), images)
+                        known(found[name].outputs)
                     for what, value in zip(("features", "logits"), found[name].look(images)):
                         kept.setdefault((name, part, what), []).append(value)
     arrays = {
-        name: net if isinstance(net, Arrays) else found[name].arrays(
-            kept.pop((name, "train", "features")), kept.pop((name, "test", "features")), kept[name, "test", "logits"])
+        name: net
+        if isinstance(net, Arrays)
+        else found[name].arrays(
+            kept.pop((name, "train", "features")), kept.pop((name, "test", "features")), kept[name, "test", "logits"]
+        )
         for name, net in given.items()
     }
-    outputs = {name: array.test_logits.shape[1] for name, array in arrays.items()}
-    if len(set(outputs.values())) > 1:
-        told = ", ".join(f"'{name}' {number}" for name, number in outputs.items())
-        raise BadInput(f"the models have different numbers of outputs ({told}); all must have one for each class.")
-    classes = next(iter(outputs.values()))
+    classes = _classes(arrays)
     labels, notes = data_forms.labels_of(read, classes)
-    for name, array in arrays.items():
-        for part, value in (("train", array.train_features), ("test", array.test_features)):
-            if len(value) != len(labels[part]):
-                raise BadInput(f"model '{name}' has {len(value)} {part} features, but {part} has {len(labels[part])} labels.")
+    _check_lengths(arrays, labels)
     names, more = data_forms.class_names(parts, classes)
     notes += [note for net in found.values() for note in net.notes] + more
     device = next((net.device for net in found.values() if net.device.startswith("cuda")), "cpu")
     seen = {part: reading.seen(labels[part]) for part, reading in read.items()}
     return Pass(arrays, labels, names, seen, _shared(read, next(iter(arrays.values()))), notes, device)
+
+
+def _classes(arrays: dict[str, Arrays]) -> int:
+    """The number of outputs. Raises BadInput where models have different ones."""
+    outputs = {name: array.test_logits.shape[1] for name, array in arrays.items()}
+    if len(set(outputs.values())) > 1:
+        told = ", ".join(f"'{name}' {number}" for name, number in outputs.items())
+        raise BadInput(f"the models have different numbers of outputs ({told}); all must have one for each class.")
+    return next(iter(outputs.values()))
+
+
+def _check_lengths(arrays: dict[str, Arrays], labels: dict[str, Tensor]) -> None:
+    """Raises BadInput where arrays are not of as many images as there are labels."""
+    for name, array in arrays.items():
+        for part, value in (("train", array.train_features), ("test", array.test_features)):
+            if len(value) != len(labels[part]):
+                raise BadInput(
+                    f"model '{name}' has {len(value)} {part} features, but {part} has {len(labels[part])} labels."
+                )
 
 
 def _shared(read: dict[str, data_forms.Reading], arrays: Arrays) -> int:

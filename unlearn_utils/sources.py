@@ -268,19 +268,8 @@ def _is_image(file: Path) -> bool:
     return False
 
 
-def image_size(file: Path) -> tuple[int, int]:
-    """Width and height. Raises BadInput for a file that is no image."""
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            return image.size
-    except OSError as reason:
-        raise BadInput(f"{file} cannot be read as an image ({reason}); replace it or take it out.") from None
-
-
 class FolderImages(torch.utils.data.Dataset):
-    """One part of class folders: pixels from 0 to 1, float32 (C, H, W), and the class number; decoded as profiles do it."""
+    """One part of class folders: pixels from 0 to 1, float32 (C, H, W), and the class number."""
 
     def __init__(self, files: dict[str, list[Path]], classes: tuple[str, ...], size: int, channels: int):
         self.files = [(file, label) for label, listed in enumerate(files.values()) for file in listed]

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from . import foreign
-from .evaluation import Measured, forget_set
-from .foreign import Arrays, Where
+from .arrays import Arrays, own_state
+from .evaluation import Measured, default_probe, forget_set
+from .foreign import Where
 from .settings import BadInput, Probe
 
 READOUTS = {"output": "Output", "probe": "Linear probe", "ncc": "NCC"}
@@ -21,19 +22,31 @@ READOUTS = {"output": "Output", "probe": "Linear probe", "ncc": "NCC"}
 class Watch:
     """Measures a network every so many steps of somebody's loop, and leaves the loop as it would be without it.
 
-    ``watch = Watch(train, test, forget, original=..., retrain=..., every=50)``, then ``watch(model, step)`` in the loop;
-    ``watch.frame`` has a row per reading: step, retain and forget accuracy (fractions) by output, probe and NCC, seconds.
+    ``watch = Watch(train, test, forget, original=..., retrain=..., every=50)``, then ``watch(model, step)`` in the
+    loop; ``watch.frame`` has a row per reading: step, accuracies (fractions) by output, probe and NCC, seconds.
     Data, ``forget``, ``features`` and ``probe`` (one start) are those of ``evaluate``; what a generator yields is kept.
     """
 
-    def __init__(self, train: Any, test: Any, forget: Any, original: nn.Module | Arrays | None = None,
-                 retrain: nn.Module | Arrays | None = None, every: int = 50, *, features: Where = None,
-                 probe: Probe | None = None, batch_size: int = 256):
+    def __init__(
+        self,
+        train: Any,
+        test: Any,
+        forget: Any,
+        original: nn.Module | Arrays | None = None,
+        retrain: nn.Module | Arrays | None = None,
+        every: int = 50,
+        *,
+        features: Where = None,
+        probe: Probe | None = None,
+        batch_size: int = 256,
+    ):
         if type(every) is not int or every < 1:
             raise BadInput(f"every is {every!r}, but it must be a whole number of steps from 1 on.")
         parts = {"train": train, "test": test}
         self.parts = {part: list(data) if isinstance(data, Iterator) else data for part, data in parts.items()}
-        self.references = {name: model for name, model in (("Original", original), ("Retrain", retrain)) if model is not None}
+        self.references = {
+            name: model for name, model in (("Original", original), ("Retrain", retrain)) if model is not None
+        }
         self.forget, self.every, self.features, self.probe, self.batch_size = forget, every, features, probe, batch_size
         self.rows: list[dict[str, float]] = []
         self.levels: dict[str, dict[str, float]] = {}
@@ -49,11 +62,18 @@ class Watch:
         """Read the model now. Raises BadInput where it or the data cannot be read."""
         before = time.time()
         models = {"model": model} | (self.references if not self.levels else {})
-        seen = foreign.pass_over(models, self.parts, dict.fromkeys(models, self.features), self.batch_size, lambda x, *_: x)
-        chosen, probe = forget_set(self.forget, seen.names), self.probe or Probe(epochs=20)
-        with foreign.own_state():
+        seen = foreign.pass_over(
+            models, self.parts, dict.fromkeys(models, self.features), self.batch_size, lambda x, *_: x
+        )
+        chosen, probe = (
+            forget_set(self.forget, seen.names),
+            self.probe or default_probe(len(seen.labels["train"]), len(seen.names)),
+        )
+        with own_state():
             for name, arrays in seen.arrays.items():
-                found = Measured(name, arrays, seen.labels, chosen, None, seen.device).accuracies(probe, (0,), list(READOUTS))[0]
+                found = Measured(name, arrays, seen.labels, chosen, None, seen.device).accuracies(
+                    probe, (0,), list(READOUTS)
+                )[0]
                 if name == "model":
                     self.rows.append({"step": step, **found, "seconds": time.time() - before})
                 else:
@@ -78,8 +98,14 @@ class Watch:
             axes.plot(self.frame.step, 100 * self.frame[f"{readout}_forget"], marker="o", color=f"C{i}", label=label)
             for name, style in (("Retrain", "--"), ("Original", ":")):
                 if name in self.levels:
-                    axes.axhline(100 * self.levels[name][f"{readout}_forget"], color=f"C{i}", linestyle=style, linewidth=1)
-        axes.legend(title=" ".join(f"{name} {style}" for name, style in (("Retrain", "--"), ("Original", ":")) if name in self.levels))
+                    axes.axhline(
+                        100 * self.levels[name][f"{readout}_forget"], color=f"C{i}", linestyle=style, linewidth=1
+                    )
+        axes.legend(
+            title=" ".join(
+                f"{name} {style}" for name, style in (("Retrain", "--"), ("Original", ":")) if name in self.levels
+            )
+        )
         return figure
 
     def __repr__(self) -> str:

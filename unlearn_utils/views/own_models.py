@@ -24,17 +24,36 @@ from ..settings import BadInput
 from . import compare as comparing
 from .compare import ALPHA, Comparison
 
-READOUTS = {"output": "Output", "probe": "Linear probe", "ncc": "NCC", "probe_in_head": "Linear probe, head's normalisation",
-            "ncc_in_head": "NCC, head's normalisation", "binary": "Binary probe"}
+READOUTS = {
+    "output": "Output",
+    "probe": "Linear probe",
+    "ncc": "NCC",
+    "probe_in_head": "Linear probe, head's normalisation",
+    "ncc_in_head": "NCC, head's normalisation",
+}
 SIDES = {"retain": "retain (%)", "forget": "forget (%)", "false_positives": "false positives (%)", "group": "group (%)"}
 LABELS = {  # of the table's lines
     **{f"{readout}_{side}": f"{label}, {text}" for readout, label in READOUTS.items() for side, text in SIDES.items()},
-    "binary_auroc_forget": "Binary probe, AUROC", "one_shot": "1-shot linear probe, forget (%)",
-    "ten_shot": "10-shot linear probe, forget (%)", "alignment_retain": "alignment, retain", "alignment_forget": "alignment, forget",
-    "mean_distance_forget": "class mean distance, forget", "margin_row_forget": "margin by weight vector, forget",
-    "margin_bias_forget": "margin by bias, forget", "bias_stability": "bias stability", "nc1": "NC1", "nc2": "NC2", "nc3": "NC3",
+    "binary_forget": "Binary probe, forget (%)",
+    "binary_false_positives_forget": "Binary probe, false positives (%)",
+    "binary_auroc_forget": "Binary probe, AUROC",
+    "one_shot": "1-shot linear probe, forget (%)",
+    "ten_shot": "10-shot linear probe, forget (%)",
+    "alignment_retain": "alignment, retain",
+    "alignment_forget": "alignment, forget",
+    "mean_distance_forget": "class mean distance, forget",
+    "margin_weight_forget": "margin by weight vector, forget",
+    "margin_bias_forget": "margin by bias, forget",
+    "bias_stability": "bias stability",
+    "nc1": "NC1",
+    "nc2": "NC2",
+    "nc3": "NC3",
 }
-FIRST = [key for key in LABELS if key.endswith(("_retain", "_forget")) and not key.startswith(("margin", "mean", "binary_auroc"))]
+FIRST = [
+    key
+    for key in LABELS
+    if key.endswith(("_retain", "_forget")) and not key.startswith(("margin", "mean", "binary_auroc"))
+]
 COLUMNS = ("output_forget", "probe_forget", "ncc_forget", "binary_forget")
 
 
@@ -57,8 +76,8 @@ class Verdicts(Comparison):
 class Report:
     """What ``evaluate`` found.
 
-    ``rows`` (fractions, a line per model), ``hits`` (by model and readout, (starts, forget-class test images)), ``checks``
-    (see ``unlearn_utils.checks``), ``notes``; ``arrays`` and ``labels`` are there only where ``evaluate`` has just run.
+    ``rows`` (fractions, a line per model), ``hits`` (by model and readout, (starts, forget-class test images)),
+    ``checks`` (see ``unlearn_utils.checks``), ``notes``; ``arrays`` and ``labels`` only where it has just run.
     """
 
     rows: pd.DataFrame
@@ -73,7 +92,7 @@ class Report:
 
     @property
     def images(self) -> pd.DataFrame:
-        """A row per model, start of the probe and forget-class test image, 1 where a readout is right: for ``compare``."""
+        """A row per model, start of the probe and forget-class test image, 1 where a readout is right."""
         roles = self.rows.set_index("model").method
         return _images(self.hits, roles, self.made["starts"])
 
@@ -82,8 +101,11 @@ class Report:
         """Readings x models, as text: accuracies in per cent."""
         columns = {}
         for row in self.rows.to_dict("records"):
-            columns[row["model"]] = {label: f"{100 * row[key]:.1f}" if label.endswith("(%)") else f"{row[key]:.2f}"
-                                     for key, label in LABELS.items() if pd.notna(row.get(key))}
+            columns[row["model"]] = {
+                label: f"{100 * row[key]:.1f}" if label.endswith("(%)") else f"{row[key]:.2f}"
+                for key, label in LABELS.items()
+                if pd.notna(row.get(key))
+            }
         lines = [label for label in LABELS.values() if any(label in column for column in columns.values())]
         return pd.DataFrame(columns).reindex(lines).fillna("–")
 
@@ -107,8 +129,11 @@ class Report:
         found = with_starts(comparing.compare(self.images, name, columns, over="image"), self.hits)
         if name != "Retrain":
             return found
-        codes = {(line.model, line.column): withheld(self.checks, line.model, line.column) for line in found.frame.itertuples()
-                 if line.model not in ("Original", "Untrained")}
+        codes = {
+            (line.model, line.column): withheld(self.checks, line.model, line.column)
+            for line in found.frame.itertuples()
+            if line.model not in ("Original", "Untrained")
+        }
         codes = {place: listed for place, listed in codes.items() if listed}
         frame = found.frame.copy()
         blocked = [(line.model, line.column) in codes for line in frame.itertuples()]
@@ -121,29 +146,47 @@ class Report:
         same = self.classes == earlier.classes and set(self.forget) == set(earlier.forget)
         told = [", ".join(r.classes[c] for c in r.forget) + f" of {len(r.classes)} classes" for r in (self, earlier)]
         if not same:
-            raise BadInput(f"this report forgets {told[0]} and the other {told[1]}; compare reports on the same forget classes.")
+            raise BadInput(
+                f"this report forgets {told[0]} and the other {told[1]}; compare reports on the same forget classes."
+            )
         for part, seen in self.made["data"].items():
             other = earlier.made["data"][part]
             if seen["images"] != other["images"] or not np.allclose(seen["mean"], other["mean"], rtol=1e-4, atol=1e-4):
                 raise BadInput(f"the two reports are of other {part} images; evaluate both on the same.")
-        if differ := [f"{key} {value} and {earlier.made['probe'].get(key)}" for key, value in self.made["probe"].items()
-                      if value != earlier.made["probe"].get(key)]:
-            raise BadInput(f"the two reports have probes of other settings ({', '.join(differ)}); evaluate both with the same.")
+        if differ := [
+            f"{key} {value} and {earlier.made['probe'].get(key)}"
+            for key, value in self.made["probe"].items()
+            if value != earlier.made["probe"].get(key)
+        ]:
+            raise BadInput(
+                f"the two reports have probes of other settings ({', '.join(differ)}); evaluate both with the same."
+            )
         pairs = {name: f"{name}, before" for name in self.hits if name in earlier.hits}
         if not pairs:
             raise BadInput("the two reports have no model of the same name.")
         hits = self.hits | {pairs[name]: earlier.hits[name] for name in pairs}
-        images = pd.concat([self.images[self.images.model.isin(pairs)],
-                            earlier.images[earlier.images.model.isin(pairs)].assign(model=lambda f: f.model.map(pairs))])
+        images = pd.concat(
+            [
+                self.images[self.images.model.isin(pairs)],
+                earlier.images[earlier.images.model.isin(pairs)].assign(model=lambda f: f.model.map(pairs)),
+            ]
+        )
         return with_starts(comparing.compare(images, pairs, columns, over="image"), hits)
 
     def probes(self) -> Comparison:
         """Does the answer depend on the probe? Forget accuracy by six probes, each minus Retrain's. Raises BadInput."""
         if self.arrays is None:
             raise BadInput("a saved report holds no features; call evaluate again for report.probes().")
-        from ..probes import hits_by_probe  # scikit-learn takes a second
+        from ..probes import fitted_hits  # scikit-learn takes a second
 
-        hits = hits_by_probe(self.arrays, self.labels, self.forget, self.made["probe"], self.made["starts"])
+        hits = {
+            name: {
+                "official probe": self.hits[name]["probe_forget"],
+                **found,
+                "binary": self.hits[name]["binary_forget"],
+            }
+            for name, found in fitted_hits(self.arrays, self.labels, self.forget, self.made["starts"]).items()
+        }
         images = _images(hits, self.rows.set_index("model").method, self.made["starts"])
         reference = "Retrain" if "Retrain" in hits else next(iter(hits))
         columns = tuple(next(iter(hits.values())))
@@ -167,14 +210,27 @@ class Report:
             kept = self._kept()
             write(folder / "evaluation.json", json.dumps(kept | {"digest": _digest(kept)}, indent=1) + "\n")
         except OSError as reason:
-            raise BadInput(f"no report can be written to {folder} ({reason.strerror or reason}); name a folder that can be "
-                           "written to.") from None
+            raise BadInput(
+                f"no report can be written to {folder} ({reason.strerror or reason}); name a folder that can be "
+                "written to."
+            ) from None
 
     def _kept(self) -> dict[str, Any]:
-        frames = {name: json.loads(getattr(self, name).to_json(orient="records", double_precision=15)) for name in ("rows", "checks")}
-        hits = {model: {name: ["".join(map(str, map(int, start))) for start in found] for name, found in readouts.items()}
-                for model, readouts in self.hits.items()}
-        return frames | {"hits": hits, "notes": self.notes, "forget": list(self.forget), "classes": self.classes, "made": self.made}
+        frames = {
+            name: json.loads(getattr(self, name).to_json(orient="records", double_precision=15))
+            for name in ("rows", "checks")
+        }
+        hits = {
+            model: {name: ["".join(map(str, map(int, start))) for start in found] for name, found in readouts.items()}
+            for model, readouts in self.hits.items()
+        }
+        return frames | {
+            "hits": hits,
+            "notes": self.notes,
+            "forget": list(self.forget),
+            "classes": self.classes,
+            "made": self.made,
+        }
 
     @staticmethod
     def load(folder: str | Path) -> Report:
@@ -184,19 +240,28 @@ class Report:
             kept = json.loads(file.read_text(encoding="utf-8"))
             if kept.pop("digest") != _digest(kept):
                 raise BadInput(f"{file} was edited after it was saved; save the report again.")
-            hits = {model: {name: np.array([list(map(int, start)) for start in found], dtype=bool) for name, found in readouts.items()}
-                    for model, readouts in kept["hits"].items()}
+            hits = {
+                model: {
+                    name: np.array([list(map(int, start)) for start in found], dtype=bool)
+                    for name, found in readouts.items()
+                }
+                for model, readouts in kept["hits"].items()
+            }
             rows, found = (pd.DataFrame(kept[name]) for name in ("rows", "checks"))
             return Report(rows, hits, found, kept["notes"], tuple(kept["forget"]), kept["classes"], kept["made"])
         except OSError as reason:
-            raise BadInput(f"{folder} holds no report ({reason.strerror or reason}); name a folder that report.save has "
-                           "written.") from None
+            raise BadInput(
+                f"{folder} holds no report ({reason.strerror or reason}); name a folder that report.save has written."
+            ) from None
         except (LookupError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as reason:
             raise BadInput(f"{file} is no report of evaluate ({type(reason).__name__}); save it again.") from None
 
     def told(self) -> list[str]:
         """The checks, a line each, and the notes."""
-        lines = [f"{line.code} {line.title}: {line.result}" + (f" ({line.told})" if line.told else "") for line in self.checks.itertuples()]
+        lines = [
+            f"{line.code} {line.title}: {line.result}" + (f" ({line.told})" if line.told else "")
+            for line in self.checks.itertuples()
+        ]
         probe = self.made["probe"]
         return [*lines, *self.notes, f"Probe: at most {probe['epochs']} epochs, {len(self.made['starts'])} starts."]
 
@@ -218,8 +283,15 @@ def _images(hits: dict[str, dict[str, np.ndarray]], roles: pd.Series, starts: li
     frames = []
     for model, readouts in hits.items():
         n = next(iter(readouts.values())).shape[1]
-        spread = {name: np.broadcast_to(found, (len(starts), n)).ravel().astype(float) for name, found in readouts.items()}
-        identity = {"model": model, "method": roles[model], "seed": np.repeat(starts, n), "image": np.tile(np.arange(n), len(starts))}
+        spread = {
+            name: np.broadcast_to(found, (len(starts), n)).ravel().astype(float) for name, found in readouts.items()
+        }
+        identity = {
+            "model": model,
+            "method": roles[model],
+            "seed": np.repeat(starts, n),
+            "image": np.tile(np.arange(n), len(starts)),
+        }
         frames.append(pd.DataFrame(identity | spread))
     return pd.concat(frames, ignore_index=True)
 
@@ -250,10 +322,17 @@ def with_starts(found: Comparison, hits: dict[str, dict[str, np.ndarray]]) -> Co
 
 
 def _holm(lines: list[dict]) -> list[dict]:
-    """Holm's correction anew, within each column, of the same lines as ``compare`` corrects: the models of one's own."""
+    """Holm's correction anew, within each column, of the lines that ``compare`` corrects: one's own models."""
     for column in dict.fromkeys(line["column"] for line in lines):
-        comparing._correct([line for line in lines if line["column"] == column and not np.isnan(line["p"])
-                            and line["model"] not in ("Original", "Retrain", "Untrained")])
+        comparing._correct(
+            [
+                line
+                for line in lines
+                if line["column"] == column
+                and not np.isnan(line["p"])
+                and line["model"] not in ("Original", "Retrain", "Untrained")
+            ]
+        )
     return lines
 
 
