@@ -1,12 +1,19 @@
-"""The thin module of the companion. ``from unlearn_utils import evaluate`` is the door for other people's models."""
+"""The companion's module: ``from unlearn_utils import Study, METHODS, compare, evaluate, Watch`` is all one has to know."""
 
-_DOORS = {"evaluate": "evaluation", "Arrays": "arrays", "Watch": "watch", "compare": "views.compare"}
+from importlib import import_module
+
+_DOORS = {
+    "Study": "study.study",
+    "METHODS": "methods",
+    "compare": "views.compare",
+    "evaluate": "evaluation",
+    "Arrays": "arrays",
+    "Watch": "watch",
+}
 
 
 def __getattr__(name: str):
-    """The doors, on demand: importing the package loads neither the study nor the views."""
+    """On demand: importing the package loads neither the study nor the views."""
     if name not in _DOORS:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_DOORS[name]}"), name)
+    return getattr(import_module(f".{_DOORS[name]}", __name__), name)

@@ -30,7 +30,7 @@ import torch
 
 from ..paths import REFERENCE, ROOT, Outputs, git, write
 from ..settings import BadInput
-from .code import without_prose
+from .code import as_text, bare
 from .progress import QUIET
 from .store import Store, digest, hardware
 from .study import USED, Study
@@ -167,7 +167,7 @@ def _made_of(path: Path, parameters: dict[str, Any], machine: dict[str, Any], ou
 @cache
 def _package() -> str:
     """Hash of all code of the package and of the committed results."""
-    code = [without_prose(f.read_text(encoding="utf-8")) for f in sorted((ROOT / "unlearn_utils").rglob("*.py"))]
+    code = [as_text(bare(f.read_text(encoding="utf-8"))) for f in sorted((ROOT / "unlearn_utils").rglob("*.py"))]
     data = [*sorted((ROOT / "unlearn_utils").rglob("*.toml")), *sorted((ROOT / "figures").glob("*/results.jsonl.xz"))]
     return digest([code, [hashlib.sha256(file.read_bytes()).hexdigest() for file in data]])
 
