@@ -40,7 +40,7 @@ def expanded(named: str | os.PathLike) -> Path:
 
 @dataclass(frozen=True)
 class Outputs:
-    """A folder of figures and tables: ``figures/<profile>/``, or one beside it where parameters are not the profile's.
+    """A folder of figures and tables: ``figures/<profile>/``, or one next to it for other parameters.
 
     ``differs`` says in what, as JSON; such a folder is named by it, holds it as ``parameters.json``, and never
     touches the reference.
