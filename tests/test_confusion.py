@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from unlearn_utils.heads import class_means
 from unlearn_utils.metrics import (
-    accuracy_per_class, any_forget, auroc, centre_scores, class_accuracies, confusion, destinations, false_alarms,
+    accuracy_per_class, group_accuracy, auroc, centre_scores, class_accuracies, confusion, destinations, false_positives,
     linear_probe, nearest_class_centre, pooled_accuracy, probe_scores, refitted_head,
 )
 from unlearn_utils.settings import Probe
@@ -110,34 +110,34 @@ def test_destinations_move_with_the_images():
     assert shares == [[0, 1 - n / 4, n / 4, 0] for n in range(5)]
 
 
-def test_any_forget_counts_every_forget_class_as_right():
-    assert any_forget(COUNTS, FORGET) == pytest.approx((6 + 8 + 5 + 0) / 25, abs=1e-15)
-    assert any_forget(COUNTS, (2,)) == pooled_accuracy(COUNTS, (2,))
+def test_group_accuracy_counts_every_forget_class_as_right():
+    assert group_accuracy(COUNTS, FORGET) == pytest.approx((6 + 8 + 5 + 0) / 25, abs=1e-15)
+    assert group_accuracy(COUNTS, (2,)) == pooled_accuracy(COUNTS, (2,))
 
 
-def test_false_alarms_are_the_retain_images_among_the_forget_classes():
-    assert false_alarms(COUNTS, FORGET) == pytest.approx((2 + 0 + 0 + 1) / 15, abs=1e-15)
+def test_false_positives_are_the_retain_images_among_the_forget_classes():
+    assert false_positives(COUNTS, FORGET) == pytest.approx((2 + 0 + 0 + 1) / 15, abs=1e-15)
 
 
-def test_any_forget_and_false_alarms_of_guesses_are_the_share_of_forget_classes(guessed):
+def test_group_accuracy_and_false_positives_of_guesses_are_the_share_of_forget_classes(guessed):
     for forget in ((0,), FORGET, (1, 2, 3)):
-        assert any_forget(guessed, forget) == pytest.approx(len(forget) / K, abs=0.03)
-        assert false_alarms(guessed, forget) == pytest.approx(len(forget) / K, abs=0.03)
+        assert group_accuracy(guessed, forget) == pytest.approx(len(forget) / K, abs=0.03)
+        assert false_positives(guessed, forget) == pytest.approx(len(forget) / K, abs=0.03)
 
 
-def test_any_forget_sees_a_group_whose_members_are_merged_and_falls_when_the_group_is_lost():
+def test_group_accuracy_sees_a_group_whose_members_are_merged_and_falls_when_the_group_is_lost():
     labels = [0, 2] + [1, 3] * 4
     merged = counts_of(labels, [0, 2] + [1] * 8)
-    assert pooled_accuracy(merged, FORGET) == 0.5 and any_forget(merged, FORGET) == 1
-    lost = [any_forget(counts_of(labels, [0, 2] + [1] * (8 - n) + [0] * n), FORGET) for n in (0, 2, 8)]
+    assert pooled_accuracy(merged, FORGET) == 0.5 and group_accuracy(merged, FORGET) == 1
+    lost = [group_accuracy(counts_of(labels, [0, 2] + [1] * (8 - n) + [0] * n), FORGET) for n in (0, 2, 8)]
     assert lost == [1, 0.75, 0]
 
 
-def test_false_alarms_expose_a_readout_that_reads_a_forget_class_everywhere():
+def test_false_positives_expose_a_readout_that_reads_a_forget_class_everywhere():
     labels = [0, 0, 2, 2, 1, 3]
     read = [counts_of(labels, predicted) for predicted in ([0, 0, 2, 2, 1, 1], [0, 1, 2, 1, 1, 1], [1] * 6)]
-    assert [any_forget(counts, FORGET) for counts in read] == [1, 1, 1]
-    assert [false_alarms(counts, FORGET) for counts in read] == [0, 0.5, 1]
+    assert [group_accuracy(counts, FORGET) for counts in read] == [1, 1, 1]
+    assert [false_positives(counts, FORGET) for counts in read] == [0, 0.5, 1]
 
 
 # --- one class against the rest

@@ -87,6 +87,7 @@ SLIM = {
     ("unsir", "tuned"): "50a2c023dc8b1e1b6671",
     ("svd", "tuned"): "29485c36034ab2a0e551",
     ("random_label", "classifier"): "d41d83a01cdeeccfd3e6",
+    ("random_label", "zeroed_classifier"): "741a30a182ef7fecb7e9",
     ("random_label", "cmf_unit_length"): "7d16afc01015c7a53d26",
     ("neggrad_plus", "cmf_none"): "e5e4342b081e055bc454",
     ("scrub", "cmf"): "e6360be5380db1336438",

@@ -3,6 +3,7 @@
 import copy
 import itertools
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -412,7 +413,7 @@ def test_with_a_frozen_encoder_salun_keeps_the_head_whole_and_is_random_label_to
         run, method = real_run(model, dataset), methods.build(name, {})
         run.begun = method.begin(run)
         run.generator.manual_seed(0)  # the mask has drawn batches
-        train(model, lambda epoch: method.losses(run, epoch), method.phases(run.recipe))
+        train(model, partial(method.losses, run), method.phases(run.recipe))
         after[name] = model.state_dict()
     assert same(after["salun"], after["random_label"])
 

@@ -164,7 +164,8 @@ def test_weights_that_are_no_finite_numbers_are_refused(tmp_path):
 
 @pytest.mark.parametrize("network, said", [
     ({"architecture": "resnett"}, "network.architecture is 'resnett', but it must be one of resnet"),
-    ({"architecture": "timm/zz"}, "timm has no model 'zz'"), ({"architecture": "timm/resnet18.zz"}, "no model 'resnet18.zz'"),
+    ({"architecture": "timm/zz"}, "timm has no model 'zz'"),
+    ({"architecture": "timm/resnet18.zz"}, "no model 'resnet18.zz'"),
     ({"architecture": "timm/levit_128s"}, "takes images of 224 pixels, not 64; set data.enlarge_to"),
     ({"weights": "nowhere.pth"}, "network.weights is 'nowhere.pth', but it must be"),
     ({"weights": "package:no_such_weights"}, "package:<name> of an installed package"),

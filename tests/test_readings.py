@@ -186,6 +186,8 @@ def test_every_cell_has_the_readouts_that_suit_its_head_and_shares_those_of_its_
     assert names[WITH_CMF] - names["original", "cmf"] == {"refitted"}
     assert names["original", "linear"] - names[LINEAR] == {"probe_in_head", "ncc_in_head"}
     frozen, original = (cell(DIGITS, *model) for model in (FROZEN, ("original", "linear")))
+    attacked = [Attacked.of(of, "few_shot", (3,), (1,), 1) for of in (frozen, original)]
+    assert attacked[0] == attacked[1] and attacked[0].cell == original
     same = {name for name in READOUTS if Reading.of(frozen, name) == Reading.of(original, name)}
     assert same == {"probe", "ncc", "binary"}
 
@@ -227,6 +229,13 @@ def test_a_curve_reads_the_cells_own_run(model):
     ends, read_at = curve["epoch_ends"], [reading["x"] for reading in curve["readings"]]
     assert len(ends) == steps * (2 if model[0] == "unsir" else 1) and read_at[-1] == ends[-1]
     assert read_at == sorted({s for s in (0, 1, 2, 4, 8, 16, 32) if s <= ends[-1]} | set(ends))
+
+
+def test_a_curve_of_a_cmf_model_refits_its_head_at_the_end_of_an_epoch():
+    of = cell(profile(LEARNED | {"recipes.scrub.cmf.batch_size": 32}), *WITH_CMF)
+    curve = done(Curve(of))
+    assert curve["epoch_ends"] == [7]  # which is read for the end of the epoch alone
+    assert curve["readings"][-1]["output"] == done(Reading.of(of, "output"))["counts"]
 
 
 def test_the_steps_lie_between_the_original_and_the_stored_model_in_one_plane():

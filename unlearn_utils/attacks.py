@@ -2,7 +2,7 @@
 
 Each attack returns readings: a list of ``{"x", "draw", "accuracy"}`` with one test accuracy per class;
 x is the number of images per class, or the number of optimiser steps. Higher forget accuracy means that
-more of the class was left in the model. Read it beside the Original, Retrain and an untrained network.
+more of the class was retained. Compare with the Original, Retrain and an untrained network.
 """
 
 from __future__ import annotations
@@ -83,11 +83,10 @@ def prototype(
     draws: int,
     generator: torch.Generator,
 ) -> Readings:
-    """Training-free: the forget rows of the model's own head become the centred mean of k features.
+    """Training-free: the forget weight vectors of the model's own head become centred means of k features.
 
     w_f = s (m_f - m) / ||m_f - m|| with m the mean of the class means m_c and s the mean norm of the retain
-    rows; the bias makes the new logit at m equal to the mean retain logit there, so that a row without
-    information is neutral.
+    weight vectors; the bias makes the new logit at m equal to the mean retain logit there.
     """
     classes, readings = int(train_labels.max()) + 1, []
     with torch.no_grad():

@@ -78,8 +78,12 @@ class Outputs:
 def write(path: Path, text: str) -> None:
     """Write a file in one step: a run that is cut off leaves the old one."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def git(*arguments: str) -> str:

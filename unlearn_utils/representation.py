@@ -48,13 +48,13 @@ def extract(model: Model, dataset: Dataset, augmented: torch.Generator | None = 
 
 @torch.no_grad()
 def output_predictions(model: Model, features: Tensor) -> Tensor:
-    """Classes (N,) that the model's own head reads from features (N, d), on the device of the features."""
+    """Classes (N,) that the model's own head predicts from features (N, d), on the device of the features."""
     device = next(model.encoder.parameters()).device
     return model.head(features.to(device)).argmax(1).to(features.device)
 
 
 def hits(model: Model, features: Features, dataset: Dataset) -> dict[str, list[int]]:
-    """``train_hits`` and ``test_hits``: how many images of each class the model's own head reads right."""
+    """``train_hits`` and ``test_hits``: how many images of each class the model's own head classifies correctly."""
     found = {}
     for part in ("train", "test"):
         labels = getattr(dataset, part).labels.cpu()

@@ -59,7 +59,7 @@ class Run:
         return self.dataset.batches(images, self.recipe.batch_size, self.generator)
 
     def features(self, images: Images) -> Tensor:
-        """Features (N, d) of images in eval mode, under the view that features are read off in this study."""
+        """Features (N, d) of images in eval mode, under the view in which this study extracts features."""
         return features_of(self.model, self.dataset, images, augmented=self.views)
 
     def endless_batches(self, images: Images) -> Iterator[tuple[Tensor, Tensor]]:
@@ -68,7 +68,7 @@ class Run:
 
 
 def generator(device: str, *purpose: Any) -> torch.Generator:
-    """Random numbers that depend on the purpose (JSON values) alone, not on what was computed before or beside it."""
+    """Random numbers that depend on the purpose (JSON values) alone, not on what else was computed."""
     seed = hashlib.sha256(json.dumps(list(purpose), sort_keys=True).encode()).hexdigest()[:12]
     return torch.Generator(device).manual_seed(int(seed, 16))
 

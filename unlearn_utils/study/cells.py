@@ -171,7 +171,7 @@ class Task(ABC):
 
 @dataclass(frozen=True)
 class Trained(Task):
-    """The cell's model, and how its accuracy went; features go to the store beside it."""
+    """The cell's model, and how its accuracy went; its features are kept, too."""
 
     cell: Cell
     kind = "model"
@@ -268,7 +268,7 @@ def trained(cell: Cell) -> Trained:
 
 @cache  # every key of a sweep asks for it
 def _weights(named: str) -> str:
-    """What stands for the encoder's first weights in a key: their name, or the hash of their file."""
+    """The encoder's first weights in a key: their name, or the hash of their file."""
     if named in ("none", "imagenet"):
         return named
     with models.weights_file(named).open("rb") as opened:
@@ -287,7 +287,7 @@ def prepare(cell: Cell, device: str) -> tuple[Run, Method]:
 
 
 def views_of(cell: Cell, device: str) -> torch.Generator | None:
-    """What draws the views of the training images that features are read off; None where they are the test view."""
+    """Draws the views of the training images for extracted features; None where they are the test view."""
     return generator(device, cell.seed, "views") if cell.profile.data.readout_view == "augmented" else None
 
 

@@ -1,4 +1,4 @@
-"""What is read off a trained cell: one record for each readout, so that a new one computes itself and nothing else."""
+"""Tasks that measure a trained model: readouts, curves, attacks, layouts; each result is kept by itself."""
 
 from __future__ import annotations
 

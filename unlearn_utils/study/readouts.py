@@ -1,4 +1,4 @@
-"""What can be read off a trained cell: each readout is a function of the cell as ``At`` shows it, under its own name.
+"""What can be measured on a trained model: each readout is a function of the cell as ``At`` shows it.
 
 Its key holds its own code and what that reaches in the thin module, so a new readout computes itself and nothing else.
 """
