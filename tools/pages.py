@@ -1,0 +1,98 @@
+"""Fill RESULTS.md and the table of the README with numbers from the committed results: ``python tools/pages.py``.
+
+People write the sentences, in ``tools/RESULTS.md.j2`` and in the README; this fills in ``{{ numbers }}``.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from unlearn_utils import METHODS, Study, compare  # noqa: E402
+from unlearn_utils.views import tables  # noqa: E402
+
+PROFILES = {  # by the column's heading
+    "cifar10_slim": "CIFAR-10, ResNet-18 of width 16",
+    "cifar10_pretrained": "CIFAR-10, ImageNet backbone",
+    "fashion_mnist": "Fashion-MNIST",
+    "digits": "digits",
+}
+BLOCK = re.compile(r"(<!-- claims: written by tools/pages.py -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+class Numbers:
+    """The committed results of one profile, as the template asks for them."""
+
+    def __init__(self, profile: str):
+        self.study = Study(profile, results="committed")
+        has, listed = self.study.has, [m for m, cls in METHODS.items() if cls.role in ("method", "extension")]
+        variants = ("linear", "tuned", "classifier", "cmf", "cmf_budget")
+        self.rows = self.study.measure([f"{m}.{v}" for m in [*listed, "finetune"] for v in variants if has(m, v)])
+        self.few = self.study.attack(["random_label"], "few_shot")
+        self.n = tables.n_of(self.rows)
+        self.title = self.study.profile.title
+        names = [" and ".join(self.study.classes[int(c)] for c in f.split()) for f in self.rows.forget.unique()]
+        self.classes = ", ".join(names)
+
+    def claims(self) -> pd.Series:
+        return tables.claims(self.rows, self.few).numbers.iloc[:, -1]
+
+    def value(self, model: str, column: str) -> str:
+        """Mean over forget sets, in % for accuracies."""
+        scale, digits = (1, 2) if tables.PLAIN.match(column) else (100, 1)
+        return f"{scale * self.rows[self.rows.model == model].groupby('forget')[column].mean().mean():.{digits}f}"
+
+    def minus(self, model: str, reference: str, column: str) -> str:
+        """A difference in points with its interval, bold where significant."""
+        if reference in ("retrain", "original"):
+            own = self.rows[self.rows.variant.isin(["linear", "tuned"]) | (self.rows.model == model)]
+            found = compare(own, reference, [column])
+        else:
+            found = compare(self.rows, {model: reference}, [column])
+        return bold(found.text(next(found.frame[found.frame.model == model].itertuples())))
+
+    def table(self) -> str:
+        own = self.rows[self.rows.variant.isin(["linear", "tuned"])]
+        return markdown(tables.means(own, ["output_retain", "output_forget", "probe_forget", "ncc_forget"],
+                                     compare(own, "retrain", ["probe_forget"])).text)
+
+    def paper(self) -> str:
+        numbers = tables.next_to_paper(self.rows, self.study.profile.name).numbers.reset_index()
+        numbers["here"] = numbers.here.map("{:.1f}".format)
+        numbers["paper"] = numbers.paper.map("{:.2f}".format)
+        return markdown(numbers.set_index("model")[["measurement", "here", "paper"]])
+
+
+def bold(text: str) -> str:
+    return re.sub(r"</?b>", "**", text)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table of text as Markdown."""
+    table = table.reset_index()
+    lines = [table.columns.tolist(), ["---"] * table.shape[1], *table.values.tolist()]
+    return "\n".join(f"| {' | '.join(bold(str(cell)) for cell in line)} |" for line in lines)
+
+
+def main() -> None:
+    found = {name: Numbers(name) for name in PROFILES}
+    claims = pd.DataFrame({f"{title} ({of.rows.forget.nunique()})": of.claims() for (name, title), of in
+                           zip(PROFILES.items(), found.values(), strict=True)})
+    claims.insert(0, "what", tables.CLAIM_HEADS)
+    claims.index.name = "claim (forget sets)"
+    readme = ROOT / "README.md"
+    text = BLOCK.sub(lambda match: match[1] + markdown(claims) + "\n" + match[2], readme.read_text(encoding="utf-8"))
+    readme.write_text(text, encoding="utf-8")
+    template = jinja2.Template((ROOT / "tools" / "RESULTS.md.j2").read_text(encoding="utf-8"), undefined=jinja2.StrictUndefined)
+    (ROOT / "RESULTS.md").write_text(template.render(p=found, claims=markdown(claims)) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
