@@ -59,15 +59,9 @@ def method(
     features are those of its start. ``recipe_of`` names the method whose recipe it takes, and ``other_seed`` is added
     to the seed of its initialisation.
     """
-    if not str(name).isidentifier() or not isinstance(label, str):
-        raise BadInput(
-            f"@method({name!r}, {label!r}) needs a name in one word and a label, like @method('mine', 'My method')."
-        )
 
     def register(cls: type) -> type:
-        check_free("method", name, METHODS.get(name), cls)
-        if any(known.label == label and other != name for other, known in METHODS.items()):
-            raise BadInput(f"method '{name}' has the label '{label}' of another method; tables need one of its own.")
+        _check_name(name, label, cls)
         cls.name, cls.label, cls.start, cls.sees_all, cls.variants, cls.why = (
             name,
             label,
@@ -84,6 +78,15 @@ def method(
         return cls
 
     return register
+
+
+def _check_name(name: str, label: str, cls: type) -> None:
+    """Raise BadInput where a name or a label is none, or another method's."""
+    if not str(name).isidentifier() or not isinstance(label, str):
+        raise BadInput(f"@method({name!r}, {label!r}) needs a name in one word and a label, like 'mine', 'My method'.")
+    check_free("method", name, METHODS.get(name), cls)
+    if any(known.label == label and other != name for other, known in METHODS.items()):
+        raise BadInput(f"method '{name}' has the label '{label}' of another method; tables need one of its own.")
 
 
 def check_free(kind: str, name: str, known: Any, new: Any) -> None:
