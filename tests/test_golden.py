@@ -46,7 +46,7 @@ def test_random_label_retains_the_class_in_its_features_and_retrain_does_not(mea
     original, retrain, unlearned = (measured[method][1] for method in ("original", "retrain", "random_label"))
     assert unlearned["output_forget"] < 0.05 and unlearned["ncc_forget"] > 0.9
     assert retrain["ncc_forget"] < unlearned["ncc_forget"] - 0.1
-    assert unlearned["alignment_forget"] < original["alignment_forget"] - 0.3
+    assert unlearned["alignment_forget"] < original["alignment_forget"] - 0.15
 
 
 # --- random generators

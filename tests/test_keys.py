@@ -14,9 +14,8 @@ from unlearn_utils.settings import Attack, Network, Probe, Recipe, Views
 from unlearn_utils.study import cells, profiles, readouts, variants
 from unlearn_utils.study.cells import Cell, Task, Trained, look_again, trained
 from unlearn_utils.study.profiles import Images
-from unlearn_utils.study.readings import Attacked, Collapse, Curve, Embedded, Reading
+from unlearn_utils.study.readings import Attacked, Collapse, Curve, Embedded, Reading, Steps
 from unlearn_utils.study.readouts import READOUTS
-from unlearn_utils.study.steps import Steps
 
 DIGITS = replace(
     profiles.load("digits"), images=Images("0123456789abcdef", tuple("0123456789"), (107,) * 10, (71,) * 10)
@@ -115,7 +114,7 @@ def test_the_recipe_of_every_model_on_the_way_is_in_all_keys(start):
         {"forget": (1,)},
         {"forget": (0, 1)},
         {"method": "salun"},
-        {"variant": "cmf_raw"},
+        {"variant": "cmf_unit_length"},
         {"variant": "linear"},
     ],
 )
@@ -125,7 +124,7 @@ def test_seed_forget_set_method_and_variant_are_in_all_keys(changed):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_variants_of_a_head_differ_from_each_other(seed):
-    named = [v for v in variants.VARIANTS if v not in ("cmf_budget", "searched")]  # the linear head at another rate
+    named = [v for v in variants.VARIANTS if v not in ("cmf_budget", "tuned")]  # the linear head at another rate
     listed = [trained(Cell(DIGITS, seed, (0,), "scrub", variant)).key for variant in named]
     assert len(set(listed)) == len(listed)
 
@@ -186,7 +185,7 @@ def test_the_recipe_for_several_classes_counts_for_several_classes_alone():
 
 
 def test_the_geometry_of_a_cmf_head_is_in_the_keys_of_the_models_that_have_one():
-    raw = replace(DIGITS, cmf_geometry="raw")
+    raw = replace(DIGITS, cmf_normalisation="unit_length")
     assert changed_by(raw) == EVERYTHING
     of_linear, of_other = keys(variant="linear"), keys(raw, variant="linear")
     # Retrain and its like are also read in the geometry of the CMF head that they would get; their models stay.
@@ -277,13 +276,13 @@ EDITS = [
     edit("heads.py", "self.centre.copy_(means.mean(0))", "self.centre.copy_(means.sum(0))", *EVERYTHING),
     edit("representation.py", "batch_size: int = 500", "batch_size: int = 400", *EVERYTHING),
     edit("metrics.py", "best_hits, best_epoch = None, -1, 0", "best_hits, best_epoch = None, 0, 0", *BY_PROBE),
-    edit("metrics.py", "(n * (len(labels) - n))", "(n * len(labels))", "probe", "ncc"),
-    edit("metrics.py", "return (torch.trace(within", "return 2 * (torch.trace(within", "collapse_reading", "collapse"),
-    edit("metrics.py", "perplexity = min(30", "perplexity = min(20", "t-SNE"),
-    edit("metrics.py", "rest - (rest @ first) * first", "rest", "steps"),
-    edit("metrics.py", "<= 0.01 * norms.mean()", "<= 0.02 * norms.mean()", "collapse_reading", "collapse", "geometry"),
-    edit("membership.py", "n_splits=5", "n_splits=4", "members"),
-    edit("bias.py", "scatter(1, own, -torch.inf)", "scatter(1, own, 0)", "margin"),
+    edit("metrics.py", "(n * (len(labels) - n))", "(n * len(labels))", "probe", "ncc", "binary"),
+    edit("geometry.py", "return (torch.trace(within", "return 2 * (torch.trace(within", "collapse_reading", "collapse"),
+    edit("geometry.py", "perplexity = min(30", "perplexity = min(20", "t-SNE"),
+    edit("geometry.py", "rest - (rest @ first) * first", "rest", "steps"),
+    edit("geometry.py", "<= 0.01 * norms.mean()", "<= 0.02 * norms.mean()", "collapse_reading", "collapse", "geometry"),
+    edit("metrics.py", "n_splits=5", "n_splits=4", "members"),
+    edit("geometry.py", "scatter(1, own, -torch.inf)", "scatter(1, own, 0)", "margin"),
     edit(
         "attacks.py",
         "LogisticRegression(max_iter=1000)",

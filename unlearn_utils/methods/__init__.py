@@ -52,23 +52,16 @@ def method(
 ):
     """Register a method under ``name``; ``label`` is what tables show. Raises BadInput for a name that is taken.
 
-    The class's docstring begins with its objective in one line; ``about`` is this line and the ``citation``.
-    ``start`` is the model it changes: "original", or "initialisation" (that of the original, same seed).
-    ``sees_all`` marks a model that is the same for every forget set. ``role`` is "method" (of the paper),
-    "extension", or "reference", as which every network trained from the initialisation counts. ``variants`` are
-    those it can be used with (empty: all), and ``why`` says why it can be no other. ``head_only`` marks a method
-    that leaves the encoder as it is, so that its features are those of the model it starts from. ``recipe_of`` names
-    the method whose recipe it takes, and ``other_seed`` is added to the seed of its initialisation.
+    ``about`` is the first line of the class's docstring, its objective, and the ``citation``. ``start`` is the model
+    it changes: "original", or "initialisation" (that of the original, same seed). ``sees_all``: it is the same for
+    every forget set. ``role``: of the paper ("method"), "extension", or "reference", as which all from the
+    initialisation count. ``variants`` it can be used with (empty: all), and ``why`` no others. ``head_only``: its
+    features are those of its start. ``recipe_of`` names the method whose recipe it takes, and ``other_seed`` is added
+    to the seed of its initialisation.
     """
-    if not str(name).isidentifier() or not isinstance(label, str):
-        raise BadInput(
-            f"@method({name!r}, {label!r}) needs a name in one word and a label, like @method('mine', 'My method')."
-        )
 
     def register(cls: type) -> type:
-        check_free("method", name, METHODS.get(name), cls)
-        if any(known.label == label and other != name for other, known in METHODS.items()):
-            raise BadInput(f"method '{name}' has the label '{label}' of another method; tables need one of its own.")
+        _check_name(name, label, cls)
         cls.name, cls.label, cls.start, cls.sees_all, cls.variants, cls.why = (
             name,
             label,
@@ -85,6 +78,15 @@ def method(
         return cls
 
     return register
+
+
+def _check_name(name: str, label: str, cls: type) -> None:
+    """Raise BadInput where a name or a label is none, or another method's."""
+    if not str(name).isidentifier() or not isinstance(label, str):
+        raise BadInput(f"@method({name!r}, {label!r}) needs a name in one word and a label, like 'mine', 'My method'.")
+    check_free("method", name, METHODS.get(name), cls)
+    if any(known.label == label and other != name for other, known in METHODS.items()):
+        raise BadInput(f"method '{name}' has the label '{label}' of another method; tables need one of its own.")
 
 
 def check_free(kind: str, name: str, known: Any, new: Any) -> None:
