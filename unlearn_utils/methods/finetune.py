@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 from . import Method, method
 
 
-@method("finetune", "Fine-tune", citation="baseline")
+@method("finetune", "Fine-tune", citation="a control: it asks for no forgetting", role="reference")
 @dataclass(frozen=True)
 class FineTune(Method):
     """min CE(D_r), from the original model; the forget set is never seen."""
