@@ -11,14 +11,15 @@ import argparse
 import statistics
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Callable, Iterator
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
+from unlearn_utils.study.studies import unlearned
 
 from unlearn_utils import metrics, models
 from unlearn_utils.data import Dataset
@@ -29,7 +30,6 @@ from unlearn_utils.settings import BadInput, Recipe
 from unlearn_utils.study import profiles
 from unlearn_utils.study.cells import dataset_of
 from unlearn_utils.study.profiles import Profile
-from unlearn_utils.study.studies import unlearned
 from unlearn_utils.study.sweep import Machine
 from unlearn_utils.training import Run, optimiser_of, train
 
@@ -73,7 +73,9 @@ def seconds(work: Callable[[], object], device: str) -> float:
 
 def ours(profile: Profile, dataset: Dataset, device: str, steps: int, fixed: bool) -> float:
     """Images per second of our training loop; ``fixed``: always the same batch, already seen and normalised."""
-    model = models.build(replace(profile.network, weights="none"), profile.data.channels, len(dataset.classes), 0).to(device)
+    model = models.build(replace(profile.network, weights="none"), profile.data.channels, len(dataset.classes), 0).to(
+        device
+    )
     recipe, generator = Recipe(epochs=1, lr=0.01, batch_size=BATCH), torch.Generator(device).manual_seed(0)
     x, y = next(iter(dataset.batches(dataset.train, BATCH, generator)))
 
@@ -95,7 +97,9 @@ def plain(profile: Profile, dataset: Dataset, device: str, steps: int) -> float:
     model = models.build(network, profile.data.channels, len(dataset.classes), 0)
     model = model.to(device, memory_format=torch.contiguous_format).train()
     optimiser = optimiser_of(list(model.parameters()), Recipe(epochs=1, lr=0.01))
-    loader = DataLoader(PlainImages(dataset), BATCH, shuffle=True, drop_last=True, num_workers=2, persistent_workers=True)
+    loader = DataLoader(
+        PlainImages(dataset), BATCH, shuffle=True, drop_last=True, num_workers=2, persistent_workers=True
+    )
 
     def run(count: int) -> None:
         done = 0
@@ -136,9 +140,15 @@ def readout_seconds(profile: Profile, dataset: Dataset, device: str) -> Iterator
     """(readout, seconds): the pass to the features, then what is read off them."""
     network, classes = replace(profile.network, weights="none"), len(dataset.classes)
     model, made = models.build(network, profile.data.channels, classes, 0).to(device), []
-    yield "features of training and test images, one pass", seconds(lambda: made.append(extract(model, dataset)), device)
+    yield (
+        "features of training and test images, one pass",
+        seconds(lambda: made.append(extract(model, dataset)), device),
+    )
     features, labels = made[0].to(device), dataset.train.labels
-    yield "linear probe", seconds(lambda: metrics.linear_probe(features.train, labels, classes, profile.probe, 0), device)
+    yield (
+        "linear probe",
+        seconds(lambda: metrics.linear_probe(features.train, labels, classes, profile.probe, 0), device),
+    )
     centres = lambda: metrics.nearest_class_centre(features.test, class_means(features.train, labels, classes))  # noqa: E731
     yield "nearest class centre", seconds(centres, device)
     yield "NC1", seconds(lambda: metrics.nc1(features.train, labels, classes), device)
@@ -186,8 +196,10 @@ def main() -> int:
     median = {name: statistics.median(values) for name, values in rates.items()}
     for name, rate in median.items():
         print(f"  {name:30} {rate:9.0f} images/s  ({min(rates[name]):.0f} to {max(rates[name]):.0f})")
-    print(f"  our loop is {median['our loop'] / median['one resident batch (ceiling)']:.2f} of the ceiling "
-          f"and {median['our loop'] / median['plain loop']:.1f} times the plain loop")
+    print(
+        f"  our loop is {median['our loop'] / median['one resident batch (ceiling)']:.2f} of the ceiling "
+        f"and {median['our loop'] / median['plain loop']:.1f} times the plain loop"
+    )
     print("One epoch of each method, on these images:")
     for name, spent, rate in method_seconds(profile, dataset, device):
         print(f"  {name:30} {spent:9.2f} s  {rate:9.0f} images/s")

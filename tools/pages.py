@@ -60,8 +60,13 @@ class Numbers:
 
     def table(self) -> str:
         own = self.rows[self.rows.variant.isin(["linear", "tuned"])]
-        return markdown(tables.means(own, ["output_retain", "output_forget", "probe_forget", "ncc_forget"],
-                                     compare(own, "retrain", ["probe_forget"])).text)
+        return markdown(
+            tables.means(
+                own,
+                ["output_retain", "output_forget", "probe_forget", "ncc_forget"],
+                compare(own, "retrain", ["probe_forget"]),
+            ).text
+        )
 
     def paper(self) -> str:
         numbers = tables.next_to_paper(self.rows, self.study.profile.name).numbers.reset_index()
@@ -83,14 +88,20 @@ def markdown(table: pd.DataFrame) -> str:
 
 def main() -> None:
     found = {name: Numbers(name) for name in PROFILES}
-    claims = pd.DataFrame({f"{title} ({of.rows.forget.nunique()})": of.claims() for (name, title), of in
-                           zip(PROFILES.items(), found.values(), strict=True)})
+    claims = pd.DataFrame(
+        {
+            f"{title} ({of.rows.forget.nunique()})": of.claims()
+            for (name, title), of in zip(PROFILES.items(), found.values(), strict=True)
+        }
+    )
     claims.insert(0, "what", tables.CLAIM_HEADS)
     claims.index.name = "claim (forget sets)"
     readme = ROOT / "README.md"
     text = BLOCK.sub(lambda match: match[1] + markdown(claims) + "\n" + match[2], readme.read_text(encoding="utf-8"))
     readme.write_text(text, encoding="utf-8")
-    template = jinja2.Template((ROOT / "tools" / "RESULTS.md.j2").read_text(encoding="utf-8"), undefined=jinja2.StrictUndefined)
+    template = jinja2.Template(
+        (ROOT / "tools" / "RESULTS.md.j2").read_text(encoding="utf-8"), undefined=jinja2.StrictUndefined
+    )
     (ROOT / "RESULTS.md").write_text(template.render(p=found, claims=markdown(claims)) + "\n", encoding="utf-8")
 
 

@@ -32,32 +32,76 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     made = Parser(
-        prog="./run_all.sh", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="./run_all.sh",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Execute every notebook of the companion and regenerate every figure and table and the report.",
         epilog="Results are cached in .store/ and never computed twice; figures go to figures/local/<profile>/.",
     )
     add = made.add_argument
     add("--profile", default="digits", metavar="NAME", help=f"one of {', '.join(profiles.names())}")
     add("--only", action="append", default=[], metavar="NOTEBOOK", help="execute this notebook (repeatable)")
-    add("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
-        help="set a notebook parameter (repeatable), e.g. --set 'forget=[3, 5]'")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="settings",
+        help="set a notebook parameter (repeatable), e.g. --set 'forget=[3, 5]'",
+    )
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
-    add("--data-dir", default="", metavar="DIR",
-        help="where a data set lies or is downloaded to, or a folder with train/<class>/ and test/<class>/")
-    add("--batch-size", type=int, default=0, metavar="N",
-        help="images that go through a network at once, for less memory; the recipe's batches stay")
+    add(
+        "--data-dir",
+        default="",
+        metavar="DIR",
+        help="where a data set lies or is downloaded to, or a folder with train/<class>/ and test/<class>/",
+    )
+    add(
+        "--batch-size",
+        type=int,
+        default=0,
+        metavar="N",
+        help="images that go through a network at once, for less memory; the recipe's batches stay",
+    )
     add("--jobs", type=int, default=0, metavar="N", help="processes (default: one per core or GPU)")
-    add("--cluster", default="", metavar="ADDRESS",
-        help="run on the workers of a Dask scheduler, e.g. tcp://host:8786; 'local' starts one here")
-    add("--results", default="", metavar="committed", help="'committed': take results from the repository, without images")
+    add(
+        "--cluster",
+        default="",
+        metavar="ADDRESS",
+        help="run on the workers of a Dask scheduler, e.g. tcp://host:8786; 'local' starts one here",
+    )
+    add(
+        "--results",
+        default="",
+        metavar="committed",
+        help="'committed': take results from the repository, without images",
+    )
     add("--force", action="store_true", help="execute every notebook again, also unchanged ones")
-    add("--check", action="store_true", help="draw everything from the committed results and compare it with what is committed")
-    add("--fresh", action="store_true", help="with --check: compute the results here instead, and say by how much they differ")
+    add(
+        "--check",
+        action="store_true",
+        help="draw everything from the committed results and compare it with what is committed",
+    )
+    add(
+        "--fresh",
+        action="store_true",
+        help="with --check: compute the results here instead, and say by how much they differ",
+    )
     add("--export", metavar="FILE", help="write the results that the executed notebooks used into one file")
-    add("--merge", action="append", default=[], metavar="FILE", help="add such a file to the committed results (repeatable)")
+    add(
+        "--merge",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="add such a file to the committed results (repeatable)",
+    )
     add("--carry", metavar="DIR", help="copy the Originals and Retrains, for another machine")
     add("--bring", metavar="DIR", help="take over Originals and Retrains that --carry wrote")
-    add("--refresh-reference", action="store_true", help="for maintainers: write the committed results, figures and notebooks")
+    add(
+        "--refresh-reference",
+        action="store_true",
+        help="for maintainers: write the committed results, figures and notebooks",
+    )
     add("--test", action="store_true", help="run the tests instead")
     return made
 
@@ -69,7 +113,8 @@ def parameters_of(notebook: Path) -> dict[str, Any]:
         source = next("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", []))
         return {
             statement.targets[0].id: ast.literal_eval(statement.value)
-            for statement in ast.parse(source).body if isinstance(statement, ast.Assign)
+            for statement in ast.parse(source).body
+            if isinstance(statement, ast.Assign)
         }
     except (ValueError, KeyError, SyntaxError, StopIteration):
         raise BadInput(
@@ -82,8 +127,10 @@ def chosen_notebooks(only: list[str]) -> list[Path]:
     """All notebooks, or those named (with or without ending; the number alone will do)."""
     everything = sorted(NOTEBOOKS.glob("[0-9A]*.ipynb"))
     if not everything:
-        raise BadInput("there are no notebooks beside this package; run it from a clone of the repository. (evaluate, for "
-                       "models of your own, runs anywhere: python -m unlearn_utils evaluate --help.)")
+        raise BadInput(
+            "there are no notebooks beside this package; run it from a clone of the repository. (evaluate, for "
+            "models of your own, runs anywhere: python -m unlearn_utils evaluate --help.)"
+        )
     chosen = set()
     for name in only:
         wanted = name.removesuffix(".ipynb")
@@ -139,13 +186,20 @@ def checked(argv: list[str]) -> tuple[argparse.Namespace, dict[Path, dict[str, A
             changed["overrides"] = {"network.images_per_pass": options.batch_size} | changed.get("overrides", {})
         own = {path: parameters_of(path) for path in notebooks}
         usual = changed["profile"] == parser().get_default("profile")
-        given = {path: {key: value for key, value in changed.items() if own[path].get(key, value) != value}
-                 for path in notebooks if usual or options.only or "profile" in own[path]}
+        given = {
+            path: {key: value for key, value in changed.items() if own[path].get(key, value) != value}
+            for path in notebooks
+            if usual or options.only or "profile" in own[path]
+        }
         if unused := [name for name in changed if name != "profile" and not any(name in own[path] for path in given)]:
             raise BadInput(f"no notebook that would run has a parameter {unused[0]}.")
         options.profile, options.overrides = changed["profile"], changed.get("overrides", {})
-        profiles.load(options.profile, {k: v for k, v in options.overrides.items() if k != "recipes"}, options.data_dir,
-                      options.overrides.get("recipes", ""))
+        profiles.load(
+            options.profile,
+            {k: v for k, v in options.overrides.items() if k != "recipes"},
+            options.data_dir,
+            options.overrides.get("recipes", ""),
+        )
         options.forget, options.seeds = changed.get("forget", []), changed.get("seeds", [])
     except BadInput as problem:
         sys.exit(f"run_all.sh: {problem}")
@@ -177,8 +231,13 @@ def work(options: argparse.Namespace, given: dict[Path, dict[str, Any]]) -> int:
     from .views.report import write_report
 
     results = "committed" if options.check and not options.fresh else options.results
-    machine = {"device": options.device, "jobs": options.jobs, "cluster": options.cluster, "results": results,
-               "data_dir": options.data_dir}
+    machine = {
+        "device": options.device,
+        "jobs": options.jobs,
+        "cluster": options.cluster,
+        "results": results,
+        "data_dir": options.data_dir,
+    }
     study = Study(options.profile, options.forget, options.seeds, options.overrides, **machine)
     machine["jobs"] = study.machine.jobs
     if options.export or options.merge or options.carry or options.bring:

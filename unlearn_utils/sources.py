@@ -12,9 +12,9 @@ import os
 import pickle
 import tempfile
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Callable
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -153,7 +153,9 @@ def _coarse_classes(folder: Path) -> Groups:
     """CIFAR-100's twenty coarse classes: the fine classes of each. torchvision has checked the files."""
     meta, train = (pickle.loads((folder / name).read_bytes(), encoding="latin1") for name in ("meta", "train"))
     pairs = sorted(set(zip(train["coarse_labels"], train["fine_labels"])))
-    return {name: tuple(fine for c, fine in pairs if c == coarse) for coarse, name in enumerate(meta["coarse_label_names"])}
+    return {
+        name: tuple(fine for c, fine in pairs if c == coarse) for coarse, name in enumerate(meta["coarse_label_names"])
+    }
 
 
 def _tiny_imagenet(data: settings.Data, cache: Path) -> Loaded:
@@ -233,9 +235,7 @@ def _hidden(path: Path) -> bool:
 def _listing(root: Path, part: str) -> dict[str, list[Path]]:
     folder = root / part
     if not folder.is_dir():
-        raise BadInput(
-            f"there is no folder {folder}; the data folder must have train/<class>/ and test/<class>/."
-        )
+        raise BadInput(f"there is no folder {folder}; the data folder must have train/<class>/ and test/<class>/.")
     inside = [path for path in folder.iterdir() if not _hidden(path.relative_to(folder))]
     if beside := [path for path in inside if not path.is_dir() and _is_image(path)]:
         print(f"{folder}: {len(beside)} images beside the class folders, like {min(beside).name}, are left out.")
@@ -291,8 +291,12 @@ def _decoded(root: Path, files: Files, data: settings.Data, cache: Path) -> tupl
         limit["train"] = 0 if not data.train_per_class else -(-data.train_per_class * 5 // 4)
     chosen = {part: {c: fs[: limit[part] or None] for c, fs in files[part].items()} for part in files}
     try:
-        stamp = [(part, str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns)
-                 for part in chosen for fs in chosen[part].values() for f in fs]
+        stamp = [
+            (part, str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns)
+            for part in chosen
+            for fs in chosen[part].values()
+            for f in fs
+        ]
     except OSError as reason:
         raise BadInput(f"{reason.filename} cannot be read ({reason.strerror}).") from None
     key = hashlib.sha256(repr((stamp, data.image_size, data.channels, DECODER)).encode()).hexdigest()[:16]
@@ -321,7 +325,9 @@ def _packed(path: Path, chosen: Files, data: settings.Data) -> dict[str, Tensor]
         partial.replace(path)
     except Exception as reason:
         partial.unlink(missing_ok=True)
-        raise BadInput(f"the images cannot be kept in {path.parent} ({reason}); make room or make it writable.") from None
+        raise BadInput(
+            f"the images cannot be kept in {path.parent} ({reason}); make room or make it writable."
+        ) from None
     return packed
 
 
@@ -333,7 +339,10 @@ def _decode(file: Path, data: settings.Data) -> Tensor:
     try:
         if not file.is_file():  # a pipe would be waited for
             raise ValueError("it is no file")
-        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning), Image.open(file) as image:
+        with (
+            warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
+            Image.open(file) as image,
+        ):
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"its pixels have mode {image.mode}, but 8 bits per channel are needed")
             image = image.convert("L" if data.channels == 1 else "RGB")

@@ -48,7 +48,9 @@ def sets_of(profile: Profile, forget: Any) -> list[tuple[int, ...]]:
     for entry in [forget] if isinstance(forget, (str, int)) else forget:
         if isinstance(entry, str) and entry in lists:
             if not lists[entry]:
-                raise BadInput(f"profile '{profile.name}' has no list '{entry}'; list the forget sets, like [[0, 1], [2, 3]].")
+                raise BadInput(
+                    f"profile '{profile.name}' has no list '{entry}'; list the forget sets, like [[0, 1], [2, 3]]."
+                )
             found += [tuple(sorted(listed)) for block in lists[entry] for listed in block.forget_sets]
         else:
             group = entry if isinstance(entry, (list, tuple)) else [entry]

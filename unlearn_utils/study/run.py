@@ -49,7 +49,9 @@ class Executed:
     problem: str = ""
 
 
-def run(study: Study, given: Given, machine: dict[str, Any], again: bool, report: Callable[[Outputs, dict], Path]) -> int:
+def run(
+    study: Study, given: Given, machine: dict[str, Any], again: bool, report: Callable[[Outputs, dict], Path]
+) -> int:
     """Execute what is not unchanged, write provenance and report, print a summary; 0 if nothing failed."""
     started, outputs = time.time(), study.outputs
     stale = [path for path, values in given.items() if again or not unchanged(path, values, machine, outputs)]
@@ -61,13 +63,18 @@ def run(study: Study, given: Given, machine: dict[str, Any], again: bool, report
     page = report(outputs, problems)
     for path in given:
         one = next((e for e in done if e.name == path.stem), None)
-        print(f"  {path.stem:28} " + ("unchanged" if one is None else f"FAILED: {one.problem}" if one.problem else f"{one.minutes:5.2f} min"))
+        print(
+            f"  {path.stem:28} "
+            + ("unchanged" if one is None else f"FAILED: {one.problem}" if one.problem else f"{one.minutes:5.2f} min")
+        )
     print(f"{len(given)} notebooks on profile '{study.profile.name}' in {(time.time() - started) / 60:.1f} minutes")
     print(f"Figures and tables: {outputs.path}\nReport: {page}")
     return 1 if problems else 0
 
 
-def _execute(stale: list[Path], given: Given, machine: dict[str, Any], outputs: Outputs, started: float) -> list[Executed]:
+def _execute(
+    stale: list[Path], given: Given, machine: dict[str, Any], outputs: Outputs, started: float
+) -> list[Executed]:
     """Two notebooks at a time, which share the processes; a line on the screen for the first figure and for each notebook."""
     side_by_side = min(2, machine["jobs"], len(stale))
     each = machine | {"jobs": max(1, machine["jobs"] // side_by_side)}
@@ -111,8 +118,15 @@ def execute(path: Path, parameters: dict[str, Any], machine: dict[str, Any], out
         os.environ[USED] = str(used)
         try:
             papermill.execute_notebook(
-                path, partial, parameters, kernel_name="python3", cwd=path.parent, progress_bar=False,
-                log_output=False, extra_arguments=["--log-level=CRITICAL"], start_timeout=300,
+                path,
+                partial,
+                parameters,
+                kernel_name="python3",
+                cwd=path.parent,
+                progress_bar=False,
+                log_output=False,
+                extra_arguments=["--log-level=CRITICAL"],
+                start_timeout=300,
             )
             notebook = tidied(nbformat.read(partial, as_version=4))
             notes = sorted(set(used.read_text(encoding="utf-8").split("\n")) - {""}) if used.exists() else []
@@ -150,7 +164,11 @@ def unchanged(path: Path, parameters: dict[str, Any], machine: dict[str, Any], o
     store = Store().root
     for note in made["used"].split():
         kind, _, key = note.partition("/")
-        there = (outputs.path / key).exists() if kind == "file" else not key or (store / kind / key / "record.json").exists()
+        there = (
+            (outputs.path / key).exists()
+            if kind == "file"
+            else not key or (store / kind / key / "record.json").exists()
+        )
         if not there:
             return False
     return True
@@ -158,8 +176,11 @@ def unchanged(path: Path, parameters: dict[str, Any], machine: dict[str, Any], o
 
 def _made_of(path: Path, parameters: dict[str, Any], machine: dict[str, Any], outputs: Outputs) -> str:
     """Hash of a notebook's code, its parameters, the package, and the committed results of all profiles."""
-    sources = [cell.source for cell in nbformat.read(path, as_version=4).cells
-               if cell.cell_type == "code" and "injected" not in str(cell.metadata)]
+    sources = [
+        cell.source
+        for cell in nbformat.read(path, as_version=4).cells
+        if cell.cell_type == "code" and "injected" not in str(cell.metadata)
+    ]
     which = {name: machine[name] for name in ("results", "data_dir", "device")}
     return digest([sources, parameters, which, outputs.name, _package()])
 
@@ -192,7 +213,9 @@ def _write_provenance(study: Study, outputs: Outputs, done: list[Executed], mach
         "commit": git("rev-parse", "HEAD"),
         "uncommitted changes": bool(git("status", "--porcelain", "--", "unlearn_utils")),
         "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in VERSIONS}},
-        "machine": _machine(), "processes": machine["jobs"], "results": machine["results"] or "computed here",
+        "machine": _machine(),
+        "processes": machine["jobs"],
+        "results": machine["results"] or "computed here",
     }
     notes = {one.name: common | {"minutes": round(one.minutes, 2)} for one in done if not one.problem}
     profile = dataclasses.asdict(dataclasses.replace(study.profile, images=None))

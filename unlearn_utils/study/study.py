@@ -55,7 +55,9 @@ class Study:
             raise BadInput(f"machine has no entry {', '.join(sorted(unknown))}; it takes {', '.join(MACHINE)}.")
         options = MACHINE | json.loads(os.environ.get(FROM_COMMAND, "{}")) | machine
         if options["results"] not in ("", "committed"):
-            raise BadInput(f"results is {options['results']!r}, but it must be '' (compute what is missing) or 'committed'.")
+            raise BadInput(
+                f"results is {options['results']!r}, but it must be '' (compute what is missing) or 'committed'."
+            )
         changed = dict(overrides or {})
         alternative = changed.pop("recipes", "")
         if os.environ.get(REFERENCE) == profile:  # the committed results themselves are being made
@@ -136,7 +138,9 @@ class Study:
         """The search that chose the profile's rates: a row per method, variant and candidate. Raises BadInput without one."""
         path = ROOT / "figures" / self.profile.name / "tuning.csv"
         if not path.exists():
-            raise BadInput(f"profile '{self.profile.name}' has no search; python -m unlearn_utils.study.tune makes one.")
+            raise BadInput(
+                f"profile '{self.profile.name}' has no search; python -m unlearn_utils.study.tune makes one."
+            )
         return pd.read_csv(path)
 
     def others(self) -> list[Study]:
@@ -149,13 +153,20 @@ class Study:
         rows = {}
         for method, kind in self._models(models, variant):
             recipe = recipe_of(self.profile, method, kind, several=len(self.forget) > 1)
-            trains = {"epochs": recipe.epochs, "optimiser": recipe.optimiser, "learning rate": recipe.lr,
-                      "schedule": recipe.schedule, "batch size": recipe.batch_size}
+            trains = {
+                "epochs": recipe.epochs,
+                "optimiser": recipe.optimiser,
+                "learning rate": recipe.lr,
+                "schedule": recipe.schedule,
+                "batch size": recipe.batch_size,
+            }
             constants = ", ".join(f"{key} = {value:g}" for key, value in recipe.constants.items())
             rows[self._cell((0, self.forget), method, kind).label] = (
-                trains if recipe.epochs else dict.fromkeys(trains, "–")) | {
+                trains if recipe.epochs else dict.fromkeys(trains, "–")
+            ) | {
                 "trained": "classifier" if VARIANTS[kind].encoder_frozen or METHODS[method].head_only else "all layers",
-                "constants": constants, "rate from": self._whose(method, kind),
+                "constants": constants,
+                "rate from": self._whose(method, kind),
             }
         return pd.DataFrame(rows).T.rename_axis("model")
 
@@ -178,7 +189,10 @@ class Study:
 
     def _trained(self, name: str, variant: str, forget, seed: int | None) -> Cell:
         ((method, kind),) = self._models(name, variant)
-        at = self.pairs[0][0] if seed is None else seed, self.forget if forget is None else sets_of(self.profile, forget)[0]
+        at = (
+            self.pairs[0][0] if seed is None else seed,
+            self.forget if forget is None else sets_of(self.profile, forget)[0],
+        )
         cell = self._cell(at, method, kind)
         dataset_of(self.profile)  # raises BadInput where the images are not here
         sweep.run([trained(cell)], self.machine)
@@ -200,11 +214,15 @@ class Study:
         listed = self._asked_for(dict.fromkeys([*listed, *self._models(models, variant)]))
         if unknown := set(readouts) - READ.keys():
             raise BadInput(f"there is no readout {', '.join(sorted(unknown))}; choose from {', '.join(READ)}.")
-        guests = [name for name, readout in READ.items() if not readout.function.__module__.startswith("unlearn_utils.")]
+        guests = [
+            name for name, readout in READ.items() if not readout.function.__module__.startswith("unlearn_utils.")
+        ]
         wanted = list(dict.fromkeys([*SHOWN, *readouts, *guests]))
         cells = [(pair, self._cell(pair, *model)) for model in listed for pair in self.pairs]
-        tasks = {(pair, cell.label): [Reading.of(cell, name) for name in wanted if READ[name].where(cell)]
-                 for pair, cell in cells}
+        tasks = {
+            (pair, cell.label): [Reading.of(cell, name) for name in wanted if READ[name].where(cell)]
+            for pair, cell in cells
+        }
         results, rows = self._run([task for of in tasks.values() for task in of]), []
         for pair, cell in cells:
             found = {task.name: results[task.key] for task in tasks[pair, cell.label] if task.key in results}
@@ -218,20 +236,30 @@ class Study:
         """A row per model, forget set and seed: epochs, and gradient passes over the training set."""
         images = sum(images_of(self.profile).train)
         return self._rows(
-            self._asked_for(self._models(models, variant)), lambda cell, pair: trained(cell),
-            lambda result, pair: [{"epochs": result["history"][-1]["epoch"], "gradient_passes": result["images_seen"] / images}],
+            self._asked_for(self._models(models, variant)),
+            lambda cell, pair: trained(cell),
+            lambda result, pair: [
+                {"epochs": result["history"][-1]["epoch"], "gradient_passes": result["images_seen"] / images}
+            ],
         )
 
     def history(self, models: Models = ("original", "retrain", "retrain_again", "random")) -> pd.DataFrame:
         """A row per reading during training from scratch: epoch, loss, accuracies, NC1 to NC3."""
-        listed = [(pair, self._cell(pair, *model)) for model in self._asked_for(self._models(models)) for pair in self.pairs]
+        listed = [
+            (pair, self._cell(pair, *model)) for model in self._asked_for(self._models(models)) for pair in self.pairs
+        ]
         results = self._run([task for _, cell in listed for task in (trained(cell), Collapse(cell))])
         rows = []
         for pair, cell in listed:
             training, collapse = results.get(trained(cell).key), results.get(Collapse(cell).key)
-            for at, collapsed in zip(training["history"], collapse["epochs"], strict=True) if training and collapse else ():
-                pooled = {f"{part}_{side}": value for part in ("train", "test")
-                          for side, value in self._pool(at[f"{part}_hits"], pair[1], part).items()}
+            for at, collapsed in (
+                zip(training["history"], collapse["epochs"], strict=True) if training and collapse else ()
+            ):
+                pooled = {
+                    f"{part}_{side}": value
+                    for part in ("train", "test")
+                    for side, value in self._pool(at[f"{part}_hits"], pair[1], part).items()
+                }
                 rows.append(_identity(cell, pair) | pooled | {"loss": at["loss"]} | collapsed)
         return pd.DataFrame(rows)
 
@@ -241,9 +269,15 @@ class Study:
 
         def made(result: dict, pair) -> list[dict]:
             return [
-                {"step": reading["x"], "readout": label, "retain": pooled["retain"], "forget_accuracy": pooled["forget"],
-                 "epoch": sum(end <= reading["x"] for end in result["epoch_ends"])}
-                for reading in result["readings"] for name, label in READOUTS.items()
+                {
+                    "step": reading["x"],
+                    "readout": label,
+                    "retain": pooled["retain"],
+                    "forget_accuracy": pooled["forget"],
+                    "epoch": sum(end <= reading["x"] for end in result["epoch_ends"]),
+                }
+                for reading in result["readings"]
+                for name, label in READOUTS.items()
                 for pooled in [self._pool(np.diagonal(reading[name]), pair[1], "test")]
             ]
 
@@ -255,27 +289,44 @@ class Study:
         task = Steps(self._cell(self.pairs[0], method, "linear"))
         result = self._run([task]).get(task.key)
         return result and {
-            "model": task.cell.label, "seed": self.pairs[0][0], "forget_set": list(self.forget),
-            "forget": self.classes[self.forget[0]], "names": list(self.classes),
+            "model": task.cell.label,
+            "seed": self.pairs[0][0],
+            "forget_set": list(self.forget),
+            "forget": self.classes[self.forget[0]],
+            "names": list(self.classes),
             **{name: result[name] for name in ("classes", "labels", "readings")},
         }
 
     def attack(
-        self, models: Models, attack: str = "few_shot", shots: Sequence[int] = (1, 2, 5, 10, 50), draws: int = 5,
+        self,
+        models: Models,
+        attack: str = "few_shot",
+        shots: Sequence[int] = (1, 2, 5, 10, 50),
+        draws: int = 5,
         references: bool = True,
     ) -> pd.DataFrame:
         """A row per reading of a relearning attack: x (images per class, or steps), draw, retain and forget accuracy."""
         smallest = min(images_of(self.profile).train)
         if not shots or any(type(k) is not int or not 1 <= k <= smallest for k in shots) or draws < 1:
-            raise BadInput(f"shots is {shots!r} and draws is {draws!r}, but both must be whole numbers from 1 on, and "
-                           f"the smallest class has {smallest} training images.")
+            raise BadInput(
+                f"shots is {shots!r} and draws is {draws!r}, but both must be whole numbers from 1 on, and "
+                f"the smallest class has {smallest} training images."
+            )
         if self.profile.attack.shots > smallest:
-            raise BadInput(f"attack.shots is {self.profile.attack.shots}, but the smallest class has {smallest} images.")
+            raise BadInput(
+                f"attack.shots is {self.profile.attack.shots}, but the smallest class has {smallest} images."
+            )
         listed = [("original", "linear"), ("retrain", "linear"), ("random", "linear")] if references else []
         made = lambda result, pair: [  # noqa: E731
-            {"attack": attack, "x": reading["x"], "draw": reading["draw"], "retain": pooled["retain"],
-             "forget_accuracy": pooled["forget"]}
-            for reading in result["readings"] for pooled in [self._pool(reading["hits"], pair[1], "test")]
+            {
+                "attack": attack,
+                "x": reading["x"],
+                "draw": reading["draw"],
+                "retain": pooled["retain"],
+                "forget_accuracy": pooled["forget"],
+            }
+            for reading in result["readings"]
+            for pooled in [self._pool(reading["hits"], pair[1], "test")]
         ]
         models = self._asked_for(dict.fromkeys([*listed, *self._models(models)]))
         return self._rows(models, lambda cell, pair: Attacked.of(cell, attack, pair[1], tuple(shots), draws), made)
@@ -283,11 +334,16 @@ class Study:
     def embedding(self, models: Models, points: int = 2000) -> dict[str, dict[str, np.ndarray]]:
         """t-SNE of test features for the first forget set, by label: ``points`` (n, 2) and ``labels`` (n,)."""
         if points < 3 * len(self.classes):
-            raise BadInput(f"points is {points}, but at least 3 for each of the {len(self.classes)} classes are needed.")
+            raise BadInput(
+                f"points is {points}, but at least 3 for each of the {len(self.classes)} classes are needed."
+            )
         tasks = [Embedded(self._cell(self.pairs[0], *model), points) for model in self._asked_for(self._models(models))]
         results = self._run(tasks)
-        return {task.cell.label: {name: np.array(values) for name, values in results[task.key].items()}
-                for task in tasks if task.key in results}
+        return {
+            task.cell.label: {name: np.array(values) for name, values in results[task.key].items()}
+            for task in tasks
+            if task.key in results
+        }
 
     def save(self, thing: Any, name: str, caption: str = "") -> None:
         """Show a figure or a table with its caption, and keep it with its points as ``<name>.*`` beside the others."""
@@ -298,7 +354,8 @@ class Study:
         if hasattr(thing, "savefig"):
             thing.savefig(f"{target}.png", metadata={"Description": caption, "Software": None})
             thing.savefig(f"{target}.pdf", metadata={"Subject": caption, "CreationDate": None})
-            write(target.with_name(f"{name}_points.csv"), thing.points.to_csv(index=False, float_format="%.5g"))
+            if hasattr(thing, "points"):
+                write(target.with_name(f"{name}_points.csv"), thing.points.to_csv(index=False, float_format="%.5g"))
         else:
             thing.write(target, caption)
         self._note_line(f"file/{name}.{'png' if hasattr(thing, 'savefig') else 'csv'}")
@@ -315,8 +372,14 @@ class Study:
                 cell = self._cell(pair, *model)
                 listed.append((pair, cell, task_of(cell, pair)))
         results = self._run([task for *_, task in listed])
-        return pd.DataFrame([_identity(cell, pair) | row for pair, cell, task in listed if task.key in results
-                             for row in made(results[task.key], pair)])
+        return pd.DataFrame(
+            [
+                _identity(cell, pair) | row
+                for pair, cell, task in listed
+                if task.key in results
+                for row in made(results[task.key], pair)
+            ]
+        )
 
     def _models(self, models: Models, variant: Models = "linear") -> list[tuple[str, str]]:
         return models_of(self.profile, models, variant)
@@ -336,7 +399,10 @@ class Study:
         """Share of hits among the images of the retain and of the forget classes."""
         hits, counts = np.asarray(hits, dtype=float), np.array(getattr(images_of(self.profile), part))
         of_forget = np.isin(np.arange(len(counts)), forget)
-        return {side: float(hits[of].sum() / counts[of].sum()) for side, of in (("retain", ~of_forget), ("forget", of_forget))}
+        return {
+            side: float(hits[of].sum() / counts[of].sum())
+            for side, of in (("retain", ~of_forget), ("forget", of_forget))
+        }
 
     def _run(self, tasks: list[Task]) -> dict[str, dict[str, Any]]:
         """Results by key: committed, cached, or computed now. What fails is printed and left out."""
@@ -344,15 +410,19 @@ class Study:
         packed = {task.key: found for task in tasks if self.pack and (found := self.pack.find(task))}
         here = [task for task in tasks if task.key not in packed]
         if here and packed and not self._same_originals(here):
-            print(f"{len(here)} of {len(tasks)} results are not committed, and the Original here is another one: all of "
-                  "this table is computed here, since two Originals are never mixed.")
+            print(
+                f"{len(here)} of {len(tasks)} results are not committed, and the Original here is another one: all of "
+                "this table is computed here, since two Originals are never mixed."
+            )
             packed, here = {}, tasks
         if self.pack and (absent := sweep.missing(here)):
             try:
                 dataset_of(self.profile)
             except BadInput as problem:
-                raise BadInput(f"{len(absent)} results are not committed ({absent[0].label}, ...), and they cannot be "
-                               f"computed: {problem}") from None
+                raise BadInput(
+                    f"{len(absent)} results are not committed ({absent[0].label}, ...), and they cannot be "
+                    f"computed: {problem}"
+                ) from None
         try:
             sweep.run(here, self.machine)
         except sweep.Failure as failure:
@@ -365,7 +435,10 @@ class Study:
 
     def _note(self, here: list[Task], packed: dict[str, dict]) -> None:
         """Tell the command that executes this notebook which results it used."""
-        for note in [*(f"{task.kind}/{task.key}" for task in here), *(record["question"] for record in packed.values())]:
+        for note in [
+            *(f"{task.kind}/{task.key}" for task in here),
+            *(record["question"] for record in packed.values()),
+        ]:
             self._note_line(note)
 
     def _note_line(self, note: str) -> None:
@@ -384,13 +457,20 @@ class Study:
 
 
 def _identity(cell: Cell, pair: tuple[int, tuple[int, ...]]) -> dict[str, Any]:
-    return {"model": cell.label, "method": cell.method, "variant": cell.variant, "seed": pair[0],
-            "forget": " ".join(map(str, pair[1]))}
+    return {
+        "model": cell.label,
+        "method": cell.method,
+        "variant": cell.variant,
+        "seed": pair[0],
+        "forget": " ".join(map(str, pair[1])),
+    }
 
 
 def _has_steps(method: str) -> None:
     if method not in METHODS or METHODS[method].closed_form or METHODS[method].start != "original":
-        raise BadInput(f"'{method}' has no unlearning steps, so it has no curve; choose a method that trains, like random_label.")
+        raise BadInput(
+            f"'{method}' has no unlearning steps, so it has no curve; choose a method that trains, like random_label."
+        )
 
 
 def _count(n: int, what: str) -> str:

@@ -49,11 +49,14 @@ def candidates(name: str, data_dir: str) -> list[tuple[str, str, str, float, Cel
 
 def unlearning_recipes(profile: Profile) -> list[tuple[str, str]]:
     """(method, variant) of the unlearning methods that have candidates; a closed form has only its own."""
+
     def listed(method: str) -> dict:
         return profile.tuning.get(method, {}) | ({} if METHODS[method].closed_form else profile.tuning)
 
     return [
-        (method, variant) for method, variants in profile.recipes.items() for variant in variants
+        (method, variant)
+        for method, variants in profile.recipes.items()
+        for variant in variants
         if METHODS[method].start == "original" and variant in listed(method)
     ]
 
@@ -91,14 +94,20 @@ def table(name: str, data_dir: str, machine: Machine) -> pd.DataFrame:
     listed = candidates(name, data_dir)
     originals = [Cell(cell.profile, cell.seed, (), "original") for *_, cell in listed]
     try:
-        run([Reading.of(cell, name) for cell in [*originals, *(cell for *_, cell in listed)] for name in READOUTS], machine)
+        run(
+            [Reading.of(cell, name) for cell in [*originals, *(cell for *_, cell in listed)] for name in READOUTS],
+            machine,
+        )
     except Failure as failure:
         raise BadInput(f"the search is not complete: {failure}") from None
     names = ("method", "variant", "setting", "value")
     rows = [dict(zip(names, row)) | score(cell) for *row, cell in listed]
     means = pd.DataFrame(rows).groupby(list(names), sort=False).mean().reset_index().round(6)
     rule = profiles.load(name).tuning
-    winners = [winner(rows, rule["tolerance"], rule.get("ties", "larger")) for _, rows in means.groupby(["method", "variant"], sort=False)]
+    winners = [
+        winner(rows, rule["tolerance"], rule.get("ties", "larger"))
+        for _, rows in means.groupby(["method", "variant"], sort=False)
+    ]
     means["chosen"] = means.index.isin(winners)
     return means
 
@@ -110,7 +119,9 @@ def disagreements(profile: Profile, means: pd.DataFrame) -> list[str]:
         recipe = recipe_of(profile, row.method, row.variant)
         value = recipe.lr if row.setting == "lr" else recipe.constants.get(row.setting)
         if value != row.value:
-            listed.append(f"{row.method}.{row.variant}: {row.setting} is {value} in the profile, {row.value} in the search")
+            listed.append(
+                f"{row.method}.{row.variant}: {row.setting} is {value} in the profile, {row.value} in the search"
+            )
     return listed
 
 

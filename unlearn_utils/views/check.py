@@ -15,8 +15,11 @@ NOISE = 1e-6  # rounding of what is written with six digits
 def compared(study: Study, fresh: bool) -> int:
     """Print every table of numbers that differs from the committed one; 1 if one does, and the run was not ``fresh``."""
     here, committed = study.outputs.path, ROOT / "figures" / study.profile.name
-    lines = [{"table": path.name, **difference(path, here / path.name)} for path in sorted(committed.glob("*.csv"))
-             if path.name not in ("tuning.csv", "headroom.csv")]
+    lines = [
+        {"table": path.name, **difference(path, here / path.name)}
+        for path in sorted(committed.glob("*.csv"))
+        if path.name not in ("tuning.csv", "headroom.csv")
+    ]
     table = pd.DataFrame(lines).set_index("table")
     apart = table[(table.difference > NOISE) | table.note.ne("")]
     print(f"\n{len(table)} tables compared with the committed ones, {len(apart)} differ.")
@@ -49,7 +52,18 @@ def another_seed(here: pd.DataFrame, committed: pd.DataFrame) -> str:
     for column in ("output_forget", "probe_forget", "ncc_forget", "output_retain"):
         apart = 100 * (here.groupby("model")[column].mean() - committed.groupby("model")[column].mean()).abs()
         by_set = committed.pivot_table(index="forget", columns="method", values=column)
-        seed = 100 * abs((by_set["retrain_again"] - by_set["retrain"]).mean()) if "retrain_again" in by_set else float("nan")
-        lines.append({"points": column, "median": apart.median(), "largest": apart.max(), "model": apart.idxmax(),
-                      "another seed of Retrain": seed})
+        seed = (
+            100 * abs((by_set["retrain_again"] - by_set["retrain"]).mean())
+            if "retrain_again" in by_set
+            else float("nan")
+        )
+        lines.append(
+            {
+                "points": column,
+                "median": apart.median(),
+                "largest": apart.max(),
+                "model": apart.idxmax(),
+                "another seed of Retrain": seed,
+            }
+        )
     return pd.DataFrame(lines).round(2).to_string(index=False)

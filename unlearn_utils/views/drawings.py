@@ -39,12 +39,23 @@ def arrows(vectors: dict[str, tuple]) -> Figure:
             _arrow(axis, _at(new), colour)
             axis.plot(*np.transpose([(0, 0), _at(old), _at(new)]), alpha=0)  # what the limits of the axes hold
             text += f" turned {turn:.0f}°" * (name != "Original")
-            axis.annotate(text, (0.5, 0), (0, y), xycoords="axes fraction", textcoords="offset points", ha="center",
-                          va="center", size=7.5, color=colour)
+            axis.annotate(
+                text,
+                (0.5, 0),
+                (0, y),
+                xycoords="axes fraction",
+                textcoords="offset points",
+                ha="center",
+                va="center",
+                size=7.5,
+                color=colour,
+            )
         axis.set_title(f"{name}\n{between:.0f}° apart", size=7.5)
         points.append({"model": name, "between": between, "weight_turn": turns[0], "mean_turn": turns[1]})
-    caption = ("Weight vector (black) and class mean (orange) of the forget class at the angles by which they turned "
-               "from the Original's (dashed). Lengths are not to scale; the angle between the two is written above.")
+    caption = (
+        "Weight vector (black) and class mean (orange) of the forget class at the angles by which they turned "
+        "from the Original's (dashed). Lengths are not to scale; the angle between the two is written above."
+    )
     return finish(figure, pd.DataFrame(points), caption)
 
 
@@ -68,8 +79,10 @@ def _drawn(*drawings) -> Figure:
         axis.title.set_size(7.5)
         axis.set(xlim=(-1.4, 1.4), ylim=(-1.05, 1.3), aspect="equal")
         axis.set_axis_off()
-    caption = ("A drawing, not a measurement: features of the forget class (orange) and of retain classes (blue), the "
-               "forget class's weight vector (black, dashed before unlearning), and the global mean (cross).")
+    caption = (
+        "A drawing, not a measurement: features of the forget class (orange) and of retain classes (blue), the "
+        "forget class's weight vector (black, dashed before unlearning), and the global mean (cross)."
+    )
     return finish(figure, pd.DataFrame({"drawing": [draw.__name__.strip("_") for draw in drawings]}), caption)
 
 
@@ -101,14 +114,16 @@ def theory_gamma(gammas, accuracies, bounds: tuple[float, float]) -> Figure:
     axis.text(sum(bounds) / 2, 4, "forget class", color=FORGET, ha="center", size=7.5)
     axis.set(xlabel="weight of the retain loss, γ", ylabel="accuracy (%)", xlim=(0, 1), ylim=(-3, 103))
     axis.set_xticks([0, bounds[0], 0.5, bounds[1], 1], ["0", "1/K", "0.5", "(K−1)/K", "1"])
-    caption = (f"Theory, without images, {1 / bounds[0]:.0f} collapsed classes: accuracy of the minimiser against the "
-               f"weight of the retain loss. Shaded: the predicted interval, from 1/K to (K−1)/K.")
+    caption = (
+        f"Theory, without images, {1 / bounds[0]:.0f} collapsed classes: accuracy of the minimiser against the "
+        f"weight of the retain loss. Shaded: the predicted interval, from 1/K to (K−1)/K."
+    )
     return finish(figure, pd.DataFrame({"gamma": gammas, "retain": retain, "forget": forget}), caption)
 
 
 def theory_path(path: list, means, forget: int = 0) -> Figure:
     """Cosine of weight vectors and class means (K, d); ``path`` holds W (K, d) after every step of unlearning."""
-    weights, means = np.stack([np.asarray(weight) for weight in path[:LAST + 1]]), np.asarray(means)
+    weights, means = np.stack([np.asarray(weight) for weight in path[: LAST + 1]]), np.asarray(means)
     cosine = (weights * means).sum(2) / np.linalg.norm(weights, axis=2) / np.linalg.norm(means, axis=1)  # (steps, K)
     retain = np.delete(cosine, forget, axis=1)
     figure, ((axis,),) = canvas(1.8)
@@ -119,8 +134,10 @@ def theory_path(path: list, means, forget: int = 0) -> Figure:
     axis.set_ylabel("cosine of weight\nvector and class mean")
     labels = [(retain[-1].mean(), "retain classes", RETAIN), (cosine[-1, forget], "forget class", FORGET)]
     end_labels(axis, labels, 7.5)
-    caption = (f"Theory, without images: cosine between weight vector and class mean of {len(means)} collapsed classes "
-               f"while descent on the retain classes and ascent on the forget class change the classifier alone.")
+    caption = (
+        f"Theory, without images: cosine between weight vector and class mean of {len(means)} collapsed classes "
+        f"while descent on the retain classes and ascent on the forget class change the classifier alone."
+    )
     points = pd.DataFrame(cosine, columns=[f"class {c}" for c in range(len(means))]).rename_axis("step").reset_index()
     return finish(figure, points, caption)
 
@@ -136,12 +153,28 @@ def _at(degrees: float, length: float = 1.0) -> np.ndarray:
 
 
 def _arrow(axis, tip: np.ndarray, colour: str, dashed: bool = False) -> None:
-    axis.annotate("", xy=tip, xytext=(0, 0), zorder=3 - dashed, arrowprops={
-        "arrowstyle": "-|>", "color": colour, "linewidth": 1 if dashed else 1.8, "shrinkA": 0, "shrinkB": 0,
-        "mutation_scale": 7 if dashed else 9, "alpha": 0.6 if dashed else 1,
-        "linestyle": (0, (2, 1.5)) if dashed else "-"})
+    axis.annotate(
+        "",
+        xy=tip,
+        xytext=(0, 0),
+        zorder=3 - dashed,
+        arrowprops={
+            "arrowstyle": "-|>",
+            "color": colour,
+            "linewidth": 1 if dashed else 1.8,
+            "shrinkA": 0,
+            "shrinkB": 0,
+            "mutation_scale": 7 if dashed else 9,
+            "alpha": 0.6 if dashed else 1,
+            "linestyle": (0, (2, 1.5)) if dashed else "-",
+        },
+    )
 
 
 def _bend(axis, start: np.ndarray, end: np.ndarray, colour: str) -> None:
-    axis.annotate("", end, start, arrowprops={
-        "arrowstyle": "->", "color": colour, "linewidth": 1, "connectionstyle": "arc3,rad=-0.4"})
+    axis.annotate(
+        "",
+        end,
+        start,
+        arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 1, "connectionstyle": "arc3,rad=-0.4"},
+    )

@@ -20,10 +20,21 @@ from .style import FORGET, GREY, READOUT_STYLE, RETAIN, canvas, end_labels, fini
 
 PAPER = ("random_label", "salun", "neggrad_plus", "scrub", "unsir")  # what the summaries over methods show
 ACCURACY = "forget accuracy (%)"
-HISTORY = {"train_retain": ("training", "-"), "test_retain": ("test", (0, (3, 1.5))),
-           "nc1": ("NC1", "-"), "nc2": ("NC2", (0, (3, 1.5))), "nc3": ("NC3", (0, (1, 1)))}
-ATTACKED = {"Original": "-", "Retrain": (0, (4, 1.5)), "Untrained network": (0, (1, 1)), "Random Label": "-",
-            "Random Label + CMF": (0, (4, 1.5)), "Random Label, classifier only": (0, (1, 1))}
+HISTORY = {
+    "train_retain": ("training", "-"),
+    "test_retain": ("test", (0, (3, 1.5))),
+    "nc1": ("NC1", "-"),
+    "nc2": ("NC2", (0, (3, 1.5))),
+    "nc3": ("NC3", (0, (1, 1))),
+}
+ATTACKED = {
+    "Original": "-",
+    "Retrain": (0, (4, 1.5)),
+    "Untrained network": (0, (1, 1)),
+    "Random Label": "-",
+    "Random Label + CMF": (0, (4, 1.5)),
+    "Random Label, classifier only": (0, (1, 1)),
+}
 MATCHED = "linear, matched budget"
 HEADS = {"linear": "linear head", "cmf": "CMF head", "cmf_budget": MATCHED}
 SHORT = {"output": "output", "probe": "probe", "ncc": "NCC"}
@@ -56,8 +67,10 @@ def learning_curve(curves: pd.DataFrame, rows: pd.DataFrame) -> Figure:
         lines = [f"step {fallen[0]}:", *(f"{SHORT[name]} {at[label]:.1f} %" for name, label in READOUTS.items())]
         axis.axvline(fallen[0], color=GREY, linewidth=0.7, zorder=0)
         axis.text(fallen[0] * 1.15, 34, "\n".join(lines), size=style.LARGE, va="center")
-    caption = (f"Forget accuracy during {curves.model.iloc[0]}, {n_of(curves)}: means over them and, shaded, least to "
-               f"greatest. Dashed: the linear probe of Retrain on the same forget sets ({retrain:.1f} %).")
+    caption = (
+        f"Forget accuracy during {curves.model.iloc[0]}, {n_of(curves)}: means over them and, shaded, least to "
+        f"greatest. Dashed: the linear probe of Retrain on the same forget sets ({retrain:.1f} %)."
+    )
     return finish(figure, steps.reset_index(), caption)
 
 
@@ -81,8 +94,16 @@ def dumbbell(rows: pd.DataFrame, models: list[str] | None = None, columns: tuple
     retrain = table[table.index.map(methods) == "retrain"].drop(columns="output").mean().dropna()
     for line, (readout, x) in enumerate(retrain.items()):
         axis.axvline(x, color=looks[readout][0], linestyle=(0, (4, 2)), linewidth=0.9, zorder=0)
-        axis.annotate(f"Retrain's {readout} {x:.0f} %", (x, 1), (0, 2 + 9 * line), size=7.5, color=looks[readout][0],
-                      xycoords=("data", "axes fraction"), textcoords="offset points", ha="right" if x > 60 else "left")
+        axis.annotate(
+            f"Retrain's {readout} {x:.0f} %",
+            (x, 1),
+            (0, 2 + 9 * line),
+            size=7.5,
+            color=looks[readout][0],
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha="right" if x > 60 else "left",
+        )
     drawn = table.loc[[name for name in shown if methods[name] in PAPER]]
     untrained = table[table.index.map(methods) == "random"].max()
     apart = len(drawn) and "probe" in table and (drawn.output < 0.5).all() and (drawn.probe > untrained.probe).all()
@@ -117,9 +138,12 @@ def cmf(rows: pd.DataFrame) -> Figure:
     figure.supxlabel(ACCURACY, size=8)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncol=2)
     left_out = ", ".join(f"{model} ({value:.0f} %)" for model, value in zip(broken.model, broken.output_retain))
-    caption = (f"Forget accuracy with a linear and with a CMF head, {n_of(chosen)}, means over them; features without "
-               f"normalisation. Matched budget: a linear head trained by the CMF head's recipe."
-               + f" Not drawn, over {BROKEN} points below Retrain's retain accuracy: {left_out}." * bool(left_out))
+    caption = (
+        f"Forget accuracy with a linear and with a CMF head, {n_of(chosen)}, means over them; features without "
+        f"normalisation. Matched budget: a linear head trained by the CMF head's recipe."
+        + f" Not drawn, over {BROKEN} points below Retrain's retain accuracy: {left_out}."
+        * bool(left_out)
+    )
     return finish(figure, table, caption)
 
 
@@ -142,15 +166,28 @@ def alignment(rows: pd.DataFrame) -> Figure:
         axis.axvspan(own.min(), own.max(), color="#e3e3e3", linewidth=0, zorder=0)
         axis.text(own.mean(), 1.01, "Retrain", transform=axis.get_xaxis_transform(), ha="center", size=7.5, color=GREY)
     np.random.seed(0)  # of the strip plot's jitter
-    sns.stripplot(points, x="cosine", y="model", hue="kind", order=order, palette=KINDS, hue_order=KINDS, size=3.2,
-                  alpha=0.8, jitter=0.22, ax=axis)
+    sns.stripplot(
+        points,
+        x="cosine",
+        y="model",
+        hue="kind",
+        order=order,
+        palette=KINDS,
+        hue_order=KINDS,
+        size=3.2,
+        alpha=0.8,
+        jitter=0.22,
+        ax=axis,
+    )
     sns.move_legend(axis, "lower center", bbox_to_anchor=(0.5, 1.06), ncol=2, title=None, markerscale=1.5)
     axis.set(xlabel="cosine of weight vector and class mean", ylabel="")
     axis.set_xlim(min(-0.2, points.cosine.min() - 0.03), 1.02)
     axis.xaxis.set_major_locator(MultipleLocator(0.2))
     axis.tick_params(axis="y", length=0)
-    caption = (f"Cosine between class weight vector and centred class mean, a dot per class, {n_of(chosen)}; 0 is "
-               f"orthogonal, 1 aligned. The grey band goes from the least to the greatest of Retrain's forget classes.")
+    caption = (
+        f"Cosine between class weight vector and centred class mean, a dot per class, {n_of(chosen)}; 0 is "
+        f"orthogonal, 1 aligned. The grey band goes from the least to the greatest of Retrain's forget classes."
+    )
     return finish(figure, points, caption)
 
 
@@ -163,8 +200,10 @@ def turned(rows: pd.DataFrame) -> Figure:
     axis.set(xlim=(-2, max(93, table.max(axis=None) + 3)), xlabel="turned from the Original (degrees)")
     axis.set_xticks(range(0, int(axis.get_xlim()[1]) + 1, 30))
     joined(axis, table, dict(zip(table, (("black", "s", "black"), (FORGET, "o", FORGET)))), gap=42)
-    caption = (f"Angle by which weight vector and mean of the forget class turned from the Original's, {n_of(rows)}, "
-               f"means over them. At 90 degrees a vector is orthogonal to what it was.")
+    caption = (
+        f"Angle by which weight vector and mean of the forget class turned from the Original's, {n_of(rows)}, "
+        f"means over them. At 90 degrees a vector is orthogonal to what it was."
+    )
     return finish(figure, table.reset_index(), caption)
 
 
@@ -190,8 +229,10 @@ def neural_collapse(histories: pd.DataFrame) -> Figure:
         end_labels(axis, of_panel, 7.5)
     axes[0][0].set_ylabel("accuracy on\nretain classes (%)")
     axes[1][0].set_ylabel("neural collapse\n(0 = collapsed)")
-    caption = (f"Training of {' and '.join(models)}, {n_of(chosen)}, means over them: retain accuracy, and NC1 to NC3, "
-               f"which are 0 in a collapsed network.")
+    caption = (
+        f"Training of {' and '.join(models)}, {n_of(chosen)}, means over them: retain accuracy, and NC1 to NC3, "
+        f"which are 0 in a collapsed network."
+    )
     return finish(figure, chosen[["model", "seed", "forget", "epoch", *HISTORY]], caption)
 
 
@@ -221,8 +262,10 @@ def gaps_by_profile(tables: dict[str, pd.DataFrame]) -> Figure:
     axes[0].set_yticks(range(len(present)), present)
     figure.suptitle("Retained beyond Retrain", size=8.5)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
-    caption = ("Forget accuracy minus Retrain's, by linear probe and by NCC, in percentage points; a method's tuned "
-               "learning rate where there is one. Bars: 95 % intervals over forget sets.")
+    caption = (
+        "Forget accuracy minus Retrain's, by linear probe and by NCC, in percentage points; a method's tuned "
+        "learning rate where there is one. Bars: 95 % intervals over forget sets."
+    )
     return finish(figure, points[["profile", "model", "column", "difference", "low", "high"]], caption)
 
 
@@ -301,8 +344,10 @@ def steps(steps: dict) -> Figure:
     entries = zip([*colours.values(), OTHER], "o^s.", [*names, "another class"])
     handles = [axes[0][0].plot([], [], marker, color=colour, label=name)[0] for colour, marker, name in entries]
     figure.legend(handles=handles, loc="outside lower center", ncol=4, columnspacing=1, handletextpad=0.3)
-    caption = (f"{steps['model']} unlearns {names[0]}: {len(labels)} test images, seed {steps['seed']}, in the plane "
-               f"of three class means of the Original. Marker: class; colour: predicted class; numbers: accuracy.")
+    caption = (
+        f"{steps['model']} unlearns {names[0]}: {len(labels)} test images, seed {steps['seed']}, in the plane "
+        f"of three class means of the Original. Marker: class; colour: predicted class; numbers: accuracy."
+    )
     return finish(figure, pd.concat(points), caption)
 
 
@@ -333,9 +378,22 @@ def tuning(table: pd.DataFrame) -> Figure:
     points["accuracy"] *= 100
     colours, markers = ({SHORT[name]: look[i] for name, look in READOUT_STYLE.items()} for i in (0, 1))
     across = min(3, points.method.nunique())
-    grid = sns.relplot(points, x="value", y="accuracy", col="method", col_wrap=across, kind="line", hue="readout",
-                       style="readout", palette=colours, markers=markers, dashes=False, legend=False, height=1.5,
-                       aspect=style.WIDTH / 1.5 / across)
+    grid = sns.relplot(
+        points,
+        x="value",
+        y="accuracy",
+        col="method",
+        col_wrap=across,
+        kind="line",
+        hue="readout",
+        style="readout",
+        palette=colours,
+        markers=markers,
+        dashes=False,
+        legend=False,
+        height=1.5,
+        aspect=style.WIDTH / 1.5 / across,
+    )
     grid.figure.set_layout_engine("constrained")
     grid.set(xscale="log", ylim=(-4, 104)).set_titles("{col_name}").set_axis_labels("learning rate", ACCURACY)
     for method, axis in grid.axes_dict.items():

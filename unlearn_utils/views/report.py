@@ -33,7 +33,9 @@ CELL = """{%- extends 'basic/index.html.j2' -%}
 {%- block input_group -%}<details class="code"><summary>Code</summary>{{ super() }}</details>{%- endblock -%}"""
 MATHS = re.compile(  # code first, which may hold dollars; 5$ or 6$ is no formula
     r"(?P<code>```.*?```|`[^`]*`)|\$\$(?P<block>.+?)\$\$|"
-    r"(?<![\\\w$])\$(?P<inline>[^\s$](?:[^$]*[^\s$\\])?)\$(?![\w$])", re.DOTALL)
+    r"(?<![\\\w$])\$(?P<inline>[^\s$](?:[^$]*[^\s$\\])?)\$(?![\w$])",
+    re.DOTALL,
+)
 
 
 def write_report(outputs: Outputs, failed: dict[str, str]) -> Path:
@@ -44,7 +46,10 @@ def write_report(outputs: Outputs, failed: dict[str, str]) -> Path:
     notebooks = sorted((outputs.path / "notebooks").glob("[0-9A]*.ipynb"))
     provenance = outputs.path / "provenance.json"
     content = {
-        "title": _title(outputs.profile), "caption": outputs.caption, "failed": failed, "claims": _claims(outputs.path),
+        "title": _title(outputs.profile),
+        "caption": outputs.caption,
+        "failed": failed,
+        "claims": _claims(outputs.path),
         "figures": [figure(path) for name in FIRST if (path := outputs.path / f"{name}.png").exists()],
         "parts": [part(path) for path in notebooks],
         "provenance": json.loads(provenance.read_text(encoding="utf-8"))["notebooks"] if provenance.exists() else {},
@@ -67,7 +72,8 @@ def write_index(folder: Path | None = None) -> Path:
 
 def _filled(template: str, content: dict[str, Any]) -> str:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
     style = (HERE / "report.css").read_text(encoding="utf-8")
     light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("default", "github-dark"))
     style += f"{light}\n@media screen and (prefers-color-scheme: dark) {{ {dark} }}"
@@ -89,8 +95,11 @@ def _claims(folder: Path) -> str:
 
 def figure(path: Path) -> dict[str, str]:
     """A kept figure with its caption, which lies in the file."""
-    return {"name": path.stem.replace("_", " "), "caption": Image.open(path).text.get("Description", ""),
-            "picture": smaller(base64.b64encode(path.read_bytes()).decode())}
+    return {
+        "name": path.stem.replace("_", " "),
+        "caption": Image.open(path).text.get("Description", ""),
+        "picture": smaller(base64.b64encode(path.read_bytes()).decode()),
+    }
 
 
 def part(path: Path) -> dict[str, str]:
@@ -115,7 +124,9 @@ def part(path: Path) -> dict[str, str]:
     body = re.sub(r"<(/?)h([1-5])\b", lambda m: f"<{m[1]}h{int(m[2]) + 1}", body)  # below the report's own
     body = re.sub(r"<style scoped[^>]*>.*?</style>", "", body, flags=re.DOTALL)
     body = re.sub(r"<table.*?</table>", lambda m: _boxed(m[0]), body, flags=re.DOTALL)
-    title = re.search(r"^# (.+)", next((c.source for c in notebook.cells if c.cell_type == "markdown"), ""), re.MULTILINE)
+    title = re.search(
+        r"^# (.+)", next((c.source for c in notebook.cells if c.cell_type == "markdown"), ""), re.MULTILINE
+    )
     return {"name": path.stem, "title": title[1] if title else path.stem, "body": body}
 
 
@@ -130,6 +141,7 @@ def smaller(picture: str) -> str:
 
 def _set_apart(text: str, formulas: list[str]) -> str:
     """Markdown with a word in place of every formula, which Markdown would read as its own; ``formulas`` get MathML."""
+
     def replaced(found: re.Match) -> str:
         if found["code"]:
             return found[0]

@@ -20,21 +20,50 @@ from ..paths import Outputs, write
 
 WIDTH, WIDE = 3.54, 7.09  # inches: one and two columns of a page, 9 and 18 cm
 SMALL, LARGE = 7, 10.5  # pt: the smallest text, and the text of a wide figure, which a web page shows at half its size
-sns.set_theme(context="paper", style="ticks", rc={
-    "figure.dpi": 200, "savefig.dpi": 200, "pdf.fonttype": 42, "axes.spines.top": False, "axes.spines.right": False,
-    "legend.frameon": False, "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8, "legend.fontsize": 7.5,
-    "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "xtick.major.width": 0.7, "ytick.major.width": 0.7,
-    "xtick.major.size": 3, "ytick.major.size": 3, "axes.linewidth": 0.7, "lines.linewidth": 1.3,
-    "lines.markersize": 4.5,
-})
+sns.set_theme(
+    context="paper",
+    style="ticks",
+    rc={
+        "figure.dpi": 200,
+        "savefig.dpi": 200,
+        "pdf.fonttype": 42,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+        "font.size": 8,
+        "axes.labelsize": 8,
+        "axes.titlesize": 8,
+        "legend.fontsize": 7.5,
+        "xtick.labelsize": 7.5,
+        "ytick.labelsize": 7.5,
+        "xtick.major.width": 0.7,
+        "ytick.major.width": 0.7,
+        "xtick.major.size": 3,
+        "ytick.major.size": 3,
+        "axes.linewidth": 0.7,
+        "lines.linewidth": 1.3,
+        "lines.markersize": 4.5,
+    },
+)
 
 RETAIN, FORGET = "#6b8fb5", "#e05a00"  # blue and orange, for retain and forget classes and for nothing else
 GREY = "#6e6e6e"
 READOUT_STYLE = {"output": ("#882255", "o"), "probe": ("#117733", "D"), "ncc": ("#332288", "s")}
 METHOD_COLOURS = {  # references and controls are black and grey
-    "original": "#000000", "retrain": "#5a5a5a", "random": "#949494", "retrain_again": "#6f6f6f", "prune": "#7b7b7b",
-    "bias_shift": "#868686", "distilled_head": "#626262", "random_label": "#0072b2", "salun": "#0a7a4a",
-    "neggrad_plus": "#c247e0", "scrub": "#4a2208", "unsir": "#f0407c", "svd": "#6d5800", "finetune": "#12205e",
+    "original": "#000000",
+    "retrain": "#5a5a5a",
+    "random": "#949494",
+    "retrain_again": "#6f6f6f",
+    "prune": "#7b7b7b",
+    "bias_shift": "#868686",
+    "distilled_head": "#626262",
+    "random_label": "#0072b2",
+    "salun": "#0a7a4a",
+    "neggrad_plus": "#c247e0",
+    "scrub": "#4a2208",
+    "unsir": "#f0407c",
+    "svd": "#6d5800",
+    "finetune": "#12205e",
     "pour_p": "#6a1fc0",
 }
 SPARES = ("#005f73", "#6b4f9e", "#9c4a3c", "#3d6b00", "#5b5bd6")
@@ -105,8 +134,17 @@ def end_labels(axis, labels: list[tuple[float, str, str]], size: float = SMALL) 
     places = draw.inverted().transform(spread(list(heights), 1.25 * size / height * (high - low), low, high))
     for (height, text, colour), place in zip(labels, places):
         line = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
-        axis.annotate(text, (1, height), (1 + 12 / width, place), xycoords=axis.get_yaxis_transform(), va="center",
-                      size=size, color=colour, annotation_clip=False, arrowprops=line)
+        axis.annotate(
+            text,
+            (1, height),
+            (1 + 12 / width, place),
+            xycoords=axis.get_yaxis_transform(),
+            va="center",
+            size=size,
+            color=colour,
+            annotation_clip=False,
+            arrowprops=line,
+        )
 
 
 def joined(axis, table: pd.DataFrame, looks: dict[str, tuple[str, str, str]], gap: float = 0) -> None:
@@ -116,13 +154,30 @@ def joined(axis, table: pd.DataFrame, looks: dict[str, tuple[str, str, str]], ga
     """
     axis.hlines(range(len(table)), table.min(axis=1), table.max(axis=1), color="#aaaaaa", linewidth=2, zorder=1)
     for name, (colour, marker, face) in reversed(looks.items()):
-        axis.plot(table[name], range(len(table)), marker, color=colour, markerfacecolor=face, markersize=6.5,
-                  markeredgewidth=1.3, zorder=3, clip_on=False, label=name)
+        axis.plot(
+            table[name],
+            range(len(table)),
+            marker,
+            color=colour,
+            markerfacecolor=face,
+            markersize=6.5,
+            markeredgewidth=1.3,
+            zorder=3,
+            clip_on=False,
+            label=name,
+        )
     if gap:
         (low, high), first = axis.get_xlim(), table.iloc[0].dropna()
         for name, place in zip(first.index, spread(list(first), gap, low + 0.3 * gap, high - 0.3 * gap)):
-            axis.text(place, -0.5, name, color=looks[name][0], ha="center", size=7.5,
-                      bbox={"facecolor": "white", "linewidth": 0, "pad": 0.5})
+            axis.text(
+                place,
+                -0.5,
+                name,
+                color=looks[name][0],
+                ha="center",
+                size=7.5,
+                bbox={"facecolor": "white", "linewidth": 0, "pad": 0.5},
+            )
     names = [name.replace(", classifier only", ",\nclassifier only").replace("$", r"\$") for name in table.index]
     axis.set_yticks(range(len(table)), names, linespacing=1)
     axis.set_ylim(len(table) - 0.5, -1 if gap else -0.6)

@@ -18,18 +18,34 @@ from ..paths import write
 from .compare import Comparison, compare
 
 PAPER_SETTINGS = {  # the profiles that are experiments of the paper: network and data set in its tables
-    "cifar10": ("resnet18", "cifar10"), "cifar100": ("resnet18", "cifar100"),
-    "tiny_imagenet": ("resnet50", "tiny_imagenet"), "cifar10_vit": ("vit_s_16", "cifar10"),
-    "cifar100_vit": ("vit_s_16", "cifar100"), "tiny_imagenet_vit": ("vit_s_16", "tiny_imagenet"),
-    "cifar10_slim": ("resnet18", "cifar10"), "cifar10_pretrained": ("vit_s_16", "cifar10"),
+    "cifar10": ("resnet18", "cifar10"),
+    "cifar100": ("resnet18", "cifar100"),
+    "tiny_imagenet": ("resnet50", "tiny_imagenet"),
+    "cifar10_vit": ("vit_s_16", "cifar10"),
+    "cifar100_vit": ("vit_s_16", "cifar100"),
+    "tiny_imagenet_vit": ("vit_s_16", "tiny_imagenet"),
+    "cifar10_slim": ("resnet18", "cifar10"),
+    "cifar10_pretrained": ("vit_s_16", "cifar10"),
 }
-PLAIN = re.compile(r"alignment|mean_distance|margin|.*bias|nc[123]|.*auroc|.*turn|epochs|gradient_passes")  # no per cent
-READOUTS = {"output": "Output", "probe": "Linear probe", "ncc": "NCC", "probe_in_head": "Probe, normalised features",
-            "ncc_in_head": "NCC, normalised features", "binary": "Binary probe"}
+PLAIN = re.compile(
+    r"alignment|mean_distance|margin|.*bias|nc[123]|.*auroc|.*turn|epochs|gradient_passes"
+)  # no per cent
+READOUTS = {
+    "output": "Output",
+    "probe": "Linear probe",
+    "ncc": "NCC",
+    "probe_in_head": "Probe, normalised features",
+    "ncc_in_head": "NCC, normalised features",
+    "binary": "Binary probe",
+}
 SIDES = {"retain": "retain", "forget": "forget", "group": "forget group", "false_positives": "false positives"}
 CLAIM_HEADS = [  # what the numbers of a claim are
-    "forget accuracy", "probe / the Original's; difference", "probe / Retrain's; difference", "output of the classifier-only model",
-    "probe with a linear → CMF head; change", "probe of one image per class / on Retrain; difference",
+    "forget accuracy",
+    "probe / the Original's; difference",
+    "probe / Retrain's; difference",
+    "output of the classifier-only model",
+    "probe with a linear → CMF head; change",
+    "probe of one image per class / on Retrain; difference",
 ]
 COLUMNS = ("output_retain", "output_forget", "probe_forget", "ncc_forget")
 
@@ -60,7 +76,9 @@ def n_of(rows: pd.DataFrame) -> str:
     return f"n = {sets} forget set{'s' * (sets != 1)}, {seeds} seed{'s' * (seeds != 1)}"
 
 
-def means(rows: pd.DataFrame, columns: Sequence[str] = COLUMNS, *comparisons: Comparison, models: Sequence[str] = ()) -> Table:
+def means(
+    rows: pd.DataFrame, columns: Sequence[str] = COLUMNS, *comparisons: Comparison, models: Sequence[str] = ()
+) -> Table:
     """Mean and standard deviation over forget sets, seeds averaged; behind them the differences of ``comparisons``.
 
     ``models`` chooses and orders the rows by label. Accuracies are shown in per cent, kept as fractions.
@@ -69,7 +87,11 @@ def means(rows: pd.DataFrame, columns: Sequence[str] = COLUMNS, *comparisons: Co
     numbers, text = pd.DataFrame(index=pd.Index(shown, name="model")), pd.DataFrame(index=pd.Index(shown, name="model"))
     for column in columns:
         values = rows.pivot_table(index="forget", columns="model", values=column, aggfunc="mean").reindex(columns=shown)
-        numbers[f"{column} mean"], numbers[f"{column} std"], numbers[f"{column} n"] = values.mean(), values.std(), values.count()
+        numbers[f"{column} mean"], numbers[f"{column} std"], numbers[f"{column} n"] = (
+            values.mean(),
+            values.std(),
+            values.count(),
+        )
         scale, digits = (1, 2) if PLAIN.match(column) else (100, 1)
         text[head(column)] = [_spread(values[name] * scale, digits) for name in shown]
     for comparison in comparisons:
@@ -113,8 +135,10 @@ def claims(rows: pd.DataFrame, readings: pd.DataFrame, method: str = "random_lab
 
     ``rows`` hold the method with variants linear, classifier and cmf; ``readings`` the few-shot attack.
     """
-    label = {variant: rows.model[(rows.method == method) & (rows.variant == variant)].iloc[0]
-             for variant in ("linear", "classifier", "cmf")}
+    label = {
+        variant: rows.model[(rows.method == method) & (rows.variant == variant)].iloc[0]
+        for variant in ("linear", "classifier", "cmf")
+    }
     of = rows.groupby("model").mean(numeric_only=True) * 100
     linear, frozen, cmf = (of.loc[label[v]] for v in ("linear", "classifier", "cmf"))
     original, retrain = of.loc["Original"], of.loc["Retrain"]
@@ -128,13 +152,16 @@ def claims(rows: pd.DataFrame, readings: pd.DataFrame, method: str = "random_lab
     found = {
         "1. The output forgets": f"{linear.output_forget:.1f}",
         "2. A linear probe comes near the Original's": (
-            f"{linear.probe_forget:.1f} / {original.probe_forget:.1f}; {near}"),
+            f"{linear.probe_forget:.1f} / {original.probe_forget:.1f}; {near}"
+        ),
         "3. It is above Retrain's (our control)": f"{linear.probe_forget:.1f} / {retrain.probe_forget:.1f}; {above}",
         "4. Changing the classifier alone is enough": (
-            f"{frozen.output_forget:.1f}; retain {frozen.output_retain:.1f} (Retrain {retrain.output_retain:.1f})"),
+            f"{frozen.output_forget:.1f}; retain {frozen.output_retain:.1f} (Retrain {retrain.output_retain:.1f})"
+        ),
         "5. A CMF head removes more": (
             f"{linear.probe_forget:.1f} → {cmf.probe_forget:.1f}; {change}; its output {cmf.output_forget:.1f}, "
-            f"retain {cmf.output_retain:.1f}"),
+            f"retain {cmf.output_retain:.1f}"
+        ),
         "6. One image per class brings it back (ours)": f"{by[label['linear']]:.1f} / {by['Retrain']:.1f}; {shot}",
     }
     text = pd.DataFrame({"what": CLAIM_HEADS, label["linear"]: found.values()}, index=pd.Index(found, name="claim"))
@@ -157,11 +184,16 @@ def published(arch: str, dataset: str, n_forget: int) -> pd.DataFrame:
     with_cmf = rows.method.str.endswith("+CMF")
     keys = {cls.label: name for name, cls in METHODS.items()} | {"RL": "random_label"}
     in_head = (with_cmf & (rows["head"] != "output")).map({True: "_in_head", False: ""})
-    return pd.DataFrame({
-        "method": rows.method.str.removesuffix("+CMF").map(keys), "variant": with_cmf.map({True: "cmf", False: "linear"}),
-        "readout": rows["head"].replace({"linear_probe": "probe"}) + in_head,
-        "retain": rows.retain_acc / 100, "forget": rows.forget_acc / 100, "source": rows.source,
-    })
+    return pd.DataFrame(
+        {
+            "method": rows.method.str.removesuffix("+CMF").map(keys),
+            "variant": with_cmf.map({True: "cmf", False: "linear"}),
+            "readout": rows["head"].replace({"linear_probe": "probe"}) + in_head,
+            "retain": rows.retain_acc / 100,
+            "forget": rows.forget_acc / 100,
+            "source": rows.source,
+        }
+    )
 
 
 def next_to_paper(rows: pd.DataFrame, profile: str) -> Table:
@@ -177,24 +209,48 @@ def next_to_paper(rows: pd.DataFrame, profile: str) -> Table:
         column = f"{line.readout}_forget"
         if len(own) and column in own:
             values = own.groupby("forget")[column].mean() * 100
-            lines.append({"model": own.model.iloc[0], "measurement": head(column), "here": values.mean(),
-                          "std": values.std(), "paper": 100 * line.forget, "difference": values.mean() - 100 * line.forget})
+            lines.append(
+                {
+                    "model": own.model.iloc[0],
+                    "measurement": head(column),
+                    "here": values.mean(),
+                    "std": values.std(),
+                    "paper": 100 * line.forget,
+                    "difference": values.mean() - 100 * line.forget,
+                }
+            )
     table = pd.DataFrame(lines, columns=["model", "measurement", "here", "std", "paper", "difference"])
     numbers = table.set_index(["model", "measurement"])
     numbers = numbers[~numbers.index.duplicated()]
     shown = numbers[numbers.index.get_level_values("measurement").str.contains("robe")][:12]  # all are kept
-    text = shown.assign(here=[f"{h:.1f} ± {s:.1f}" for h, s in zip(shown.here, shown["std"], strict=True)],
-                          paper=shown.paper.map("{:.2f}".format), difference=shown.difference.map("{:+.1f}".format))
-    return Table(text.drop(columns="std"), numbers, f"Forget accuracy in %, ours (mean ± standard deviation, {n_of(rows)}) and published.")
+    text = shown.assign(
+        here=[f"{h:.1f} ± {s:.1f}" for h, s in zip(shown.here, shown["std"], strict=True)],
+        paper=shown.paper.map("{:.2f}".format),
+        difference=shown.difference.map("{:+.1f}".format),
+    )
+    return Table(
+        text.drop(columns="std"),
+        numbers,
+        f"Forget accuracy in %, ours (mean ± standard deviation, {n_of(rows)}) and published.",
+    )
 
 
 def latex(text: pd.DataFrame, name: str, caption: str) -> str:
     """A table of text for the page, no wider than it."""
     plain = text.rename(columns=str).replace({"<b>": "BOLDOPEN", "</b>": "BOLDCLOSE"}, regex=True)
-    made = plain.to_latex(
-        caption=re.sub(r"([_%&#{}])", r"\\\1", caption), label=f"tab:{name}", escape=True, multicolumn_format="c", multirow=False,
-        column_format="l" * plain.index.nlevels + "r" * plain.shape[1], position="htbp",
-    ).replace("BOLDOPEN", r"\textbf{").replace("BOLDCLOSE", "}")
+    made = (
+        plain.to_latex(
+            caption=re.sub(r"([_%&#{}])", r"\\\1", caption),
+            label=f"tab:{name}",
+            escape=True,
+            multicolumn_format="c",
+            multirow=False,
+            column_format="l" * plain.index.nlevels + "r" * plain.shape[1],
+            position="htbp",
+        )
+        .replace("BOLDOPEN", r"\textbf{")
+        .replace("BOLDCLOSE", "}")
+    )
     made = made.translate(str.maketrans({"±": r"$\pm$", "–": "--", "→": r"$\to$", "−": "$-$"}))
     fitted = r"\centering\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{\begin{tabular}"
     made = made.replace(r"\begin{tabular}", fitted).replace(r"\end{tabular}", r"\end{tabular}}")
