@@ -14,17 +14,25 @@ from unlearn_utils import models
 from unlearn_utils.data import Dataset, Images
 from unlearn_utils.paths import ROOT
 from unlearn_utils.settings import Network, Views
-from unlearn_utils.study import rows
-from unlearn_utils.study.studies import Study
+from unlearn_utils.study.study import Study
 
 torch.set_num_threads(1)
 
 LEARNED = {  # on top of tiny.toml: long enough that networks and probes tell most digits apart
-    "network.width": 6, "recipes.original.linear.epochs": 15, "recipes.retrain.linear.epochs": 15, "probe.epochs": 20,
+    "network.width": 6,
+    "recipes.original.linear.epochs": 15,
+    "recipes.retrain.linear.epochs": 15,
+    "probe.epochs": 20,
 }
 MODELS = [  # one of each kind: from scratch, whole network, the head alone, a frozen encoder, a CMF head
-    ("original", "linear"), ("retrain", "linear"), ("random", "linear"), ("random_label", "linear"),
-    ("prune", "linear"), ("random_label", "classifier"), ("original", "cmf"), ("scrub", "cmf"),
+    ("original", "linear"),
+    ("retrain", "linear"),
+    ("random", "linear"),
+    ("random_label", "linear"),
+    ("prune", "linear"),
+    ("random_label", "classifier"),
+    ("original", "cmf"),
+    ("scrub", "cmf"),
 ]
 
 
@@ -98,12 +106,12 @@ def home(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def study(home, tiny) -> Study:
     """A study of seconds, on the digits."""
-    return Study.of("digits", tiny["seeds"], tiny["forget_sets"], "cpu", jobs=1, overrides=tiny["overrides"])
+    return Study("digits", tiny["forget_sets"], tiny["seeds"], tiny["overrides"], device="cpu", jobs=1)
 
 
 def learned_study(tiny: dict, **given) -> Study:
     overrides = tiny["overrides"] | LEARNED | given.pop("overrides", {})
-    return Study.of("digits", [0], given.pop("forget_sets", tiny["forget_sets"]), "cpu", jobs=1, overrides=overrides, **given)
+    return Study("digits", given.pop("forget_sets", tiny["forget_sets"]), [0], overrides, device="cpu", jobs=1, **given)
 
 
 @pytest.fixture(scope="session")
@@ -112,7 +120,7 @@ def computed(tmp_path_factory, tiny) -> Path:
     home = tmp_path_factory.mktemp("computed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNLEARN_HOME", str(home))
-        rows.measurements(learned_study(tiny), MODELS).get()
+        learned_study(tiny).measure([f"{method}.{variant}" for method, variant in MODELS], references=False)
     return home
 
 
@@ -131,6 +139,7 @@ def count(monkeypatch) -> list:
     done = []
     for kind in Task.__subclasses__() + [sub for cls in Task.__subclasses__() for sub in cls.__subclasses__()]:
         if "compute" in vars(kind) and kind.__module__.startswith("unlearn_utils."):
+
             def noted(task, device, compute=kind.compute):
                 done.append(task.label)
                 return compute(task, device)

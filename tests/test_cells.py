@@ -7,7 +7,7 @@ from PIL import Image
 from unlearn_utils.study import sweep
 from unlearn_utils.study.cells import Cell, dataset_of, load_features, load_model, look_again, prepare, trained
 from unlearn_utils.study.machine import Machine
-from unlearn_utils.study.studies import Study
+from unlearn_utils.study.study import Study
 
 ONE = Machine(("cpu",), 1)
 
@@ -26,7 +26,9 @@ def test_images_that_change_on_the_disk_are_noticed_at_the_next_sweep(home, tmp_
             "data.image_size": 8,
             "data.channels": 1,
         }
-        return trained(Study.of("image_folder", [0], [[0]], "cpu", overrides=given).cell(0, (0,), "random_label")).key
+        return trained(
+            Study("image_folder", [[0]], [0], given, device="cpu")._cell((0, (0,)), "random_label", "linear")
+        ).key
 
     before = key()
     assert key() == before
@@ -42,13 +44,7 @@ def test_a_projected_model_is_found_again_with_its_projection(study):
 
 
 @pytest.mark.parametrize(
-    "variant, geometry",
-    [
-        ("linear", None),
-        ("cmf", "centred"),
-        ("cmf_raw", "raw"),
-        ("cmf_log_softmax", "log_softmax"),
-    ],
+    "variant, geometry", [("linear", None), ("cmf", "centred"), ("cmf_raw", "raw"), ("cmf_log_softmax", "log_softmax")]
 )
 def test_a_variant_names_the_geometry_of_its_head_and_of_its_start(variant, geometry, study):
     cell = study.cell(0, (0,), "salun", variant)
@@ -76,11 +72,7 @@ def test_classifier_only_leaves_the_encoder_bit_for_bit_and_changes_the_head(ran
 
 @pytest.mark.parametrize(
     "variant, frozen, zeroed",
-    [
-        ("linear", False, False),
-        ("classifier", True, False),
-        ("zeroed_classifier", True, True),
-    ],
+    [("linear", False, False), ("classifier", True, False), ("zeroed_classifier", True, True)],
 )
 def test_a_variant_begins_with_what_it_freezes_and_zeroes_and_keeps_the_original_as_teacher(
     variant, frozen, zeroed, ran

@@ -155,10 +155,7 @@ def asked(study, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "other, why",
-    [
-        ({"torch": "1.0"}, "it has torch .*, the driver 1.0"),
-        ({"keys": ["other"]}, "its code is not the driver's"),
-    ],
+    [({"torch": "1.0"}, "it has torch .*, the driver 1.0"), ({"keys": ["other"]}, "its code is not the driver's")],
 )
 def test_a_worker_with_something_else_is_refused(other, why, asked):
     from unlearn_utils.study.cluster import work

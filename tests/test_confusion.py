@@ -9,20 +9,26 @@ from sklearn.metrics import roc_auc_score
 
 from unlearn_utils.heads import class_means
 from unlearn_utils.metrics import (
-    accuracy_per_class, group_accuracy, auroc, centre_scores, class_accuracies, confusion, destinations, false_positives,
-    linear_probe, nearest_class_centre, pooled_accuracy, probe_scores, refitted_head,
+    accuracy_per_class,
+    group_accuracy,
+    auroc,
+    centre_scores,
+    class_accuracies,
+    confusion,
+    destinations,
+    false_positives,
+    linear_probe,
+    nearest_class_centre,
+    pooled_accuracy,
+    probe_scores,
+    refitted_head,
 )
 from unlearn_utils.settings import Probe
 
 K, FORGET, RETAIN = 4, (1, 3), (0, 2)
 
 # 10 images of class 0, 20 of class 1, 5 of class 2 and 5 of class 3.
-COUNTS = torch.tensor([
-    [7, 2, 1, 0],
-    [4, 6, 2, 8],
-    [0, 0, 4, 1],
-    [0, 5, 0, 0],
-])
+COUNTS = torch.tensor([[7, 2, 1, 0], [4, 6, 2, 8], [0, 0, 4, 1], [0, 5, 0, 0]])
 
 
 @pytest.fixture
@@ -41,7 +47,10 @@ def counts_of(labels, predicted):
 
 def test_confusion_counts_each_pair_of_true_and_read_class():
     assert counts_of([0, 0, 0, 1, 3, 3], [0, 2, 2, 1, 0, 3]).tolist() == [
-        [1, 0, 2, 0], [0, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 1],
+        [1, 0, 2, 0],
+        [0, 1, 0, 0],
+        [0, 0, 0, 0],
+        [1, 0, 0, 1],
     ]
 
 

@@ -17,7 +17,12 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-NAMED_OTHERWISE = {"PIL": "pillow", "sklearn": "scikit-learn", "IPython": "ipykernel", "jupyter_client": "nbclient"}  # or with
+NAMED_OTHERWISE = {
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "IPython": "ipykernel",
+    "jupyter_client": "nbclient",
+}  # or with
 
 
 def named(listed: list[str]) -> set[str]:
@@ -42,7 +47,9 @@ def test_what_is_imported_is_listed():
     for_running = installed | named(EXTRAS["run"]) | named(EXTRAS["cluster"]) | {"dask", "cloudpickle"}  # Dask's own
     assert imported("unlearn_utils/*.py", "unlearn_utils/methods/*.py") <= installed
     assert imported("unlearn_utils/**/*.py") <= for_running
-    assert imported("tools/*.py", "tests/*.py") <= for_running | named(EXTRAS["test"]) | {"packaging"}  # pytest needs it
+    assert imported("tools/*.py", "tests/*.py") <= for_running | named(EXTRAS["test"]) | {
+        "packaging"
+    }  # pytest needs it
 
 
 def test_the_constraints_pin_what_is_listed_within_its_bounds_and_name_no_address():
@@ -88,7 +95,12 @@ def run(clone: Path, command=None, **environment: str) -> tuple[subprocess.Compl
     """Run the script; the environments, installations and runs that it asked for."""
     log = clone.parent / "log"
     log.unlink(missing_ok=True)
-    environment = {"PATH": f"{clone.parent}/tools:/usr/bin:/bin", "LOG": str(log), "REAL": sys.executable, **environment}
+    environment = {
+        "PATH": f"{clone.parent}/tools:/usr/bin:/bin",
+        "LOG": str(log),
+        "REAL": sys.executable,
+        **environment,
+    }
     ran = subprocess.run(["bash", command or clone / "run_all.sh"], capture_output=True, text=True, env=environment)
     asked = re.findall(r" -m (venv|pip install|unlearn_utils)(.*--constraint)?", log.read_text())
     return ran, ["pinned install" if pins else what for what, pins in asked]
@@ -127,7 +139,11 @@ def test_an_installation_that_fails_is_tried_again(clone):
     for what in ("no-pins", "no-net"):
         (clone.parent / f"log.{what}").touch()
     ran, asked = run(clone)
-    assert ran.returncode == 1 and "run_all.sh: the installation failed; run" in ran.stderr and "unlearn_utils" not in asked
+    assert (
+        ran.returncode == 1
+        and "run_all.sh: the installation failed; run" in ran.stderr
+        and "unlearn_utils" not in asked
+    )
     for what in ("no-pins", "no-net"):
         (clone.parent / f"log.{what}").unlink()
     assert run(clone)[1] == ["pinned install", "unlearn_utils"]
@@ -147,19 +163,25 @@ def test_the_command_may_be_called_through_a_link(clone):
     link.parent.mkdir()
     os.symlink("../a clone/run_all.sh", link)
     ran, asked = run(clone, link)
-    assert ran.returncode == 0 and asked == FIRST and (clone / ".venv").is_dir() and not (link.parent / ".venv").exists()
+    assert (
+        ran.returncode == 0 and asked == FIRST and (clone / ".venv").is_dir() and not (link.parent / ".venv").exists()
+    )
 
 
 @pytest.fixture(scope="module")
 def from_a_wheel(tmp_path_factory) -> Path:
     """A folder into which the package was installed from a wheel that was built here, without a network."""
-    pytest.importorskip("setuptools", reason="the wheel is built without a network, by the setuptools of this environment")
+    pytest.importorskip(
+        "setuptools", reason="the wheel is built without a network, by the setuptools of this environment"
+    )
     source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "unlearn_utils", source / "unlearn_utils", ignore=shutil.ignore_patterns("__pycache__"))
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "-q", "--no-index", "--no-deps", "--no-build-isolation", "-w", source, source], check=True)
+    subprocess.run(
+        [*pip, "wheel", "-q", "--no-index", "--no-deps", "--no-build-isolation", "-w", source, source], check=True
+    )
     (wheel,) = source.glob("*.whl")
     subprocess.run([*pip, "install", "-q", "--no-index", "--no-deps", "--target", folder, wheel], check=True)
     return folder
@@ -167,20 +189,27 @@ def from_a_wheel(tmp_path_factory) -> Path:
 
 def test_a_wheel_holds_every_file_of_the_package(from_a_wheel):
     def files(root: Path) -> set[Path]:
-        return {path.relative_to(root) for path in (root / "unlearn_utils").rglob("*.*") if "__pycache__" not in path.parts}
+        return {
+            path.relative_to(root) for path in (root / "unlearn_utils").rglob("*.*") if "__pycache__" not in path.parts
+        }
 
     assert files(from_a_wheel) == files(ROOT)
 
 
-def test_a_notebook_alone_runs_with_the_package_from_a_wheel_and_keeps_results_beside_itself(from_a_wheel, tmp_path, tiny):
+def test_a_notebook_alone_runs_with_the_package_from_a_wheel_and_keeps_results_beside_itself(
+    from_a_wheel, tmp_path, tiny
+):
     notebook = nbformat.read(shutil.copy(ROOT / "notebooks" / "00_original_and_retrain.ipynb", tmp_path), as_version=4)
     cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
-    cell.source += "".join(f"\n{name} = {tiny[name]!r}" for name in ("seeds", "forget_sets", "overrides")) + "\njobs = 2"
+    cell.source += (
+        "".join(f"\n{name} = {tiny[name]!r}" for name in ("seeds", "forget_sets", "overrides")) + "\njobs = 2"
+    )
     where = "import unlearn_utils; print(unlearn_utils.__file__)"
     notebook.cells.append(nbformat.v4.new_code_cell(where))
     alone = {name: value for name, value in os.environ.items() if not name.startswith("UNLEARN_")}
     NotebookClient(notebook, kernel_name="python3", timeout=300).execute(
-        env=alone | {"PYTHONPATH": str(from_a_wheel), "OMP_NUM_THREADS": "1"}, cwd=str(tmp_path))
+        env=alone | {"PYTHONPATH": str(from_a_wheel), "OMP_NUM_THREADS": "1"}, cwd=str(tmp_path)
+    )
     assert notebook.cells[-1].outputs[0].text.startswith(str(from_a_wheel))
     assert (tmp_path / ".store" / "model").is_dir() and list(tmp_path.glob("figures/digits+*/*.png"))
     assert {path.name for path in tmp_path.iterdir()} == {"00_original_and_retrain.ipynb", ".store", "figures"}
@@ -188,5 +217,7 @@ def test_a_notebook_alone_runs_with_the_package_from_a_wheel_and_keeps_results_b
 
 def test_without_a_repository_the_command_says_where_notebooks_are(from_a_wheel, tmp_path):
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(from_a_wheel), "HOME": str(tmp_path)}
-    ran = subprocess.run([sys.executable, "-m", "unlearn_utils"], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    ran = subprocess.run(
+        [sys.executable, "-m", "unlearn_utils"], capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
     assert ran.returncode == 1 and "no notebooks beside this package" in ran.stderr and "Traceback" not in ran.stderr

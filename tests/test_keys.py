@@ -89,12 +89,7 @@ def test_other_images_are_in_all_keys():
 
 
 @pytest.mark.parametrize(
-    "changed",
-    [
-        {"data.train_per_class": 20},
-        {"data.test_per_class": 20},
-        {"data.evaluate_on": "validation"},
-    ],
+    "changed", [{"data.train_per_class": 20}, {"data.test_per_class": 20}, {"data.evaluate_on": "validation"}]
 )
 def test_fewer_or_other_images_of_a_source_are_other_images(changed, home):
     usual, other = (Trained(Cell(profiles.load("digits", given), 0, (0,), "scrub")) for given in ({}, changed))
@@ -203,12 +198,7 @@ def test_the_file_of_first_weights_is_in_all_keys_by_its_content(tmp_path):
 
 @pytest.mark.parametrize(
     "part, value, changes",
-    [
-        ("label", " elsewhere", False),
-        ("zeroed", True, True),
-        ("encoder_frozen", False, True),
-        ("head", "cmf", True),
-    ],
+    [("label", " elsewhere", False), ("zeroed", True, True), ("encoder_frozen", False, True), ("head", "cmf", True)],
 )
 def test_what_a_variant_does_is_in_the_key_of_the_model_and_what_it_is_called_is_not(part, value, changes, monkeypatch):
     before = keys(variant="classifier")

@@ -14,7 +14,7 @@ from conftest import learned_study
 from unlearn_utils import paths, sources
 from unlearn_utils.methods import METHODS
 from unlearn_utils.settings import BadInput
-from unlearn_utils.study import packs, rows, store, sweep
+from unlearn_utils.study import packs, store, sweep
 from unlearn_utils.study.cells import images_of, trained
 from unlearn_utils.study.packs import NAME, Pack
 from unlearn_utils.study.readings import Curve, Reading, readings_of
@@ -26,7 +26,7 @@ OUTSIDE = ["../../x", "/tmp/x", "a/b", ".."]
 
 
 def measured(study, models=MODELS) -> pd.DataFrame:
-    return rows.measurements(study, models).get()
+    return study.measure([f"{method}.{variant}" for method, variant in models], references=False)
 
 
 def tasks_of(study, models=MODELS) -> list:

@@ -29,68 +29,152 @@ def closed():
 def model(name, method, variant="linear", output=0.0, probe=0.5, ncc=0.4, retain=0.9, seeds=(0,)):
     """A row per forget set and seed; the accuracies of forget set s are 0.01 s above the values given."""
     return [
-        {"model": name, "method": method, "variant": variant, "seed": seed, "forget": forget, "output_retain": retain,
-         "output_forget": output + 0.01 * s * (output > 0), "probe_forget": probe + 0.01 * s,
-         "ncc_forget": ncc + 0.01 * s, "weight_turn_forget": 20.0, "mean_turn_forget": 80.0,
-         "alignment": [0.2 if c == s else 0.9 for c in range(4)]}
-        for s, forget in enumerate(SETS) for seed in seeds]
+        {
+            "model": name,
+            "method": method,
+            "variant": variant,
+            "seed": seed,
+            "forget": forget,
+            "output_retain": retain,
+            "output_forget": output + 0.01 * s * (output > 0),
+            "probe_forget": probe + 0.01 * s,
+            "ncc_forget": ncc + 0.01 * s,
+            "weight_turn_forget": 20.0,
+            "mean_turn_forget": 80.0,
+            "alignment": [0.2 if c == s else 0.9 for c in range(4)],
+        }
+        for s, forget in enumerate(SETS)
+        for seed in seeds
+    ]
 
 
 def rows():
-    parts = [model("Original", "original", output=0.9, probe=0.9, ncc=0.9), model("Retrain", "retrain", probe=0.6),
-             model("Untrained network", "random", output=0.1, probe=0.2),
-             model("Random Label", "random_label", probe=0.8),
-             model("SCRUB", "scrub", output=0.3, probe=0.7), model("SCRUB (tuned)", "scrub", "tuned", probe=0.75),
-             model("Random Label + CMF", "random_label", "cmf", output=0.5, probe=0.7),
-             model("Random Label (matched budget)", "random_label", "cmf_budget", probe=0.78),
-             model("SCRUB + CMF", "scrub", "cmf", output=0.4),
-             model("SCRUB (matched budget)", "scrub", "cmf_budget", retain=0.1),
-             model("Random Label, classifier only", "random_label", "classifier")]
+    parts = [
+        model("Original", "original", output=0.9, probe=0.9, ncc=0.9),
+        model("Retrain", "retrain", probe=0.6),
+        model("Untrained network", "random", output=0.1, probe=0.2),
+        model("Random Label", "random_label", probe=0.8),
+        model("SCRUB", "scrub", output=0.3, probe=0.7),
+        model("SCRUB (tuned)", "scrub", "tuned", probe=0.75),
+        model("Random Label + CMF", "random_label", "cmf", output=0.5, probe=0.7),
+        model("Random Label (matched budget)", "random_label", "cmf_budget", probe=0.78),
+        model("SCRUB + CMF", "scrub", "cmf", output=0.4),
+        model("SCRUB (matched budget)", "scrub", "cmf_budget", retain=0.1),
+        model("Random Label, classifier only", "random_label", "classifier"),
+    ]
     return pd.DataFrame(sum(parts, []))
 
 
 def curves():
     falls = {"Output": (0.9, 0.5, 0.04, 0.0), "Linear probe": (0.9, 0.9, 0.8, 0.85), "NCC": (0.9, 0.9, 0.82, 0.9)}
-    return pd.DataFrame([
-        {"model": "Random Label", "seed": 0, "forget": forget, "readout": readout, "step": step,
-         "forget_accuracy": share}
-        for readout, values in falls.items() for forget in "01" for step, share in zip((0, 1, 2, 4), values)])
+    return pd.DataFrame(
+        [
+            {
+                "model": "Random Label",
+                "seed": 0,
+                "forget": forget,
+                "readout": readout,
+                "step": step,
+                "forget_accuracy": share,
+            }
+            for readout, values in falls.items()
+            for forget in "01"
+            for step, share in zip((0, 1, 2, 4), values)
+        ]
+    )
 
 
 def histories():
-    return pd.DataFrame([
-        {"model": name.title(), "method": name, "epoch": epoch, "forget": forget, "seed": 0,
-         "train_retain": 0.4 * epoch, "test_retain": 0.3 * epoch, "nc1": 30 / epoch, "nc2": 0.5, "nc3": 0.4}
-        for name in ("original", "retrain", "random") for epoch in (1, 2) for forget in "01"])
+    return pd.DataFrame(
+        [
+            {
+                "model": name.title(),
+                "method": name,
+                "epoch": epoch,
+                "forget": forget,
+                "seed": 0,
+                "train_retain": 0.4 * epoch,
+                "test_retain": 0.3 * epoch,
+                "nc1": 30 / epoch,
+                "nc2": 0.5,
+                "nc3": 0.4,
+            }
+            for name in ("original", "retrain", "random")
+            for epoch in (1, 2)
+            for forget in "01"
+        ]
+    )
 
 
 def readings():
-    return pd.DataFrame([
-        {"model": name, "method": method, "attack": attack, "x": x, "forget": forget, "seed": 0, "draw": draw,
-         "forget_accuracy": (x + draw) / 10}
-        for name, method in (("Original", "original"), ("Retrain", "retrain"), ("Random Label", "random_label"),
-                             ("Random Label, classifier only", "random_label"), ("SalUn", "salun"))
-        for attack in ("few_shot", "few_shot_shuffled", "own_head") for x in (1, 2, 5) for forget in "01"
-        for draw in (0, 2)])
+    return pd.DataFrame(
+        [
+            {
+                "model": name,
+                "method": method,
+                "attack": attack,
+                "x": x,
+                "forget": forget,
+                "seed": 0,
+                "draw": draw,
+                "forget_accuracy": (x + draw) / 10,
+            }
+            for name, method in (
+                ("Original", "original"),
+                ("Retrain", "retrain"),
+                ("Random Label", "random_label"),
+                ("Random Label, classifier only", "random_label"),
+                ("SalUn", "salun"),
+            )
+            for attack in ("few_shot", "few_shot_shuffled", "own_head")
+            for x in (1, 2, 5)
+            for forget in "01"
+            for draw in (0, 2)
+        ]
+    )
 
 
 def gaps():
     listed = [("Random Label", 10), ("SCRUB", 1), ("SCRUB (tuned)", 5), ("Fine-tune", 7), ("SVD", 7)]
-    return pd.DataFrame([{"model": name, "column": f"{readout}_forget", "difference": at, "low": at - 2, "high": at + 3}
-                         for name, at in listed for readout in ("probe", "ncc")])
+    return pd.DataFrame(
+        [
+            {"model": name, "column": f"{readout}_forget", "difference": at, "low": at - 2, "high": at + 3}
+            for name, at in listed
+            for readout in ("probe", "ncc")
+        ]
+    )
 
 
 def run():
     reading = {"points": [[0, 0], [1, 1], [2, 0], [0, 2]]}
     reading |= {"output": [1, 0, 1, 2], "probe": [0, 0, 1, 3], "ncc": [0, 0, 1, 2]}
-    return {"model": "Random Label", "seed": 0, "names": CLASSES, "classes": [0, 1, 2], "labels": [0, 0, 1, 2],
-            "readings": [reading | {"step": step} for step in (0, 1, 2, 4)]}
+    return {
+        "model": "Random Label",
+        "seed": 0,
+        "names": CLASSES,
+        "classes": [0, 1, 2],
+        "labels": [0, 0, 1, 2],
+        "readings": [reading | {"step": step} for step in (0, 1, 2, 4)],
+    }
 
 
 def searched():
-    return pd.DataFrame([
-        {"method": method, "variant": "tuned", "setting": "lr", "value": value, "forget": 0.1, "probe": 0.8, "ncc": 0.7,
-         "chosen": value == 0.01} for method in ("scrub", "unsir") for value in (0.001, 0.01, 0.1)])
+    return pd.DataFrame(
+        [
+            {
+                "method": method,
+                "variant": "tuned",
+                "setting": "lr",
+                "value": value,
+                "forget": 0.1,
+                "probe": 0.8,
+                "ncc": 0.7,
+                "chosen": value == 0.01,
+            }
+            for method in ("scrub", "unsir")
+            for value in (0.001, 0.01, 0.1)
+        ]
+    )
 
 
 def vectors():
@@ -102,8 +186,13 @@ MEANS = theory.simplex_etf(4, 5, torch.Generator().manual_seed(0))
 PATH = theory.classifier_gradient_descent(MEANS, 0, 0.5, 150, 1.0, 0.01)
 LAYOUT = {"points": np.arange(8.0).reshape(4, 2), "labels": np.array([0, 1, 0, 2])}
 FOREIGN = rows().drop_duplicates("model").drop(columns=["variant", "forget", "seed"])[:4]
-HEADROOM = pd.DataFrame([{"dimensions": d, "readout": name, "headroom": h / d, "low": h / d - 1, "high": h / d + 2}
-                         for d in (16, 32) for name, h in (("probe", 100), ("ncc", 400))])
+HEADROOM = pd.DataFrame(
+    [
+        {"dimensions": d, "readout": name, "headroom": h / d, "low": h / d - 1, "high": h / d + 2}
+        for d in (16, 32)
+        for name, h in (("probe", 100), ("ncc", 400))
+    ]
+)
 FIGURES = {
     "learning_curve": lambda: plots.learning_curve(curves(), rows()),
     "dumbbell": lambda: plots.dumbbell(rows()),
@@ -215,8 +304,9 @@ def test_cmf_shows_the_output_and_leaves_out_a_broken_model():
 
 def test_every_cosine_is_a_point_and_one_network_is_not_counted_per_forget_set():
     given = rows()
-    given["alignment"] = [[0.9, 0.8, 0.7, 0.6] if name == "Original" else of
-                          for name, of in zip(given.model, given.alignment)]
+    given["alignment"] = [
+        [0.9, 0.8, 0.7, 0.6] if name == "Original" else of for name, of in zip(given.model, given.alignment)
+    ]
     points = plots.alignment(given).points
     assert len(points[points.model == "Original"]) == 3 + 4  # three forget classes, and each class as a retain class
     assert set(points.cosine[(points.model == "Retrain") & (points.kind == "forget class")]) == {0.2}
@@ -248,7 +338,7 @@ def test_an_attack_curve_is_the_mean_over_sets_and_resamples():
 
 def test_the_colours_of_methods_can_be_told_from_white_and_no_two_are_one():
     def luminance(colour):  # WCAG 2
-        parts = np.array([int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)])
+        parts = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
         return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
 
     colours = [*style.METHOD_COLOURS.values(), *(colour for colour, _ in style.READOUT_STYLE.values())]

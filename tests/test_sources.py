@@ -50,7 +50,9 @@ def cifar10(tmp_path, pixels, monkeypatch):
     }
     monkeypatch.setattr(datasets.CIFAR10, "train_list", [["data_batch_1", sums["data_batch_1"]]])
     monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
-    monkeypatch.setattr(datasets.CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]})
+    monkeypatch.setattr(
+        datasets.CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]}
+    )
     return Data(source="cifar10", image_size=32, channels=3, folder=str(tmp_path)), folder
 
 
@@ -99,7 +101,10 @@ def test_cifar100_brings_its_coarse_classes(tmp_path, pixels, monkeypatch):
 @pytest.fixture
 def fashion(tmp_path):
     """Fashion-MNIST's four files: a header of sizes, then bytes."""
-    raw, images = tmp_path / "FashionMNIST" / "raw", np.random.default_rng(1).integers(0, 256, (9, 28, 28), dtype=np.uint8)
+    raw, images = (
+        tmp_path / "FashionMNIST" / "raw",
+        np.random.default_rng(1).integers(0, 256, (9, 28, 28), dtype=np.uint8),
+    )
     labels = np.arange(9, dtype=np.uint8)
     for name in ("train", "t10k"):
         write(raw / f"{name}-images-idx3-ubyte", struct.pack(">4i", 2051, 9, 28, 28) + images.tobytes())
@@ -124,6 +129,7 @@ def test_a_truncated_fashion_mnist_file_is_refused(fashion, tmp_path, name, cut)
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     """A Tiny-ImageNet archive of three classes, two of which share their first word."""
+
     def image(value):
         file = tmp_path / "one.JPEG"
         Image.new("RGB", (64, 64), (value,) * 3).save(file)
@@ -195,7 +201,9 @@ def test_class_folders_may_stand_in_for_an_archive(tmp_path):
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(BadInput, match="cifar10 is not complete .*Not a directory|File exists"):
-        sources.load(Data(source="cifar10", image_size=32, channels=3, folder=str(tmp_path / "file" / "x")), tmp_path / "cache")
+        sources.load(
+            Data(source="cifar10", image_size=32, channels=3, folder=str(tmp_path / "file" / "x")), tmp_path / "cache"
+        )
 
 
 def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path, monkeypatch):
@@ -282,10 +290,25 @@ def both(root, tmp_path):
 
 
 def test_both_readers_leave_out_what_systems_leave_behind_and_go_to_any_depth(tmp_path, capsys):
-    root = laid_out(tmp_path / "images", [
-        "train/a/0.png", "train/a/images/1.png", "train/a/deep/er/2.png", "train/b/images/3.png", "train/c/without", "train/c/5.png",
-        "test/a/0.png", "test/b/0.png", "test/c/0.png", "train/.ipynb_checkpoints/0.png", "train/a/.ipynb_checkpoints/0.png",
-        "train/b/._3.png", "train/__MACOSX/b/0.png", "train/preview.png"])
+    root = laid_out(
+        tmp_path / "images",
+        [
+            "train/a/0.png",
+            "train/a/images/1.png",
+            "train/a/deep/er/2.png",
+            "train/b/images/3.png",
+            "train/c/without",
+            "train/c/5.png",
+            "test/a/0.png",
+            "test/b/0.png",
+            "test/c/0.png",
+            "train/.ipynb_checkpoints/0.png",
+            "train/a/.ipynb_checkpoints/0.png",
+            "train/b/._3.png",
+            "train/__MACOSX/b/0.png",
+            "train/preview.png",
+        ],
+    )
     (root / "train" / "a" / "a_boxes.txt").write_text("0 0 8 8")
     assert both(root, tmp_path) == (["a", "b", "c"], [0, 0, 0, 1, 2, 2], [0, 2, 1, 3, 5, 4])
     assert "1 images beside the class folders, like preview.png, are left out" in capsys.readouterr().out
@@ -311,4 +334,6 @@ def test_a_tiny_imagenet_as_it_is_unpacked_is_read_by_its_list(tiny, tmp_path):
     (root / archive.name).write_bytes(archive.read_bytes())
     sources.load(data, tmp_path / "cache")
     files, names = sources.class_folders(root / "tiny-imagenet-200")
-    assert names == ("goldfish", "crane (n02)", "crane (n03)") and [len(listed) for listed in files["test"].values()] == [1, 1, 1]
+    assert names == ("goldfish", "crane (n02)", "crane (n03)") and [
+        len(listed) for listed in files["test"].values()
+    ] == [1, 1, 1]

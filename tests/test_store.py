@@ -265,13 +265,7 @@ def test_a_model_whose_head_alone_changed_stores_no_encoder_and_shares_the_origi
 
 
 @pytest.mark.parametrize(
-    "model",
-    [
-        ("prune", "linear"),
-        ("random_label", "classifier"),
-        ("random_label", "linear"),
-        ("scrub", "cmf"),
-    ],
+    "model", [("prune", "linear"), ("random_label", "classifier"), ("random_label", "linear"), ("scrub", "cmf")]
 )
 def test_a_model_that_shares_tensors_with_its_start_is_loaded_whole(ran, model):
     cell = ran.cell(0, (0,), *model)

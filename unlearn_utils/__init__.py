@@ -1,4 +1,4 @@
-"""The companion's module: ``from unlearn_utils import Study, METHODS, compare, evaluate, Watch`` is all one has to know."""
+"""``from unlearn_utils import Study, METHODS, compare, evaluate, Watch`` is all that one has to know."""
 
 from importlib import import_module
 

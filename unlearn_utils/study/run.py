@@ -32,8 +32,9 @@ from ..paths import REFERENCE, ROOT, Outputs, git, write
 from ..settings import BadInput
 from .code import as_text, bare
 from .progress import QUIET
+from .results import USED
 from .store import Store, digest, hardware
-from .study import USED, Study
+from .study import Study
 
 MADE = "unlearning"  # the key of a notebook's metadata under which the notes on its results stand
 VERSIONS = ("torch", "torchvision", "numpy", "scikit-learn", "pandas", "matplotlib", "seaborn", "papermill")

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,28 +15,27 @@ import pandas as pd
 from ..data import check_forget_set
 from ..methods import METHODS
 from ..models import Model, check_network
-from ..paths import REFERENCE, ROOT, Outputs, write
+from ..paths import REFERENCE, ROOT
 from ..representation import Features
 from ..settings import READOUTS, BadInput
 from . import packs, profiles, sweep
-from .cells import Cell, Task, dataset_of, images_of, load_features, load_model, look_again, trained
+from .cells import Cell, dataset_of, images_of, load_features, load_model, trained
 from .machine import Machine
 from .names import Models, differences, has_recipe, models_of, seeds_of, sets_of
 from .packs import Pack
 from .readings import Attacked, Collapse, Curve, Embedded, Reading, Steps
 from .readouts import READOUTS as READ
 from .readouts import row_of
-from .store import Store
+from .results import Results, identity
 from .variants import VARIANTS, needs, recipe_of
 
 REFERENCES = ("original", "retrain", "retrain_again", "random")
 SHOWN = ("output", "probe", "ncc", "geometry", "turn", "probe_in_head", "ncc_in_head")  # what ``measure`` reads
 MACHINE = {"device": "auto", "jobs": 0, "cluster": "", "results": "", "data_dir": ""}
 FROM_COMMAND = "UNLEARN_MACHINE"  # what a command says of the machine: it is not kept in what notebooks show
-USED = "UNLEARN_USED"  # names a file in which an executed notebook notes the results that it used
 
 
-class Study:
+class Study(Results):
     """Images, a network and recipes (a profile), the forget sets and seeds to use, and a cache of results.
 
     ``forget`` lists classes or sets of classes by number or name: ``[3, "cat"]`` are two sets of one class,
@@ -81,7 +79,7 @@ class Study:
             self.differs["pairs of seed and forget set"] = [[seed, list(f)] for seed, f in self.pairs]
         for _, forgotten in self.pairs:
             check_forget_set(forgotten, len(self.classes))
-        self.used: dict[str, dict] = {"committed": {}, "here": {}}  # results by question
+        self.used = {"committed": {}, "here": {}}  # results by question
 
     # ---- what is studied ----
 
@@ -103,11 +101,6 @@ class Study:
     def device(self) -> str:
         return self.machine.devices[0] if not self.machine.cluster else "cpu"
 
-    @property
-    def outputs(self) -> Outputs:
-        """Where pictures and tables go; a folder of its own where the study is not the profile's."""
-        return Outputs(self.profile.name, json.dumps(self.differs, sort_keys=True) if self.differs else "")
-
     def __repr__(self) -> str:
         """One line: data, network, classes, forget sets, seeds, device, and where results come from."""
         sets, seeds = {f for _, f in self.pairs}, {s for s, _ in self.pairs}
@@ -115,15 +108,6 @@ class Study:
             f"{self.profile.title}; {len(self.classes)} classes; {_count(len(sets), 'forget set')}, "
             f"{_count(len(seeds), 'seed')}; {self.machine.jobs} x {self.machine.devices[0]}; {self._origin()}"
         )
-
-    def _origin(self) -> str:
-        committed, here = self.used["committed"].values(), self.used["here"]
-        if not committed and not here:
-            return "committed results" if self.pack else "results are cached, and computed where the cache lacks them"
-        if not committed:
-            return f"{len(here)} results computed here"
-        made = sorted({record["made_with"]["hardware"] for record in committed})
-        return f"{len(committed)} committed results (made on {', '.join(made)}), {len(here)} computed here"
 
     @property
     def few(self) -> Study:
@@ -227,7 +211,7 @@ class Study:
         for pair, cell in cells:
             found = {task.name: results[task.key] for task in tasks[pair, cell.label] if task.key in results}
             if found:
-                rows.append(_identity(cell, pair) | row_of(len(self.classes), found, pair[1]))
+                rows.append(identity(cell, pair) | row_of(len(self.classes), found, pair[1]))
             if any("diverged" in result for result in found.values()):
                 print(f"{cell.label}, forget {pair[1]}: the training diverged, so its measurements are missing.")
         return pd.DataFrame(rows, columns=None if rows else ["model", "method", "variant", "seed", "forget"])
@@ -260,7 +244,7 @@ class Study:
                     for part in ("train", "test")
                     for side, value in self._pool(at[f"{part}_hits"], pair[1], part).items()
                 }
-                rows.append(_identity(cell, pair) | pooled | {"loss": at["loss"]} | collapsed)
+                rows.append(identity(cell, pair) | pooled | {"loss": at["loss"]} | collapsed)
         return pd.DataFrame(rows)
 
     def curve(self, method: str = "random_label") -> pd.DataFrame:
@@ -345,23 +329,6 @@ class Study:
             if task.key in results
         }
 
-    def save(self, thing: Any, name: str, caption: str = "") -> None:
-        """Show a figure or a table with its caption, and keep it with its points as ``<name>.*`` beside the others."""
-        from IPython.display import HTML, display
-
-        caption = " ".join(filter(None, [caption or getattr(thing, "caption", ""), f"{self.outputs.caption}."]))
-        target = self.outputs.file(name)
-        if hasattr(thing, "savefig"):
-            thing.savefig(f"{target}.png", metadata={"Description": caption, "Software": None})
-            thing.savefig(f"{target}.pdf", metadata={"Subject": caption, "CreationDate": None})
-            if hasattr(thing, "points"):
-                write(target.with_name(f"{name}_points.csv"), thing.points.to_csv(index=False, float_format="%.5g"))
-        else:
-            thing.write(target, caption)
-        self._note_line(f"file/{name}.{'png' if hasattr(thing, 'savefig') else 'csv'}")
-        display(thing)
-        display(HTML(f"<p><small>{caption}</small></p>"))
-
     # ---- how ----
 
     def _rows(self, models, task_of: Callable, made: Callable, pairs=None) -> pd.DataFrame:
@@ -374,7 +341,7 @@ class Study:
         results = self._run([task for *_, task in listed])
         return pd.DataFrame(
             [
-                _identity(cell, pair) | row
+                identity(cell, pair) | row
                 for pair, cell, task in listed
                 if task.key in results
                 for row in made(results[task.key], pair)
@@ -391,10 +358,6 @@ class Study:
     def _asked_for(self, models) -> list[tuple[str, str]]:
         return [model for model in models if self.profile.asks_for(*model)]
 
-    def _cell(self, pair: tuple[int, tuple[int, ...]], method: str, variant: str) -> Cell:
-        """The Original and the untrained network are the same for every forget set."""
-        return Cell(self.profile, pair[0], () if METHODS[method].sees_all else pair[1], method, variant)
-
     def _pool(self, hits, forget: tuple[int, ...], part: str) -> dict[str, float]:
         """Share of hits among the images of the retain and of the forget classes."""
         hits, counts = np.asarray(hits, dtype=float), np.array(getattr(images_of(self.profile), part))
@@ -403,67 +366,6 @@ class Study:
             side: float(hits[of].sum() / counts[of].sum())
             for side, of in (("retain", ~of_forget), ("forget", of_forget))
         }
-
-    def _run(self, tasks: list[Task]) -> dict[str, dict[str, Any]]:
-        """Results by key: committed, cached, or computed now. What fails is printed and left out."""
-        look_again(tasks)
-        packed = {task.key: found for task in tasks if self.pack and (found := self.pack.find(task))}
-        here = [task for task in tasks if task.key not in packed]
-        if here and packed and not self._same_originals(here):
-            print(
-                f"{len(here)} of {len(tasks)} results are not committed, and the Original here is another one: all of "
-                "this table is computed here, since two Originals are never mixed."
-            )
-            packed, here = {}, tasks
-        if self.pack and (absent := sweep.missing(here)):
-            try:
-                dataset_of(self.profile)
-            except BadInput as problem:
-                raise BadInput(
-                    f"{len(absent)} results are not committed ({absent[0].label}, ...), and they cannot be "
-                    f"computed: {problem}"
-                ) from None
-        try:
-            sweep.run(here, self.machine)
-        except sweep.Failure as failure:
-            print(failure)
-        stored = {task.key: record for task in here if (record := Store().get(task.spec))}
-        self.used["committed"] |= {task.question: packed[task.key] for task in tasks if task.key in packed}
-        self.used["here"] |= {task.question: task for task in here if task.key in stored}
-        self._note([task for task in here if task.key in stored], packed)
-        return {key: found["result"] for key, found in packed.items()} | {key: r.result for key, r in stored.items()}
-
-    def _note(self, here: list[Task], packed: dict[str, dict]) -> None:
-        """Tell the command that executes this notebook which results it used."""
-        for note in [
-            *(f"{task.kind}/{task.key}" for task in here),
-            *(record["question"] for record in packed.values()),
-        ]:
-            self._note_line(note)
-
-    def _note_line(self, note: str) -> None:
-        if place := os.environ.get(USED):
-            with Path(place).open("a", encoding="utf-8") as file:
-                file.write(f"{note}\n")
-
-    def _same_originals(self, here: list[Task]) -> bool:
-        """Whether the Originals behind these tasks are cached and are those of the committed results."""
-        for seed in {task.cell.seed for task in here}:
-            original = trained(self._cell((seed, ()), "original", "linear"))
-            record = Store().get(original.spec)
-            if record is None or record.result["weights"] != self.pack.original_of(original):
-                return False
-        return True
-
-
-def _identity(cell: Cell, pair: tuple[int, tuple[int, ...]]) -> dict[str, Any]:
-    return {
-        "model": cell.label,
-        "method": cell.method,
-        "variant": cell.variant,
-        "seed": pair[0],
-        "forget": " ".join(map(str, pair[1])),
-    }
 
 
 def _has_steps(method: str) -> None:
