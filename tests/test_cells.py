@@ -43,12 +43,6 @@ def test_a_projected_model_is_found_again_with_its_projection(study):
     assert torch.linalg.matrix_rank(model.projection) == len(model.projection) - 2
 
 
-@pytest.mark.parametrize(
-    "variant, geometry", [("linear", None), ("cmf", "centred"), ("cmf_raw", "raw"), ("cmf_log_softmax", "log_softmax")]
-)
-def test_a_variant_names_the_geometry_of_its_head_and_of_its_start(variant, geometry, study):
-    cell = study.cell(0, (0,), "salun", variant)
-    assert cell.geometry == geometry and cell.start.geometry == geometry
 
 
 def test_a_cmf_cell_starts_from_the_cmf_original_and_ends_with_the_means_of_its_features(ran):

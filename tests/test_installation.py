@@ -196,23 +196,6 @@ def test_a_wheel_holds_every_file_of_the_package(from_a_wheel):
     assert files(from_a_wheel) == files(ROOT)
 
 
-def test_a_notebook_alone_runs_with_the_package_from_a_wheel_and_keeps_results_beside_itself(
-    from_a_wheel, tmp_path, tiny
-):
-    notebook = nbformat.read(shutil.copy(ROOT / "notebooks" / "00_original_and_retrain.ipynb", tmp_path), as_version=4)
-    cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
-    cell.source += (
-        "".join(f"\n{name} = {tiny[name]!r}" for name in ("seeds", "forget_sets", "overrides")) + "\njobs = 2"
-    )
-    where = "import unlearn_utils; print(unlearn_utils.__file__)"
-    notebook.cells.append(nbformat.v4.new_code_cell(where))
-    alone = {name: value for name, value in os.environ.items() if not name.startswith("UNLEARN_")}
-    NotebookClient(notebook, kernel_name="python3", timeout=300).execute(
-        env=alone | {"PYTHONPATH": str(from_a_wheel), "OMP_NUM_THREADS": "1"}, cwd=str(tmp_path)
-    )
-    assert notebook.cells[-1].outputs[0].text.startswith(str(from_a_wheel))
-    assert (tmp_path / ".store" / "model").is_dir() and list(tmp_path.glob("figures/digits+*/*.png"))
-    assert {path.name for path in tmp_path.iterdir()} == {"00_original_and_retrain.ipynb", ".store", "figures"}
 
 
 def test_without_a_repository_the_command_says_where_notebooks_are(from_a_wheel, tmp_path):

@@ -58,25 +58,6 @@ def from_pack(tiny, **given):
 # Collecting
 
 
-def test_a_pack_of_keys_holds_what_its_tasks_and_the_models_behind_them_say(ran):
-    curve = Curve(ran.cell(0, (0,), "random_label"))
-    sweep.run([curve], ran.machine)
-    tasks = [*tasks_of(ran), curve]
-    models = [trained(ran.cell(0, forget, *model)) for model in MODELS for forget in ((0,), (3,))]
-    models.append(trained(ran.cell(0, (), "original", "cmf")))  # which SCRUB + CMF starts from
-    weights = Store().get(models[0].spec).result["weights"]
-    expected = {}
-    for task in [*tasks, *models]:
-        stored = Store().get(task.spec)
-        expected[task.question] = {
-            "question": task.question, "kind": task.kind, "asked": task.asked, "code": task.code, "original": weights,
-            "made_with": stored.made_with, "seconds": round(stored.seconds, 2), "result": stored.result,
-        }  # fmt: skip
-    found = packs.collect("digits", images_of(ran.profile), names(tasks))
-    assert json.dumps(found.records, sort_keys=True) == json.dumps(expected, sort_keys=True)
-    assert packs.collect("digits", images_of(ran.profile), names([curve])).records == {
-        q: r for q, r in found.records.items() if q in {curve.question, models[0].question, models[2].question}
-    }
 
 
 def test_only_what_is_stored_is_packed_and_what_is_no_key_is_refused(ran):
@@ -201,22 +182,8 @@ def test_all_is_served_without_any_image(committed, tiny, monkeypatch, count):
     assert count == []
 
 
-def test_what_the_pack_lacks_is_refused_in_one_sentence_where_there_are_no_images(committed, tiny, monkeypatch):
-    def gone(*_):
-        raise BadInput("the images are not here.")
-
-    monkeypatch.setattr(sources, "load", gone)
-    with pytest.raises(
-        BadInput, match=r"^\d+ results are not in the pack \(.* of Retrain[^\n]*: the images are not here.$"
-    ):
-        measured(from_pack(tiny), [("retrain", "linear")])
 
 
-def test_two_originals_are_never_mixed(committed, tiny, capsys):
-    study = from_pack(tiny)
-    table = measured(study, [*MODELS, ("retrain", "linear")])
-    assert "two Originals are never mixed" in capsys.readouterr().out
-    assert study.tally["pack"] == {} and len(table) == 8
 
 
 def test_what_is_user_defined_is_never_served(pack, ran, monkeypatch):

@@ -34,7 +34,8 @@ class Numbers:
         self.study = Study(profile, results="committed")
         has, listed = self.study.has, [m for m, cls in METHODS.items() if cls.role in ("method", "extension")]
         variants = ("linear", "tuned", "classifier", "cmf", "cmf_budget")
-        self.rows = self.study.measure([f"{m}.{v}" for m in [*listed, "finetune"] for v in variants if has(m, v)])
+        models = [f"{m}.{v}" for m in listed for v in variants if has(m, v) and (v != "cmf_budget" or has(m, "cmf"))]
+        self.rows = self.study.measure(models)
         self.few = self.study.attack(["random_label"], "few_shot")
         self.n = tables.n_of(self.rows)
         self.title = self.study.profile.title
