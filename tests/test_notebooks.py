@@ -41,7 +41,7 @@ def test_a_notebook_is_short_and_shows_its_results(path):
     assert len(prose(path).split()) <= 500
     assert any(cell.outputs for cell in code)
     assert not [out for cell in code for out in cell.outputs if out.output_type == "error"]
-    assert set(parameters_of(path)) >= {"profile", "forget", "seeds", "overrides", "machine"}
+    assert set(parameters_of(path)) >= {"forget", "seeds", "overrides", "machine"}
 
 
 def test_the_notebooks_together_are_read_in_half_an_hour():

@@ -32,7 +32,7 @@ class Numbers:
 
     def __init__(self, profile: str):
         self.study = Study(profile, results="committed")
-        has, listed = self.study.has, [m for m, cls in METHODS.items() if cls.role in ("method", "extension")]
+        has, listed = self.study.has, [m for m, cls in METHODS.items() if cls.role == "method"]
         variants = ("linear", "tuned", "classifier", "cmf", "cmf_budget")
         models = [f"{m}.{v}" for m in listed for v in variants if has(m, v) and (v != "cmf_budget" or has(m, "cmf"))]
         self.rows = self.study.measure(models)

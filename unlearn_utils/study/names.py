@@ -29,8 +29,10 @@ def models_of(profile: Profile, models: Models, variant: Models = "linear") -> l
         for kind in [own] if own else variants:
             if kind not in VARIANTS:
                 raise BadInput(f"there is no variant '{kind}'; choose from {', '.join(VARIANTS)}.")
-            if own or len(variants) == 1 or has_recipe(profile, method, kind):
+            if isinstance(models, str) or has_recipe(profile, method, kind):
                 listed.append((method, kind))
+            elif own or len(variants) == 1:
+                print(f"Profile {profile.name} has no recipe for {method}.{kind}, so it is left out.")
     return listed
 
 
