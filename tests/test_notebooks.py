@@ -99,7 +99,7 @@ def test_results_of_the_notebooks_are_exported(executed, tmp_path):
 
 @pytest.mark.parametrize(
     "argv",
-    [["--profile", "nothing"], ["--only", "99"], ["--set", "nothing=1"], ["--results", "x"], ["--fresh"],
+    [["--profile", "nothing"], ["--only", "99"], ["--set", "nothing=1"], ["--set", "seeds=text"], ["--results", "x"], ["--fresh"],
      ["--set", "overrides={'no.key': 1}"], ["--batch-size", "-1"], ["--export", ""]],
 )
 def test_what_cannot_be_meant_ends_before_anything_runs(argv):

@@ -181,6 +181,8 @@ def checked(argv: list[str]) -> tuple[argparse.Namespace, dict[Path, dict[str, A
         home()
         notebooks = chosen_notebooks(options.only)
         changed = {"profile": options.profile} | settings_of(options.settings, notebooks)
+        if not all(type(seed) is int for seed in changed.get("seeds", [])):
+            raise BadInput(f"--set seeds is {changed['seeds']!r}, but it must be a list of whole numbers, like [0, 1].")
         options.data_dir = str(expanded(options.data_dir).resolve()) if options.data_dir else ""
         if options.batch_size:
             changed["overrides"] = {"network.images_per_pass": options.batch_size} | changed.get("overrides", {})
