@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from conftest import learned_study
 
-from unlearn_utils import paths, sources
+from unlearn_utils import Study, paths, sources
 from unlearn_utils.methods import METHODS
 from unlearn_utils.settings import BadInput
 from unlearn_utils.study import packs, store, sweep
@@ -285,6 +285,17 @@ def test_with_the_models_of_another_machine_only_what_was_changed_from_them_is_c
     assert count == ["model of Original + CMF, seed 0", scrub.label] and Store().get(scrub.spec).result == before
 
 
+def test_a_model_trained_by_other_code_is_brought_under_the_key_of_its_question(ran, tmp_path, monkeypatch, count):
+    original = trained(ran.cell(0, (), "original"))
+    weights = Store().get(original.spec).result["weights"]
+    Store().unpack(original.spec, Store().packed(original.spec), original.spec | {"code": "of another version"})
+    packs.carry([f"model/{digest(original.spec | {'code': 'of another version'})}"], tmp_path / "carried")
+    monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / "another"))
+    assert packs.bring(tmp_path / "carried", [original]) == 1
+    sweep.run([original], ran.machine)
+    assert count == [] and Store().get(original.spec).result["weights"] == weights
+
+
 @pytest.fixture
 def carried(home, tmp_path, monkeypatch):
     """A folder with one model, and an empty store."""
@@ -352,3 +363,10 @@ def test_folders_without_models_or_that_cannot_be_written_are_named(home, carrie
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="no models can be written to .*file .Not a directory"):
         packs.carry([f"model/{digest(spec)}"], tmp_path / "file")
+
+
+def test_the_committed_original_is_brought_and_the_committed_results_continue_from_it(home):
+    studied = Study("cifar10_slim", results="committed")
+    original = trained(studied.cell(0, (), "original"))
+    assert packs.bring(packs.ROOT / "figures" / "cifar10_slim" / "models", [original]) == 1
+    assert Store().get(original.spec).result["weights"] == studied.pack.original_of(original)

@@ -7,15 +7,15 @@ from pathlib import Path
 from ..paths import Outputs
 from ..settings import BadInput
 from . import packs, run
-from .cells import images_of
-from .study import Study
+from .cells import Task, images_of, trained
+from .study import REFERENCES, Study
 
 
 def exchange(study: Study, options) -> int:
     """What --bring, --merge, --export and --carry ask for. Raises BadInput."""
     name, reference = study.profile.name, packs.reference(study.profile.name)
     if options.bring:
-        print(f"{packs.bring(Path(options.bring))} models added to the cache.")
+        print(f"{packs.bring(Path(options.bring), roots(study))} models added to the cache.")
     if options.merge:
         merged = packs.read(reference, name) if reference.exists() else None
         for path in options.merge:
@@ -32,6 +32,12 @@ def exchange(study: Study, options) -> int:
             raise BadInput("no model of this study is cached here, so --carry has nothing to copy; run it first.")
         print(f"{count} models in {options.carry}")
     return 0
+
+
+def roots(study: Study) -> list[Task]:
+    """The trainings from scratch of a study: what --bring may take over."""
+    names = [name for name in REFERENCES if study.has(name)]
+    return [trained(study.cell(seed, forget, name)) for seed, forget in study.pairs for name in names]
 
 
 def collected(study: Study) -> packs.Pack:

@@ -271,22 +271,26 @@ def carry(keys: Iterable[str], into: Path) -> int:
     return len(roots)
 
 
-def bring(folder: Path) -> int:
-    """Take the models of such a folder into the store; how many it did not have. What is damaged stays out."""
+def bring(folder: Path, wanted: Iterable[Task] = ()) -> int:
+    """Take the models of such a folder into the store; how many it did not have. What is damaged stays out.
+
+    A model that answers the question of a ``wanted`` task is kept as that task's, whatever code trained it.
+    """
+    specs = {task.question: task.spec for task in wanted}
     found = sorted(path.parent for path in folder.glob("model/*/record.json"))
     if not found:
         raise BadInput(f"{folder} holds no models; name a folder that --carry has written.")
     store, taken = Store(), 0
     for source in found:
-        if (store.root / "model" / source.name).exists():
-            continue
         try:
             body = json.loads(content_of(source / "record.json"))["body"]
             if [body["spec"]["kind"], digest(body["spec"])] != ["model", source.name]:
                 raise ValueError("it is another result")
-            store.unpack(
-                body["spec"], {name: content_of(source / plain(name)) for name in (*body["files"], "record.json")}
-            )
+            spec = specs.get(digest({"kind": "model", **body["spec"]["asked"]}), body["spec"])
+            if store.folder(spec).exists():
+                continue
+            contents = {name: content_of(source / plain(name)) for name in (*body["files"], "record.json")}
+            store.unpack(body["spec"], contents, spec)
             taken += 1
         except (Damaged, ValueError, KeyError, TypeError, RecursionError, FileNotFoundError):
             print(f"{source} is damaged and left out; carry it again.")

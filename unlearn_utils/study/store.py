@@ -217,8 +217,11 @@ class Store:
         files = {name: record.content(name) for name in record.files}
         return files | {"record.json": content_of(record.folder / "record.json")}
 
-    def unpack(self, spec: dict[str, Any], contents: Files) -> None:
-        """Take a result from another store, in one step. Raises Damaged where it is not what was written there."""
+    def unpack(self, spec: dict[str, Any], contents: Files, kept_as: dict[str, Any] | None = None) -> None:
+        """Take a result from another store, in one step. Raises Damaged where it is not what was written there.
+
+        ``kept_as`` is another spec under which it is kept, of the same question.
+        """
         try:
             record = json.loads(contents["record.json"])
             found = {plain(n): hashlib.sha256(c).hexdigest() for n, c in contents.items() if n != "record.json"}
@@ -228,6 +231,10 @@ class Store:
             intact = False
         if not intact:
             raise Damaged(f"result {digest(spec)} was damaged on its way here.")
+        if kept_as not in (None, spec):
+            body = record["body"] | {"spec": json.loads(json.dumps(kept_as))}
+            signed = json.dumps({"body": body, "checksum": digest(body)}, indent=1)
+            contents, spec = contents | {"record.json": signed.encode()}, kept_as
         self._place(spec, contents)
 
     def keep_features(self, spec: dict[str, Any], features: dict[str, Tensor], device: str) -> None:
