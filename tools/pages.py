@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from unlearn_utils import METHODS, Study, compare  # noqa: E402
 from unlearn_utils.views import tables  # noqa: E402
+from unlearn_utils.views.compare import one_per_method  # noqa: E402
 
 PROFILES = {  # by the column's heading
     "cifar10_slim": "CIFAR-10, ResNet-18 of width 16",
@@ -53,8 +54,9 @@ class Numbers:
     def minus(self, model: str, reference: str, column: str) -> str:
         """A difference in points with its interval, bold where significant."""
         if reference in ("retrain", "original"):
-            own = self.rows[self.rows.variant.isin(["linear", "tuned"]) | (self.rows.model == model)]
-            found = compare(own, reference, [column])
+            own = one_per_method(self.rows)
+            family = own if model in set(own.model) else pd.concat([own, self.rows[self.rows.model == model]])
+            found = compare(family, reference, [column])
         else:
             found = compare(self.rows, {model: reference}, [column])
         return bold(found.text(next(found.frame[found.frame.model == model].itertuples())))
@@ -65,7 +67,7 @@ class Numbers:
             tables.means(
                 own,
                 ["output_retain", "output_forget", "probe_forget", "ncc_forget"],
-                compare(own, "retrain", ["probe_forget"]),
+                compare(one_per_method(own), "retrain", ["probe_forget"]),
             ).text
         )
 

@@ -102,6 +102,12 @@ def compare(
     return Comparison(pd.DataFrame(lines), over, digits)
 
 
+def one_per_method(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one model per method: tuned where there is one, else as published. Holm corrects over these."""
+    tuned = rows.method[rows.variant == "tuned"]
+    return rows[rows.variant.eq("tuned") | rows.variant.eq("linear") & ~rows.method.isin(tuned)]
+
+
 def _pairs(rows: pd.DataFrame, reference: str) -> dict[str, str]:
     """Every other model with the one reference, named by its method or by its label."""
     linear = (

@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..methods import METHODS
 from ..paths import write
-from .compare import Comparison, compare
+from .compare import Comparison, compare, one_per_method
 
 PAPER_SETTINGS = {  # the profiles that are experiments of the paper: network and data set in its tables
     "cifar10": ("resnet18", "cifar10"),
@@ -142,9 +142,9 @@ def claims(rows: pd.DataFrame, readings: pd.DataFrame, method: str = "random_lab
     of = rows.groupby("model").mean(numeric_only=True) * 100
     linear, frozen, cmf = (of.loc[label[v]] for v in ("linear", "classifier", "cmf"))
     original, retrain = of.loc["Original"], of.loc["Retrain"]
-    near, above = (_only(compare(rows, name, ["probe_forget"]), label["linear"]) for name in ("original", "retrain"))
+    family = pd.concat([one_per_method(rows[rows.method != method]), rows[rows.model == label["linear"]]])
+    near, above = (_only(compare(family, name, ["probe_forget"]), label["linear"]) for name in ("original", "retrain"))
     change = _only(compare(rows, {label["cmf"]: label["linear"]}, ["probe_forget"]), label["cmf"])
-    rows = rows[rows.variant.isin(["linear", "tuned"]) | rows.model.isin(label.values())]
     few = readings[readings.attack == "few_shot"]
     one = few[few.x == few.x.min()]
     shot = _only(compare(one, "retrain", ["forget_accuracy"]), label["linear"])
