@@ -4,6 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
+from unlearn_utils.settings import BadInput
 from unlearn_utils.study import sweep
 from unlearn_utils.study.cells import Cell, dataset_of, load_features, load_model, look_again, prepare, trained
 from unlearn_utils.study.machine import Machine
@@ -54,6 +55,18 @@ def test_a_cmf_cell_starts_from_the_cmf_original_and_ends_with_the_means_of_its_
     weight = model.head.weight.clone()
     model.head.refit(features.train, dataset_of(ran.profile).train.labels)
     assert torch.equal(model.head.weight, weight)
+
+
+def test_a_sham_starts_from_retrain_and_only_what_unlearns_has_one(ran):
+    cell, retrain = (ran.cell(0, (0,), *model) for model in (("random_label", "sham"), ("retrain", "linear")))
+    assert cell.start == retrain and trained(cell).asked["start"] == trained(retrain).question
+    sweep.run([trained(cell)], ONE)
+    run, _ = prepare(cell, "cpu")
+    start = load_model(retrain, "cpu")
+    assert torch.equal(run.model.head.weight, start.head.weight) and run.forget_classes == (0,)
+    assert not torch.equal(load_model(cell, "cpu").head.weight, start.head.weight)
+    with pytest.raises(BadInput, match="trained from scratch"):
+        ran.cell(0, (), "original", "sham").start
 
 
 def test_classifier_only_leaves_the_encoder_bit_for_bit_and_changes_the_head(ran):

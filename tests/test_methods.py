@@ -385,16 +385,26 @@ def test_a_step_on_unsirs_noise_is_adam_on_certainty_and_penalty(head):
 # --- SalUn
 
 
-def test_salun_moves_exactly_the_chosen_half_of_the_weights_where_nothing_decays(resnet, dataset):
+@pytest.mark.parametrize("name", ["salun", "salun_random_mask"])
+def test_salun_moves_exactly_the_chosen_half_of_the_weights_where_nothing_decays(name, resnet, dataset):
     run = real_run(resnet, dataset, weight_decay=0.0)
     before = [p.detach().clone() for p in resnet.parameters()]
-    train_with("salun", run)
+    train_with(name, run)
     masks = torch.cat([mask.flatten() for mask in run.begun])
     assert masks.sum() == len(masks) // 2
     for parameter, old, mask in zip(resnet.parameters(), before, run.begun):
         assert torch.equal(parameter[mask == 0], old[mask == 0])
     moved = sum((p != old).sum() for p, old in zip(resnet.parameters(), before))
     assert moved > 0.9 * masks.sum()
+
+
+def test_a_random_mask_keeps_half_of_every_layer_and_agrees_with_saliency_by_chance(resnet, dataset):
+    run = real_run(resnet, dataset)
+    salient, drawn = (methods.build(name, {}).begin(run) for name in ("salun", "salun_random_mask"))
+    large = [mask for mask in drawn if mask.numel() > 200]  # the share of a small one scatters
+    assert large and all(abs(mask.mean() - 0.5) < 0.15 for mask in large)
+    both, kept = (sum(part.sum() for part in parts) for parts in ([a * b for a, b in zip(drawn, salient)], salient))
+    assert abs(both / kept - 0.5) < 0.05
 
 
 def test_weight_decay_still_moves_the_weights_that_salun_masks(resnet, dataset):

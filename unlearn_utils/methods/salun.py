@@ -35,14 +35,18 @@ class SalUn(RandomLabel):
 
     def masks(self, run, parameters: list[Tensor]) -> list[Tensor]:
         """One mask of zeros and ones per parameter."""
+        ranked = torch.cat([score.flatten() for score in self.scores(run, parameters)])
+        kept = int(self.kept * sum(p.numel() for p in run.model.parameters()))
+        mask = torch.zeros_like(ranked)
+        mask[ranked.topk(min(kept, len(ranked))).indices] = 1
+        return [part.view_as(p) for part, p in zip(mask.split([p.numel() for p in parameters]), parameters)]
+
+    def scores(self, run, parameters: list[Tensor]) -> list[Tensor]:
+        """The saliency of every weight."""
         run.model.eval()
         saliency = [torch.zeros_like(p) for p in parameters]
         for x, y in run.batches(run.forget):
             loss = cross_entropy(run.model(x), y, reduction="sum")
             for total, gradient in zip(saliency, torch.autograd.grad(loss, parameters)):
                 total += gradient.abs()
-        ranked = torch.cat([total.flatten() for total in saliency])
-        kept = int(self.kept * sum(p.numel() for p in run.model.parameters()))
-        mask = torch.zeros_like(ranked)
-        mask[ranked.topk(min(kept, len(ranked))).indices] = 1
-        return [part.view_as(p) for part, p in zip(mask.split([p.numel() for p in parameters]), parameters)]
+        return saliency

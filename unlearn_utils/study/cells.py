@@ -46,15 +46,19 @@ class Cell:
     def start(self) -> Cell | None:
         """The cell whose model this one changes; None for the initialisation.
 
-        A CMF cell starts from the original fine-tuned with the CMF head (the official code's stage 0).
+        A CMF cell starts from the original fine-tuned with the CMF head (the official code's stage 0), a sham
+        from Retrain.
         """
         from_scratch = METHODS[self.method].start == "initialisation"
         if from_scratch and self.variant == "linear":
             return None
-        if from_scratch and self.method != "original":  # it would start from an Original that has seen the class
+        on_retrain = VARIANTS[self.variant].on_retrain
+        if from_scratch and (self.method != "original" or on_retrain):  # its start would have seen the class
             raise BadInput(
                 f"'{self.method}' has no variant '{self.variant}': it is trained from scratch; take 'linear'."
             )
+        if on_retrain:
+            return dataclasses.replace(self, method="retrain", variant="linear")
         variant = self.variant if self.head == "cmf" and self.method != "original" else "linear"
         return dataclasses.replace(self, forget=(), method="original", variant=variant)
 

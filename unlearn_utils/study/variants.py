@@ -19,6 +19,7 @@ class Variant:
     normalisation: str = ""  # of the features, in a CMF head; empty: that of the profile
     recipe: str = ""  # the variant whose recipe it takes; empty: it has its own
     constants: str = ""  # the variant whose constants of the method it takes; empty: those of the recipe
+    on_retrain: bool = False  # it changes Retrain, not the Original
 
 
 VARIANTS = {
@@ -33,6 +34,8 @@ VARIANTS = {
     "cmf_budget": Variant(" (matched budget)", recipe="cmf", constants="linear"),
     "classifier": Variant(", classifier only", encoder_frozen=True),
     "zeroed_classifier": Variant(", zeroed classifier only", encoder_frozen=True, zeroed=True),
+    # A sham: Retrain has nothing to forget, so what a method changes there is damage.
+    "sham": Variant(" on Retrain", recipe="linear", on_retrain=True),
 }
 
 # Names of variants and normalisations in questions and random generators, where they are those of earlier results.
