@@ -123,6 +123,14 @@ def head(column: str) -> str:
     return column.replace("_", " ")
 
 
+def by_profile(comparisons: dict[str, Comparison]) -> Table:
+    """The differences of several studies, a row per study and model; all numbers are kept."""
+    shown = {name: one.table().filter(like="minus") for name, one in comparisons.items()}
+    numbers = pd.concat({name: one.frame.set_index("model") for name, one in comparisons.items()}, names=["profile"])
+    caption = " ".join(dict.fromkeys(one.caption for one in comparisons.values()))
+    return Table(pd.concat(shown, names=["profile"]), numbers, caption)
+
+
 def measurements(rows: pd.DataFrame) -> Table:
     """Every row, accuracies as fractions; the first few are shown."""
     numbers = rows.drop(columns="alignment", errors="ignore").set_index("model")
