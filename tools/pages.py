@@ -48,7 +48,7 @@ class Numbers:
 
     def value(self, model: str, column: str) -> str:
         """Mean over forget sets, in % for accuracies."""
-        scale, digits = (1, 2) if tables.PLAIN.match(column) else (100, 1)
+        scale, digits = (1, 0 if "turn" in column else 2) if tables.PLAIN.match(column) else (100, 1)
         return f"{scale * self.rows[self.rows.model == model].groupby('forget')[column].mean().mean():.{digits}f}"
 
     def minus(self, model: str, reference: str, column: str) -> str:

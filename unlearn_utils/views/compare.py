@@ -103,9 +103,13 @@ def compare(
 
 
 def one_per_method(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of one model per method: tuned where there is one, else as published. Holm corrects over these."""
+    """The rows of one model per method: tuned where there is one, else as published. Holm corrects over these.
+
+    A method that changes the head alone is left out: its features are the Original's.
+    """
     tuned = rows.method[rows.variant == "tuned"]
-    return rows[rows.variant.eq("tuned") | rows.variant.eq("linear") & ~rows.method.isin(tuned)]
+    own = rows.variant.eq("tuned") | rows.variant.eq("linear") & ~rows.method.isin(tuned)
+    return rows[own & ~rows.method.map(lambda name: getattr(METHODS.get(name), "head_only", False))]
 
 
 def _pairs(rows: pd.DataFrame, reference: str) -> dict[str, str]:
