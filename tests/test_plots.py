@@ -200,7 +200,7 @@ FIGURES = {
     "cmf": lambda: plots.cmf(rows()),
     "alignment": lambda: plots.alignment(rows()),
     "turned": lambda: plots.turned(rows()),
-    "arrows": lambda: plots.arrows(vectors()),
+    "arrows": lambda: drawings.arrows(vectors()),
     "neural_collapse": lambda: plots.neural_collapse(histories()),
     "gaps_by_profile": lambda: plots.gaps_by_profile({"one": gaps(), "another": gaps()}),
     "attacks": lambda: plots.attacks(readings()),
@@ -209,10 +209,7 @@ FIGURES = {
     "steps": lambda: plots.steps(run()),
     "headroom": lambda: plots.headroom(HEADROOM),
     "tuning": lambda: plots.tuning(searched()),
-    "schematics": drawings.schematics,
-    "turning_apart": drawings.turning_apart,
     "theory_gamma": lambda: drawings.theory_gamma([0.1, 0.5, 0.9], np.array([[0, 0], [1, 0], [1, 1]]), (0.25, 0.75)),
-    "theory_path": lambda: drawings.theory_path(PATH, MEANS),
 }
 
 
@@ -313,14 +310,14 @@ def test_every_cosine_is_a_point_and_one_network_is_not_counted_per_forget_set()
 
 
 def test_an_arrow_stands_at_the_angle_by_which_it_turned():
-    figure = plots.arrows(vectors())
+    figure = drawings.arrows(vectors())
     assert figure.points.weight_turn.tolist() == pytest.approx([0, 20, 70], abs=1e-3)
     assert figure.points.mean_turn.tolist() == pytest.approx([0, 80, 0], abs=1e-3)
     assert figure.points.between.tolist() == pytest.approx([20, 120, 90], abs=1e-3)
     tips = [text.xy for text in figure.axes[1].texts if not text.get_text()]  # dashed and solid, of weights and of mean
     assert np.degrees(np.arctan2(*np.transpose(tips)[::-1])) == pytest.approx([70, 50, 90, 170], abs=1e-3)
     with pytest.raises(BadInput, match="Original"):
-        plots.arrows({"Random Label": vectors()["Random Label"]})
+        drawings.arrows({"Random Label": vectors()["Random Label"]})
 
 
 def test_gaps_take_the_tuned_row_and_leave_out_what_is_no_such_method():

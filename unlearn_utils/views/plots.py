@@ -9,69 +9,73 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, MultipleLocator, NullFormatter, NullLocator
+from matplotlib.ticker import NullFormatter, NullLocator
 
 from ..methods import METHODS
 from ..settings import READOUTS
 from . import style
-from .drawings import arrows  # noqa: F401
-from .style import FORGET, GREY, READOUT_STYLE, RETAIN, canvas, end_labels, finish, joined, means, models_of, n_of
+from .style import DASHED, FORGET, GREY, READOUT_STYLE, RETAIN, canvas, end_labels, finish, joined, means, models_of
+from .tables import n_of
 
 PAPER = ("random_label", "salun", "neggrad_plus", "scrub", "unsir")  # what the summaries over methods show
 ACCURACY = "forget accuracy (%)"
-HISTORY = {
-    "train_retain": ("training", "-"),
-    "test_retain": ("test", (0, (3, 1.5))),
-    "nc1": ("NC1", "-"),
-    "nc2": ("NC2", (0, (3, 1.5))),
-    "nc3": ("NC3", (0, (1, 1))),
-}
+SOLID, BROKEN_LINE, DOTTED = "-", (0, (3, 1.5)), (0, (1, 1))
+HISTORY = ({"train_retain": "training", "test_retain": "test"}, {"nc1": "NC1", "nc2": "NC2", "nc3": "NC3"})
 ATTACKED = {
-    "Original": "-",
-    "Retrain": (0, (4, 1.5)),
-    "Untrained network": (0, (1, 1)),
-    "Random Label": "-",
-    "Random Label + CMF": (0, (4, 1.5)),
-    "Random Label, classifier only": (0, (1, 1)),
+    "Original": ("black", SOLID),
+    "Retrain": ("#5a5a5a", BROKEN_LINE),
+    "Untrained network": ("#949494", DOTTED),
+    "Random Label": ("#0072b2", SOLID),
+    "Random Label + CMF": ("#0072b2", BROKEN_LINE),
+    "Random Label, classifier only": ("#0072b2", DOTTED),
 }
 MATCHED = "linear, matched budget"
 HEADS = {"linear": "linear head", "cmf": "CMF head", "cmf_budget": MATCHED}
 SHORT = {"output": "output", "probe": "probe", "ncc": "NCC"}
 KINDS = {"retain class": RETAIN, "forget class": FORGET}
 OTHER = "#8a8a8a"  # predicted as a class that is not drawn
-BROKEN = 10  # points of retain accuracy: a model that lost more against Retrain is not compared
+WORSE = 10  # points of retain accuracy: a model that lost more against Retrain is not compared
 
 
 def learning_curve(curves: pd.DataFrame, rows: pd.DataFrame) -> Figure:
     """Forget accuracy of output, probe and NCC against the optimiser step; step 0 is the Original."""
     steps = curves.groupby(["readout", "step"], sort=False).forget_accuracy.agg(["mean", "min", "max"]) * 100
-    figure, ((axis,),) = canvas(2.56, width=style.WIDE)
-    labels = []
-    for name, readout in READOUTS.items():
-        of, (colour, marker) = steps.loc[readout], READOUT_STYLE[name]
-        axis.fill_between(of.index, of["min"], of["max"], color=colour, alpha=0.12, linewidth=0)
-        axis.plot(of.index, of["mean"], color=colour, marker=marker, linewidth=2, markersize=5, clip_on=False)
-        labels.append((of["mean"].iloc[-1], readout, colour))
     same = rows[(rows.method == "retrain") & rows.forget.isin(curves.forget.unique())]
     retrain = 100 * means(same, ["probe_forget"]).iloc[0, 0]
-    axis.axhline(retrain, color=GREY, linestyle=(0, (4, 2)), linewidth=1.3, zorder=1)
-    labels.append((retrain, "Retrain's probe", GREY))
-    style.step_axis(axis, curves.step.unique())
-    axis.set(xlabel="optimiser step (at 0: the Original)", ylabel=ACCURACY, ylim=(-3, 103))
-    end_labels(axis, labels, style.LARGE)
-    table = steps["mean"].unstack("readout")
-    fallen = table.index[table[READOUTS["output"]] < 5]
-    if len(fallen):
-        at = table.loc[fallen[0]]
-        lines = [f"step {fallen[0]}:", *(f"{SHORT[name]} {at[label]:.1f} %" for name, label in READOUTS.items())]
-        axis.axvline(fallen[0], color=GREY, linewidth=0.7, zorder=0)
-        axis.text(fallen[0] * 1.15, 34, "\n".join(lines), size=style.LARGE, va="center")
+    table, looks = steps["mean"].unstack("readout"), {label: READOUT_STYLE[name] for name, label in READOUTS.items()}
+    lines = {label: (table[label], {"color": colour, "marker": marker}) for label, (colour, marker) in looks.items()}
+    lines["Retrain's probe"] = (pd.Series(retrain, table.index), DASHED)
+    figure, axis = _lines(lines, "optimiser step (at 0: the Original)")
+    for label, (colour, _) in looks.items():
+        of = steps.loc[label]
+        axis.fill_between(of.index, of["min"], of["max"], color=colour, alpha=0.12, linewidth=0)
+    for step, at in table[table[READOUTS["output"]] < 5].iloc[:1].iterrows():  # the first at which the output has gone
+        told = [f"step {step}:", *(f"{SHORT[name]} {at[label]:.1f} %" for name, label in READOUTS.items())]
+        axis.axvline(step, color=GREY, linewidth=0.7, zorder=0)
+        axis.text(step * 1.15, 34, "\n".join(told), size=style.LARGE, va="center")
     caption = (
         f"Forget accuracy during {curves.model.iloc[0]}, {n_of(curves)}: means over them and, shaded, least to "
         f"greatest. Dashed: the linear probe of Retrain on the same forget sets ({retrain:.1f} %)."
     )
     return finish(figure, steps.reset_index(), caption)
+
+
+def _lines(lines: dict[str, tuple[pd.Series, dict]], x_label: str) -> tuple[Figure, Axes]:
+    """A wide figure of (values, look) over a logarithmic axis that has room for 0; each line is named where it ends."""
+    figure, ((axis,),) = canvas(2.56, width=style.WIDE)
+    for values, look in lines.values():
+        axis.plot(values, **{"linewidth": 2, "clip_on": False} | look)
+    places = sorted({x for values, _ in lines.values() for x in values.index})
+    ticks = [x for x in places if x & (x - 1) == 0] if len(places) > 9 else places  # of many those at powers of 2
+    axis.set_xscale("symlog", base=2, linthresh=1)
+    axis.set_xticks(ticks, ticks)
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xlim(-0.1 if places[0] < 1 else places[0] / 1.1, places[-1] * 1.03)
+    axis.set(xlabel=x_label, ylabel=ACCURACY, ylim=(-3, 103))
+    end_labels(axis, [(values.iloc[-1], name, look["color"]) for name, (values, look) in lines.items()])
+    return figure, axis
 
 
 def dumbbell(rows: pd.DataFrame, models: list[str] | None = None, columns: tuple = ("output", "probe")) -> Figure:
@@ -86,28 +90,21 @@ def dumbbell(rows: pd.DataFrame, models: list[str] | None = None, columns: tuple
     table = 100 * means(rows, [f"{name}_forget" for name in columns]).dropna(how="all")  # of a model that diverged
     shown = sorted((name for name in shown if name in table.index), key=lambda name: methods[name] == "original")
     table.columns = [SHORT[name] for name in columns]
-    figure, ((axis,),) = canvas(0.24 * len(shown) + 0.85)
-    axis.set(xlim=(-3, 103), xlabel=ACCURACY)
+    retrain = table[table.index.map(methods) == "retrain"].drop(columns="output").mean().dropna()
     looks = {SHORT[name]: (*READOUT_STYLE[name], READOUT_STYLE[name][0]) for name in columns}
     looks["output"] = (*looks["output"][:2], "white")
-    joined(axis, table.loc[shown], looks, gap=16)
-    retrain = table[table.index.map(methods) == "retrain"].drop(columns="output").mean().dropna()
+    figure, ((axis,),) = canvas(0.24 * len(shown) + 0.12 * len(retrain) + 0.9)
+    joined(axis, table.loc[shown], looks)
+    axis.set(xlim=(-3, 103), ylim=(len(shown) - 0.5, -0.6 - 0.55 * len(retrain)), xlabel=ACCURACY)
     for line, (readout, x) in enumerate(retrain.items()):
-        axis.axvline(x, color=looks[readout][0], linestyle=(0, (4, 2)), linewidth=0.9, zorder=0)
-        axis.annotate(
-            f"Retrain's {readout} {x:.0f} %",
-            (x, 1),
-            (0, 2 + 9 * line),
-            size=7.5,
-            color=looks[readout][0],
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
-            ha="right" if x > 60 else "left",
-        )
+        axis.axvline(x, **DASHED | {"color": looks[readout][0]})
+        side = {"ha": "right", "x": x - 1} if x > 60 else {"ha": "left", "x": x + 1}
+        axis.text(**side, y=-0.6 - 0.55 * line, s=f"Retrain's {readout} {x:.0f} %", size=7.5, color=looks[readout][0])
     drawn = table.loc[[name for name in shown if methods[name] in PAPER]]
     untrained = table[table.index.map(methods) == "random"].max()
     apart = len(drawn) and "probe" in table and (drawn.output < 0.5).all() and (drawn.probe > untrained.probe).all()
-    figure.suptitle("Output says 0 %; the features say otherwise" if apart else "Output and features", size=8.5)
+    title = "Output says 0 %; the features say otherwise" if apart else "Output and features"
+    figure.legend(title=title, loc="outside upper center", ncol=len(columns))
     filled = " and ".join({"probe": "linear probe", "ncc": "NCC"}[name] for name in columns[1:])
     over = f", {n_of(rows)}, means over them" if of_study else ""
     caption = f"Forget accuracy by output (hollow) and by {filled} (filled){over}."
@@ -121,29 +118,28 @@ def cmf(rows: pd.DataFrame) -> Figure:
     table = means(rows, ["output_retain", *(f"{name}_forget" for name in READOUTS)]) * 100
     retrain = table.loc[rows.model[rows.method == "retrain"].iloc[0]]
     table = chosen.drop_duplicates("model")[["model", "method", "variant"]].join(table, on="model")
-    broken = table[table.output_retain < retrain.output_retain - BROKEN]
+    broken = table[table.output_retain < retrain.output_retain - WORSE]
     table = table.drop(broken.index)
-    figure, (axes,) = canvas(0.3 * len(methods) + 0.95, 1, 3, sharey=True)
-    looks = {"linear head": ("black", "o", "white"), "CMF head": ("black", "o", "black")}
     low = 5 * (min(table.iloc[:, -2:].min(axis=None), retrain.iloc[-2:].min()) // 5)
+    looks = {"linear head": ("black", "o", "white"), "CMF head": ("black", "o", "black")}
+    figure, (axes,) = canvas(0.3 * len(methods) + 0.95, 1, 3, sharey=True)
     for axis, readout in zip(axes, READOUTS):
-        column = f"{readout}_forget"
-        of = table.pivot(index="method", columns="variant", values=column).reindex(index=methods, columns=HEADS)
-        of = of.rename(index=lambda name: METHODS[name].label, columns=HEADS)
+        of = table.pivot(index="method", columns="variant", values=f"{readout}_forget")
+        of = of.reindex(index=methods, columns=HEADS).rename(index=lambda name: METHODS[name].label, columns=HEADS)
         joined(axis, of[list(looks)], looks)
-        axis.plot(of[MATCHED], np.arange(len(of)) + 0.3, ".", color="#8a8a8a", markersize=6, label=MATCHED, zorder=4)
-        axis.axvline(retrain[column], color=GREY, linestyle=(0, (4, 2)), linewidth=0.9, zorder=0, label="Retrain")
+        axis.plot(of[MATCHED], np.arange(len(of)) + 0.3, ".", color=OTHER, markersize=6, label=MATCHED, zorder=4)
+        axis.axvline(retrain[f"{readout}_forget"], **DASHED, label="Retrain")
         axis.set(title=READOUTS[readout], xlim=(-4, 104) if readout == "output" else (low - 2, 102))
     axes[0].set_xticks((0, 50, 100))
     figure.supxlabel(ACCURACY, size=8)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncol=2)
-    left_out = ", ".join(f"{model} ({value:.0f} %)" for model, value in zip(broken.model, broken.output_retain))
     caption = (
         f"Forget accuracy with a linear and with a CMF head, {n_of(chosen)}, means over them; features without "
-        f"normalisation. Matched budget: a linear head trained by the CMF head's recipe."
-        + f" Not drawn, over {BROKEN} points below Retrain's retain accuracy: {left_out}."
-        * bool(left_out)
+        "normalisation. Matched budget: a linear head trained by the CMF head's recipe."
     )
+    if len(broken):
+        listed = ", ".join(f"{model} ({value:.0f} %)" for model, value in zip(broken.model, broken.output_retain))
+        caption += f" Not drawn, over {WORSE} points below Retrain's retain accuracy: {listed}."
     return finish(figure, table, caption)
 
 
@@ -166,23 +162,11 @@ def alignment(rows: pd.DataFrame) -> Figure:
         axis.axvspan(own.min(), own.max(), color="#e3e3e3", linewidth=0, zorder=0)
         axis.text(own.mean(), 1.01, "Retrain", transform=axis.get_xaxis_transform(), ha="center", size=7.5, color=GREY)
     np.random.seed(0)  # of the strip plot's jitter
-    sns.stripplot(
-        points,
-        x="cosine",
-        y="model",
-        hue="kind",
-        order=order,
-        palette=KINDS,
-        hue_order=KINDS,
-        size=3.2,
-        alpha=0.8,
-        jitter=0.22,
-        ax=axis,
-    )
+    dots = {"palette": KINDS, "size": 3.2, "alpha": 0.8, "jitter": 0.22}
+    sns.stripplot(points, x="cosine", y="model", hue="kind", order=order, ax=axis, **dots)
     sns.move_legend(axis, "lower center", bbox_to_anchor=(0.5, 1.06), ncol=2, title=None, markerscale=1.5)
     axis.set(xlabel="cosine of weight vector and class mean", ylabel="")
     axis.set_xlim(min(-0.2, points.cosine.min() - 0.03), 1.02)
-    axis.xaxis.set_major_locator(MultipleLocator(0.2))
     axis.tick_params(axis="y", length=0)
     caption = (
         f"Cosine between class weight vector and centred class mean, a dot per class, {n_of(chosen)}; 0 is "
@@ -196,10 +180,11 @@ def turned(rows: pd.DataFrame) -> Figure:
     models = models_of(rows, PAPER) + [name for name in ["Random Label, classifier only"] if name in set(rows.model)]
     table = means(rows, ["weight_turn_forget", "mean_turn_forget"]).loc[models].dropna()
     table.columns = ["class weight vector", "class mean"]
-    figure, ((axis,),) = canvas(0.27 * len(table) + 0.7)
+    figure, ((axis,),) = canvas(0.27 * len(table) + 0.75)
+    joined(axis, table, dict(zip(table, (("black", "s", "black"), (FORGET, "o", FORGET)))))
     axis.set(xlim=(-2, max(93, table.max(axis=None) + 3)), xlabel="turned from the Original (degrees)")
     axis.set_xticks(range(0, int(axis.get_xlim()[1]) + 1, 30))
-    joined(axis, table, dict(zip(table, (("black", "s", "black"), (FORGET, "o", FORGET)))), gap=42)
+    figure.legend(loc="outside upper center", ncol=2)
     caption = (
         f"Angle by which weight vector and mean of the forget class turned from the Original's, {n_of(rows)}, "
         f"means over them. At 90 degrees a vector is orthogonal to what it was."
@@ -210,30 +195,28 @@ def turned(rows: pd.DataFrame) -> Figure:
 def neural_collapse(histories: pd.DataFrame) -> Figure:
     """Retain accuracy and neural collapse of Original and Retrain against the training epoch."""
     chosen = histories[histories.method.isin(("original", "retrain"))]
-    models = list(chosen.model.unique())
-    means_of = chosen.groupby(["model", "epoch"])[list(HISTORY)].mean()
+    models, columns = list(chosen.model.unique()), [name for row in HISTORY for name in row]
+    of = chosen.groupby(["model", "epoch"])[columns].mean()
+    of[list(HISTORY[0])] *= 100
     figure, axes = canvas(3.2, 2, len(models), sharex=True, sharey="row")
     for column, model in zip(axes.T, models):
-        of, colour, labels = means_of.loc[model], style.colour_of(model.lower()), ([], [])
-        for name, (label, dash) in HISTORY.items():
-            panel, scale = (1, 1) if name.startswith("nc") else (0, 100)
-            column[panel].plot(of.index, scale * of[name], color=colour, linestyle=dash)
-            labels[panel].append((scale * of[name].iloc[-1], label, colour))
+        for axis, names in zip(column, HISTORY):
+            for name, dash in zip(names, (SOLID, BROKEN_LINE, DOTTED)):
+                axis.plot(of.loc[model][name], color=ATTACKED[model][0], linestyle=dash)
         column[0].set(title=model, ylim=(0, 103))
         column[1].set(xlabel="epoch", yscale="log")
-    decades = np.log10(means_of[["nc1", "nc2", "nc3"]])
+    decades = np.log10(of[list(HISTORY[1])])
     axes[1][0].set_ylim(10 ** np.floor(decades.min(axis=None)), 10 ** np.ceil(decades.max(axis=None)))
-    axes[1][0].yaxis.set_major_locator(LogLocator(numticks=20))
     axes[1][0].yaxis.set_minor_formatter(NullFormatter())
-    for axis, of_panel in zip(axes[:, -1], labels):
-        end_labels(axis, of_panel, 7.5)
     axes[0][0].set_ylabel("accuracy on\nretain classes (%)")
     axes[1][0].set_ylabel("neural collapse\n(0 = collapsed)")
+    for axis, names in zip(axes[:, -1], HISTORY):
+        end_labels(axis, [(of.loc[models[-1]][name].iloc[-1], label, GREY) for name, label in names.items()])
     caption = (
         f"Training of {' and '.join(models)}, {n_of(chosen)}, means over them: retain accuracy, and NC1 to NC3, "
         f"which are 0 in a collapsed network."
     )
-    return finish(figure, chosen[["model", "seed", "forget", "epoch", *HISTORY]], caption)
+    return finish(figure, chosen[["model", "seed", "forget", "epoch", *columns]], caption)
 
 
 def gaps_by_profile(tables: dict[str, pd.DataFrame]) -> Figure:
@@ -252,13 +235,12 @@ def gaps_by_profile(tables: dict[str, pd.DataFrame]) -> Figure:
         for i, (profile, colour, marker) in enumerate(zip(tables, style.PROFILE_COLOURS, "osD^vP")):
             of = points[(points.profile == profile) & (points.column == f"{readout}_forget")]
             places = of.method.map(present.index) + (i + 0.5) / len(tables) * 0.8 - 0.4
-            axis.hlines(places, of.low, of.high, color=colour, linewidth=1.1)
-            axis.plot(of.difference, places, marker, color=colour, markersize=4, label=profile)
+            bars = [of.difference - of.low, of.high - of.difference]
+            axis.errorbar(of.difference, places, xerr=bars, fmt=marker, color=colour, markersize=4, label=profile)
         for place in range(1, len(present)):
             axis.axhline(place - 0.5, color="#dddddd", linewidth=0.6)
         axis.set(title=READOUTS[readout], ylim=(len(present) - 0.5, -0.5))
         axis.set_xlabel("minus Retrain (points)\nmore retained →")
-        axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes[0].set_yticks(range(len(present)), present)
     figure.suptitle("Retained beyond Retrain", size=8.5)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
@@ -285,19 +267,11 @@ def fine_tuning(readings: pd.DataFrame) -> Figure:
 def _attack(readings: pd.DataFrame, attack: str, x_label: str, what: str, null: str = "") -> Figure:
     points = readings[readings.attack.isin((attack, null)) & readings.model.isin(ATTACKED)]
     found = 100 * points.groupby(["attack", "model", "x"]).forget_accuracy.mean()
-    figure, ((axis,),) = canvas(2.56, width=style.WIDE)
-    labels = []
-    for model in [name for name in ATTACKED if (attack, name) in found.index]:
-        values, colour = found[attack, model], style.colour_of(points.method[points.model == model].iloc[0])
-        axis.plot(values.index, values, color=colour, linestyle=ATTACKED[model], marker="o", linewidth=2, clip_on=False)
-        labels.append((values.iloc[-1], model, colour))
+    looks = {name: {"color": colour, "linestyle": dash, "marker": "o"} for name, (colour, dash) in ATTACKED.items()}
+    lines = {name: (found[attack, name], look) for name, look in looks.items() if (attack, name) in found.index}
     if null in found.index:
-        shuffled = found[null].groupby("x").mean()
-        axis.plot(shuffled.index, shuffled, color="#b0b0b0", linewidth=1)
-        labels.append((shuffled.iloc[-1], "shuffled labels", "#777777"))
-    style.step_axis(axis, points.x.unique())
-    axis.set(xlabel=x_label, ylabel=ACCURACY, ylim=(-3, 103))
-    end_labels(axis, labels, style.LARGE)
+        lines["shuffled labels"] = (found[null].groupby("x").mean(), {"color": OTHER, "linewidth": 1})
+    figure, _ = _lines(lines, x_label)
     caption = f"Forget accuracy of a {what}, {n_of(points)}, means over them and over resamples of the images."
     return finish(figure, found.rename("forget_accuracy").reset_index(), caption)
 
@@ -310,8 +284,8 @@ def embeddings(layouts: dict[str, dict], forget: tuple[int, ...], classes: list[
         of = pd.DataFrame(np.asarray(layout["points"]), columns=["x", "y"])
         of = of.assign(model=model, label=np.asarray(layout["labels"]))
         own = of.label.isin(forget)
-        for part, colour, kind in ((of[own], FORGET, f"forget class: {names}"), (of[~own], RETAIN, "retain classes")):
-            axis.scatter(part.x, part.y, color=colour, s=3, linewidths=0, zorder=2 + (colour == FORGET), label=kind)
+        for part, colour, kind in ((of[~own], RETAIN, "retain classes"), (of[own], FORGET, f"forget class: {names}")):
+            axis.scatter(part.x, part.y, color=colour, s=3, linewidths=0, label=kind)
         axis.set_title(model, pad=2)
         points.append(of)
     for axis in axes.flat:
@@ -326,21 +300,20 @@ def steps(steps: dict) -> Figure:
     readings, classes, labels = steps["readings"], steps["classes"], np.array(steps["labels"])
     shown = [readings[i] for i in (0, len(readings) // 2, len(readings) - 1)]
     names, colours = [steps["names"][c] for c in classes], dict(zip(classes, (FORGET, "#0b3c6f", "#4a9bd4")))
-    figure, axes = canvas(4.3, 3, 3, sharex=True, sharey=True)
-    points, who = [], {"output": "the network", "probe": "a probe on its features", "ncc": "the nearest class mean"}
-    for row, readout in zip(axes, READOUTS):
-        row[1].set_title(f"What {who[readout]} predicts", pad=14)
-        for axis, reading in zip(row, shown):
-            predicted, places = np.array(reading[readout]), np.array(reading["points"])
-            for c, marker in zip(classes, "o^s"):
-                own = labels == c
-                shades = [colours.get(p, OTHER) for p in predicted[own]]
-                axis.scatter(*places[own].T, c=shades, marker=marker, s=7, linewidths=0, alpha=0.8)
-            right = 100 * (predicted == classes[0])[labels == classes[0]].mean()
-            axis.text(0.5, 1.02, f"{names[0]}: {right:.0f} %", transform=axis.transAxes, ha="center", size=7.5)
-            axis.set(xticks=[], yticks=[], xlabel=f"step {reading['step']}" * (readout == "ncc"))
-            places = pd.DataFrame(places, columns=["x", "y"])
-            points.append(places.assign(step=reading["step"], readout=readout, label=labels, predicted=predicted))
+    who = {"output": "the network", "probe": "a probe on its features", "ncc": "the nearest class mean"}
+    figure, axes = canvas(4.3, 3, 3, sharex=True, sharey=True, subplot_kw={"xticks": [], "yticks": []})
+    points = []
+    for axis, (readout, reading) in zip(axes.flat, ((name, at) for name in READOUTS for at in shown)):
+        of = pd.DataFrame(reading["points"], columns=["x", "y"])
+        of = of.assign(step=reading["step"], readout=readout, label=labels, predicted=reading[readout])
+        for c, marker in zip(classes, "o^s"):
+            own = of[of.label == c]
+            shades = [colours.get(p, OTHER) for p in own.predicted]
+            axis.scatter(own.x, own.y, c=shades, marker=marker, s=7, linewidths=0, alpha=0.8)
+        right = 100 * (of.predicted == classes[0])[of.label == classes[0]].mean()
+        axis.set_title(f"What {who[readout]} predicts\n" * (axis in axes[:, 1]) + f"{names[0]}: {right:.0f} %")
+        axis.set_xlabel(f"step {reading['step']}" * (readout == "ncc"))
+        points.append(of)
     entries = zip([*colours.values(), OTHER], "o^s.", [*names, "another class"])
     handles = [axes[0][0].plot([], [], marker, color=colour, label=name)[0] for colour, marker, name in entries]
     figure.legend(handles=handles, loc="outside lower center", ncol=4, columnspacing=1, handletextpad=0.3)
@@ -365,7 +338,7 @@ def headroom(rows: pd.DataFrame) -> Figure:
     axis.set_xticks(of.dimensions, of.dimensions)
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set(xlabel="feature dimensions", ylabel="headroom: Original\nminus Retrain (points)")
-    end_labels(axis, labels, 7.5)
+    end_labels(axis, labels)
     caption = "Forget accuracy of the Original minus Retrain's. Bars: 95 % intervals over forget sets."
     return finish(figure, rows, caption)
 
@@ -378,30 +351,16 @@ def tuning(table: pd.DataFrame) -> Figure:
     points["accuracy"] *= 100
     colours, markers = ({SHORT[name]: look[i] for name, look in READOUT_STYLE.items()} for i in (0, 1))
     across = min(3, points.method.nunique())
-    grid = sns.relplot(
-        points,
-        x="value",
-        y="accuracy",
-        col="method",
-        col_wrap=across,
-        kind="line",
-        hue="readout",
-        style="readout",
-        palette=colours,
-        markers=markers,
-        dashes=False,
-        legend=False,
-        height=1.5,
-        aspect=style.WIDTH / 1.5 / across,
-    )
+    size = {"height": 1.5, "aspect": style.WIDTH / 1.5 / across, "col": "method", "col_wrap": across}
+    look = {"kind": "line", "palette": colours, "markers": markers, "dashes": False, "legend": False}
+    grid = sns.relplot(points, x="value", y="accuracy", hue="readout", style="readout", **size, **look)
     grid.figure.set_layout_engine("constrained")
     grid.set(xscale="log", ylim=(-4, 104)).set_titles("{col_name}").set_axis_labels("learning rate", ACCURACY)
     for method, axis in grid.axes_dict.items():
         axis.xaxis.set_minor_formatter(NullFormatter())
-        chosen = own.value[own.chosen & (own.method == method)].iloc[0]
-        axis.axvline(chosen, color=GREY, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0)
+        axis.axvline(own.value[own.chosen & (own.method == method)].iloc[0], **DASHED)
     corner = list(grid.axes_dict)[across - 1]
     last = points[points.method == corner].groupby("readout", sort=False).accuracy.last()
-    end_labels(grid.axes_dict[corner], [(value, name, colours[name]) for name, value in last.items()], 7.5)
+    end_labels(grid.axes_dict[corner], [(value, name, colours[name]) for name, value in last.items()])
     caption = "Forget accuracy on held-out images by learning rate. Dashed: the rate chosen, by the output alone."
     return finish(grid.figure, points, caption)

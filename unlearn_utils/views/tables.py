@@ -71,9 +71,10 @@ class Table:
 
 
 def n_of(rows: pd.DataFrame) -> str:
-    """What means run over: "n = 6 forget sets, 1 seed"."""
-    sets, seeds = rows.forget.nunique(), rows.seed.nunique()
-    return f"n = {sets} forget set{'s' * (sets != 1)}, {seeds} seed{'s' * (seeds != 1)}"
+    """What means run over: "n = 10 forget sets, 1 seed"; "1 to 3 seeds" where some forget sets have fewer."""
+    seeds = rows.groupby("forget").seed.nunique().tolist()
+    each = " to ".join(map(str, sorted({min(seeds), max(seeds)})))
+    return f"n = {len(seeds)} forget set{'s' * (len(seeds) > 1)}, {each} seed{'s' * (max(seeds) > 1)}"
 
 
 def means(
