@@ -1,7 +1,5 @@
 """``./run_all.sh --check``: is what is drawn here what is committed, and by how much does it differ?"""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd
@@ -13,57 +11,45 @@ NOISE = 1e-6  # rounding of what is written with six digits
 
 
 def compared(study: Study, fresh: bool) -> int:
-    """Print every table of numbers that differs from the committed one; 1 if one does, and the run was not ``fresh``."""
+    """Print each table of numbers that differs from the committed one; 1 if one does, and the run was not ``fresh``."""
     here, committed = study.outputs.path, ROOT / "figures" / study.profile.name
-    lines = [
-        {"table": path.name, **difference(path, here / path.name)}
-        for path in sorted(committed.glob("*.csv"))
-        if path.name not in ("tuning.csv", "headroom.csv")
-    ]
-    table = pd.DataFrame(lines).set_index("table")
+    names = sorted({path.name for path in committed.glob("*.csv")} - {"tuning.csv", "headroom.csv"})
+    found = {name: difference(committed / name, here / name) for name in names}
+    table = pd.DataFrame(found.values(), found, ["difference", "note"])
     apart = table[(table.difference > NOISE) | table.note.ne("")]
     print(f"\n{len(table)} tables compared with the committed ones, {len(apart)} differ.")
     if len(apart):
         print(apart.to_string())
     if fresh and (path := here / "measurements.csv").exists():
         print(another_seed(pd.read_csv(path), pd.read_csv(committed / "measurements.csv")))
-        return 0
-    return int(len(apart) > 0)
+    return int(len(apart) > 0 and not fresh)
 
 
-def difference(committed: Path, here: Path) -> dict[str, object]:
+def difference(committed: Path, here: Path) -> tuple[float, str]:
     """Largest absolute difference of two tables of numbers, in their own unit, and what else differs."""
     if not here.exists():
-        return {"difference": 0.0, "note": "not drawn here"}
+        return 0.0, "not drawn here"
     old, new = pd.read_csv(committed), pd.read_csv(here)
     if list(old.columns) != list(new.columns) or len(old) != len(new):
-        return {"difference": 0.0, "note": "other rows or columns"}
+        return 0.0, "other rows or columns"
     numbers = old.select_dtypes("number").columns
-    words = [c for c in old if c not in numbers and (old[c].fillna("") != new[c].fillna("")).any()]
-    largest = (old[numbers] - new[numbers]).abs().max().max()
-    gone = (old[numbers].isna() != new[numbers].isna()).any().any()
-    note = ", ".join(filter(None, [f"text in {', '.join(words)}" if words else "", "missing numbers" if gone else ""]))
-    return {"difference": 0.0 if pd.isna(largest) else largest, "note": note}
+    words = [name for name in old.columns.difference(numbers) if not old[name].equals(new[name])]
+    notes = [f"text in {', '.join(words)}"] if words else []
+    notes += [] if old[numbers].isna().equals(new[numbers].isna()) else ["missing numbers"]
+    return (old[numbers] - new[numbers]).abs().max().max(), ", ".join(notes)
 
 
 def another_seed(here: pd.DataFrame, committed: pd.DataFrame) -> str:
     """By how many points means over forget sets differ here, next to what another seed changes in Retrain."""
-    lines = []
-    for column in ("output_forget", "probe_forget", "ncc_forget", "output_retain"):
-        apart = 100 * (here.groupby("model")[column].mean() - committed.groupby("model")[column].mean()).abs()
-        by_set = committed.pivot_table(index="forget", columns="method", values=column)
-        seed = (
-            100 * abs((by_set["retrain_again"] - by_set["retrain"]).mean())
-            if "retrain_again" in by_set
-            else float("nan")
-        )
-        lines.append(
-            {
-                "points": column,
-                "median": apart.median(),
-                "largest": apart.max(),
-                "model": apart.idxmax(),
-                "another seed of Retrain": seed,
-            }
-        )
-    return pd.DataFrame(lines).round(2).to_string(index=False)
+    columns = ["output_forget", "probe_forget", "ncc_forget", "output_retain"]
+    ours, theirs = (100 * rows.groupby("model")[columns].mean() for rows in (here, committed))
+    one, other = (committed[committed.method == name] for name in ("retrain_again", "retrain"))
+    seeds = 100 * (one.groupby("forget")[columns].mean() - other.groupby("forget")[columns].mean()).mean().abs()
+    apart = (ours - theirs).abs()
+    table = {
+        "median": apart.median(),
+        "largest": apart.max(),
+        "model": apart.idxmax(),
+        "another seed of Retrain": seeds,
+    }
+    return pd.DataFrame(table).round(2).rename_axis("points").reset_index().to_string(index=False)

@@ -3,8 +3,6 @@
 ``compare`` takes rows, of our study or of ``evaluate``, and nothing else of the project.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,12 +11,14 @@ import pandas as pd
 from scipy import stats
 
 from ..methods import METHODS
-from ..settings import BadInput
+from ..settings import READOUTS, BadInput
 
 FEWEST = 5  # paired values under which there is no interval: they are shown instead
 ALPHA = 0.05
 UNITS = {"forget": "forget sets", "seed": "seeds", "image": "test images of the forget classes"}
-NAMES = {"output": "Output", "probe": "Linear probe", "ncc": "NCC", "forget": "forget", "retain": "retain"}
+NAMES = READOUTS | {"probe_in_head": "Probe, normalised features", "ncc_in_head": "NCC, normalised features"}
+NAMES["binary"] = "Binary probe"
+SIDES = {"retain": "retain", "forget": "forget", "group": "forget group", "false_positives": "false positives"}
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ class Comparison:
     @property
     def caption(self) -> str:
         """What the numbers are, in one sentence for the page."""
-        counts = sorted({int(n) for n in self.frame.n})
-        n = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0] if counts else 0}"
+        n = " to ".join(map(str, sorted({self.frame.n.min(), self.frame.n.max()})))
         return (
             f"Difference in points with its 95 % interval over {n} {UNITS.get(self.over, self.over)} (paired t); bold: "
             "significant after Holm's correction; otherwise, in brackets, the smallest difference that would have been."
@@ -45,25 +44,22 @@ class Comparison:
 
     def table(self) -> pd.DataFrame:
         """The comparison as text: a row per model, for every column its value and the difference from the reference."""
-        cells: dict[tuple[str, str], dict[str, str]] = {}
         references = self.frame.reference.unique()
         against = f"minus {references[0]}" if len(references) == 1 else "minus its reference"
-        for line in self.frame.itertuples():
-            value, difference = (_head(line.column), "%"), (_head(line.column), against)
-            cells.setdefault(value, {})[line.model] = f"{line.value:.{self.digits}f}"
-            cells.setdefault(difference, {})[line.model] = self.text(line)
-        return pd.DataFrame(cells, index=pd.Index(self.frame.model.unique(), name="model")).fillna("–")
+        parts = {}
+        for column, lines in self.frame.groupby("column", sort=False):
+            values = [f"{value:.{self.digits}f}" for value in lines.value]
+            parts[head(column), "%"] = pd.Series(values, lines.model)
+            parts[head(column), against] = pd.Series(map(self.text, lines.itertuples()), lines.model)
+        return pd.DataFrame(parts, pd.Index(self.frame.model.unique(), name="model")).fillna("–")
 
     def text(self, line) -> str:
         """One cell: ``**+19.5** [13.6, 25.4]``, ``+1.2 [-0.8, 3.2] (2.6)``, or the values where they are few."""
-        digits = self.digits
-        if not line.n:
-            return "–"
+        number = f".{self.digits}f"
         if line.n < FEWEST:
-            return ", ".join(f"{value:+.{digits}f}" for value in line.values)
-        shown = f"{line.difference:+.{digits}f}"
-        bounds = f"[{line.low:.{digits}f}, {line.high:.{digits}f}]"
-        return f"<b>{shown}</b> {bounds}" if line.significant else f"{shown} {bounds} ({line.smallest:.{digits}f})"
+            return ", ".join(f"{value:+{number}}" for value in line.values) or "–"
+        shown, bounds = f"{line.difference:+{number}}", f"[{line.low:{number}}, {line.high:{number}}]"
+        return f"<b>{shown}</b> {bounds}" if line.significant else f"{shown} {bounds} ({line.smallest:{number}})"
 
     def _repr_html_(self) -> str:
         return self.table().to_html(escape=False) + f"<p>{self.caption}</p>"
@@ -114,13 +110,10 @@ def one_per_method(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _pairs(rows: pd.DataFrame, reference: str) -> dict[str, str]:
     """Every other model with the one reference, named by its method or by its label."""
-    linear = (
-        rows[(rows.get("method") == reference) & (rows.get("variant", "linear") == "linear")]
-        if "method" in rows
-        else rows[:0]
-    )
-    label = linear.model.iloc[0] if len(linear) else reference
-    return {model: label for model in dict.fromkeys(rows.model) if model != label} or {label: label}
+    published = rows[rows.variant == "linear"] if "variant" in rows else rows
+    of_method = published.model[published.method == reference] if "method" in rows else published.model[:0]
+    label = next(iter(of_method), reference)
+    return {model: label for model in rows.model.unique() if model != label} or {label: label}
 
 
 def _column(rows: pd.DataFrame, pairs: Mapping[str, str], column: str, over: str, scale: float) -> list[dict]:
@@ -128,30 +121,15 @@ def _column(rows: pd.DataFrame, pairs: Mapping[str, str], column: str, over: str
     values = values.reindex(columns=dict.fromkeys([*pairs, *pairs.values()]))
     lines = []
     for model, reference in pairs.items():
-        both = values[[model]].assign(reference=values[reference]).dropna().to_numpy()
-        difference = both[:, 0] - both[:, 1]
-        lines.append(
-            {
-                "model": model,
-                "reference": reference,
-                "column": column,
-                "n": len(both),
-                "value": values[model].mean(),
-                "reference_value": values[reference].mean(),
-                "difference": difference.mean() if len(both) else np.nan,
-                "values": difference.round(10).tolist(),
-                **_interval(difference),
-            }
-        )
-    roles = rows.drop_duplicates("model").set_index("model").get("method", pd.Series(dtype=str))
-    tested = [line for line in lines if _is_method(roles.get(line["model"])) and not np.isnan(line["p"])]
-    _correct(tested)
+        difference = (values[model] - values[reference]).dropna().to_numpy()
+        line = {"model": model, "reference": reference, "column": column, "n": len(difference)}
+        line |= {"value": values[model].mean(), "reference_value": values[reference].mean()}
+        line |= {"difference": difference.mean() if len(difference) else np.nan}
+        lines.append(line | {"values": difference.round(10).tolist()} | _interval(difference))
+    roles = rows.drop_duplicates("model").set_index("model").get("method", pd.Series(dtype=str)).map(METHODS)
+    controls = [model for model, cls in roles.items() if getattr(cls, "role", "method") not in ("method", "extension")]
+    _correct([line for line in lines if line["model"] not in controls and not np.isnan(line["p"])])
     return lines
-
-
-def _is_method(name: str | None) -> bool:
-    """A control is not a method; a model of one's own is one."""
-    return getattr(METHODS.get(name or ""), "role", "method") in ("method", "extension")
 
 
 def _interval(difference: np.ndarray) -> dict[str, float]:
@@ -160,14 +138,10 @@ def _interval(difference: np.ndarray) -> dict[str, float]:
     if n < FEWEST:
         return dict.fromkeys(("low", "high", "p", "p_holm", "smallest"), np.nan) | {"significant": False}
     error, mean = difference.std(ddof=1) / np.sqrt(n), difference.mean()
-    if error < 1e-9:  # all alike: a difference is certain, and none is none
-        p = float(abs(mean) < 1e-9)
-        low = high = mean
-    else:
-        p = 2 * stats.t.sf(abs(mean) / error, n - 1)
-        low, high = stats.t.interval(1 - ALPHA, n - 1, mean, error)
     smallest = error * stats.t.ppf(1 - ALPHA / 2, n - 1)
-    return {"low": low, "high": high, "p": p, "p_holm": p, "smallest": smallest, "significant": p < ALPHA}
+    p = 2 * stats.t.sf(abs(mean) / error, n - 1) if error > 1e-9 else float(abs(mean) < 1e-9)  # all alike: certain
+    bounds = {"low": mean - smallest, "high": mean + smallest}
+    return bounds | {"p": p, "p_holm": p, "smallest": smallest, "significant": p < ALPHA}
 
 
 def _correct(lines: list[dict]) -> None:
@@ -181,7 +155,10 @@ def _correct(lines: list[dict]) -> None:
         line["smallest"] = error * stats.t.ppf(1 - ALPHA / 2 / left, n - 1)
 
 
-def _head(column: str) -> str:
-    """A column as a heading: ``probe_forget`` is "Linear probe, forget"."""
-    first, _, side = column.rpartition("_")
-    return f"{NAMES.get(first, first)}, {side}" if side in ("forget", "retain") else column.replace("_", " ")
+def head(column: str) -> str:
+    """A column of rows as a heading: ``probe_forget`` is "Linear probe, forget"."""
+    for side, name in SIDES.items():
+        if column.endswith(f"_{side}"):
+            first = column.removesuffix(f"_{side}")
+            return f"{NAMES.get(first, first.replace('_', ' '))}, {name}"
+    return column.replace("_", " ")

@@ -1,7 +1,5 @@
 """Drawings: how far a class mean and its weight vector turned in unlearning, and what the theory predicts."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -31,7 +29,7 @@ def arrows(vectors: dict[str, tuple]) -> Figure:
         between, turns = _angle(*pair), np.array([_angle(new, old) for new, old in zip(pair, before)])
         sides = [start + turns * side for side in ((-1, 1), (1, 1), (-1, -1), (1, -1))]
         at = min(sides, key=lambda ends: abs(abs((ends[1] - ends[0] + 180) % 360 - 180) - between))
-        parts = zip(("weight vector", "class mean"), ("black", FORGET), start, at, turns, (-0.05, -0.15))
+        parts = zip(("weight vector", "class mean"), ("black", FORGET), start, at, turns, (-0.07, -0.21))
         for text, colour, old, new, turn, y in parts:
             axis.annotate("", _at(old), (0, 0), arrowprops=BEFORE | {"color": colour}, zorder=2)
             axis.annotate("", _at(new), (0, 0), arrowprops=AFTER | {"color": colour}, zorder=3)

@@ -4,8 +4,6 @@ Rows are those of a study or of ``evaluate``: accuracies are fractions there and
 mean over forget sets of the mean over seeds, unless the caption says otherwise.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -21,16 +19,11 @@ from .tables import n_of
 
 PAPER = ("random_label", "salun", "neggrad_plus", "scrub", "unsir")  # what the summaries over methods show
 ACCURACY = "forget accuracy (%)"
-SOLID, BROKEN_LINE, DOTTED = "-", (0, (3, 1.5)), (0, (1, 1))
+DASHES = ("-", (0, (3, 1.5)), (0, (1, 1)))
 HISTORY = ({"train_retain": "training", "test_retain": "test"}, {"nc1": "NC1", "nc2": "NC2", "nc3": "NC3"})
-ATTACKED = {
-    "Original": ("black", SOLID),
-    "Retrain": ("#5a5a5a", BROKEN_LINE),
-    "Untrained network": ("#949494", DOTTED),
-    "Random Label": ("#0072b2", SOLID),
-    "Random Label + CMF": ("#0072b2", BROKEN_LINE),
-    "Random Label, classifier only": ("#0072b2", DOTTED),
-}
+LOOKS = [(colour, dash) for colour in (GREY, "#0072b2") for dash in DASHES]  # of the models attacked
+ATTACKED = {"Original": ("black", "-"), "Retrain": LOOKS[1], "Untrained network": LOOKS[2]}
+ATTACKED |= zip(("Random Label", "Random Label + CMF", "Random Label, classifier only"), LOOKS[3:])
 MATCHED = "linear, matched budget"
 HEADS = {"linear": "linear head", "cmf": "CMF head", "cmf_budget": MATCHED}
 SHORT = {"output": "output", "probe": "probe", "ncc": "NCC"}
@@ -55,10 +48,8 @@ def learning_curve(curves: pd.DataFrame, rows: pd.DataFrame) -> Figure:
         told = [f"step {step}:", *(f"{SHORT[name]} {at[label]:.1f} %" for name, label in READOUTS.items())]
         axis.axvline(step, color=GREY, linewidth=0.7, zorder=0)
         axis.text(step * 1.15, 34, "\n".join(told), size=style.LARGE, va="center")
-    caption = (
-        f"Forget accuracy during {curves.model.iloc[0]}, {n_of(curves)}: means over them and, shaded, least to "
-        f"greatest. Dashed: the linear probe of Retrain on the same forget sets ({retrain:.1f} %)."
-    )
+    caption = f"Forget accuracy during {curves.model.iloc[0]}, {n_of(curves)}: means over them and, shaded, least to"
+    caption += f" greatest. Dashed: the linear probe of Retrain on the same forget sets ({retrain:.1f} %)."
     return finish(figure, steps.reset_index(), caption)
 
 
@@ -133,10 +124,8 @@ def cmf(rows: pd.DataFrame) -> Figure:
     axes[0].set_xticks((0, 50, 100))
     figure.supxlabel(ACCURACY, size=8)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncol=2)
-    caption = (
-        f"Forget accuracy with a linear and with a CMF head, {n_of(chosen)}, means over them; features without "
-        "normalisation. Matched budget: a linear head trained by the CMF head's recipe."
-    )
+    caption = f"Forget accuracy with a linear and with a CMF head, {n_of(chosen)}, means over them; features without"
+    caption += " normalisation. Matched budget: a linear head trained by the CMF head's recipe."
     if len(broken):
         listed = ", ".join(f"{model} ({value:.0f} %)" for model, value in zip(broken.model, broken.output_retain))
         caption += f" Not drawn, over {WORSE} points below Retrain's retain accuracy: {listed}."
@@ -168,10 +157,8 @@ def alignment(rows: pd.DataFrame) -> Figure:
     axis.set(xlabel="cosine of weight vector and class mean", ylabel="")
     axis.set_xlim(min(-0.2, points.cosine.min() - 0.03), 1.02)
     axis.tick_params(axis="y", length=0)
-    caption = (
-        f"Cosine between class weight vector and centred class mean, a dot per class, {n_of(chosen)}; 0 is "
-        f"orthogonal, 1 aligned. The grey band goes from the least to the greatest of Retrain's forget classes."
-    )
+    caption = f"Cosine between class weight vector and centred class mean, a dot per class, {n_of(chosen)}; 0 is"
+    caption += " orthogonal, 1 aligned. The grey band goes from the least to the greatest of Retrain's forget classes."
     return finish(figure, points, caption)
 
 
@@ -185,37 +172,34 @@ def turned(rows: pd.DataFrame) -> Figure:
     axis.set(xlim=(-2, max(93, table.max(axis=None) + 3)), xlabel="turned from the Original (degrees)")
     axis.set_xticks(range(0, int(axis.get_xlim()[1]) + 1, 30))
     figure.legend(loc="outside upper center", ncol=2)
-    caption = (
-        f"Angle by which weight vector and mean of the forget class turned from the Original's, {n_of(rows)}, "
-        f"means over them. At 90 degrees a vector is orthogonal to what it was."
-    )
+    caption = f"Angle by which weight vector and mean of the forget class turned from the Original's, {n_of(rows)},"
+    caption += " means over them. At 90 degrees a vector is orthogonal to what it was."
     return finish(figure, table.reset_index(), caption)
 
 
 def neural_collapse(histories: pd.DataFrame) -> Figure:
     """Retain accuracy and neural collapse of Original and Retrain against the training epoch."""
     chosen = histories[histories.method.isin(("original", "retrain"))]
-    models, columns = list(chosen.model.unique()), [name for row in HISTORY for name in row]
+    models, columns = list(chosen.model.unique()), [name for names in HISTORY for name in names]
     of = chosen.groupby(["model", "epoch"])[columns].mean()
     of[list(HISTORY[0])] *= 100
     figure, axes = canvas(3.2, 2, len(models), sharex=True, sharey="row")
-    for column, model in zip(axes.T, models):
-        for axis, names in zip(column, HISTORY):
-            for name, dash in zip(names, (SOLID, BROKEN_LINE, DOTTED)):
+    y_labels = ("accuracy on\nretain classes (%)", "neural collapse\n(0 = collapsed)")
+    for row, names, y_label in zip(axes, HISTORY, y_labels):
+        for axis, model in zip(row, models):
+            for name, dash in zip(names, DASHES):
                 axis.plot(of.loc[model][name], color=ATTACKED[model][0], linestyle=dash)
+        row[0].set_ylabel(y_label)
+    for column, model in zip(axes.T, models):
         column[0].set(title=model, ylim=(0, 103))
         column[1].set(xlabel="epoch", yscale="log")
     decades = np.log10(of[list(HISTORY[1])])
     axes[1][0].set_ylim(10 ** np.floor(decades.min(axis=None)), 10 ** np.ceil(decades.max(axis=None)))
     axes[1][0].yaxis.set_minor_formatter(NullFormatter())
-    axes[0][0].set_ylabel("accuracy on\nretain classes (%)")
-    axes[1][0].set_ylabel("neural collapse\n(0 = collapsed)")
     for axis, names in zip(axes[:, -1], HISTORY):
-        end_labels(axis, [(of.loc[models[-1]][name].iloc[-1], label, GREY) for name, label in names.items()])
-    caption = (
-        f"Training of {' and '.join(models)}, {n_of(chosen)}, means over them: retain accuracy, and NC1 to NC3, "
-        f"which are 0 in a collapsed network."
-    )
+        end_labels(axis, [(of.loc[model, name].iloc[-1], label, GREY) for name, label in names.items()])
+    caption = f"Training of {' and '.join(models)}, {n_of(chosen)}, means over them: retain accuracy, and NC1 to NC3,"
+    caption += " which are 0 in a collapsed network."
     return finish(figure, chosen[["model", "seed", "forget", "epoch", *columns]], caption)
 
 
@@ -244,10 +228,8 @@ def gaps_by_profile(tables: dict[str, pd.DataFrame]) -> Figure:
     axes[0].set_yticks(range(len(present)), present)
     figure.suptitle("Retained beyond Retrain", size=8.5)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
-    caption = (
-        "Forget accuracy minus Retrain's, by linear probe and by NCC, in percentage points; a method's tuned "
-        "learning rate where there is one. Bars: 95 % intervals over forget sets."
-    )
+    caption = "Forget accuracy minus Retrain's, by linear probe and by NCC, in percentage points; a method's tuned"
+    caption += " learning rate where there is one. Bars: 95 % intervals over forget sets."
     return finish(figure, points[["profile", "model", "column", "difference", "low", "high"]], caption)
 
 
@@ -283,9 +265,9 @@ def embeddings(layouts: dict[str, dict], forget: tuple[int, ...], classes: list[
     for axis, (model, layout) in zip(axes.flat, layouts.items()):
         of = pd.DataFrame(np.asarray(layout["points"]), columns=["x", "y"])
         of = of.assign(model=model, label=np.asarray(layout["labels"]))
-        own = of.label.isin(forget)
-        for part, colour, kind in ((of[~own], RETAIN, "retain classes"), (of[own], FORGET, f"forget class: {names}")):
-            axis.scatter(part.x, part.y, color=colour, s=3, linewidths=0, label=kind)
+        for part, own in of.groupby(of.label.isin(forget)):  # forget classes are drawn last
+            colour, label = (FORGET, f"forget class: {names}") if part else (RETAIN, "retain classes")
+            axis.scatter(own.x, own.y, color=colour, s=3, linewidths=0, label=label)
         axis.set_title(model, pad=2)
         points.append(of)
     for axis in axes.flat:
@@ -311,16 +293,15 @@ def steps(steps: dict) -> Figure:
             shades = [colours.get(p, OTHER) for p in own.predicted]
             axis.scatter(own.x, own.y, c=shades, marker=marker, s=7, linewidths=0, alpha=0.8)
         right = 100 * (of.predicted == classes[0])[of.label == classes[0]].mean()
-        axis.set_title(f"What {who[readout]} predicts\n" * (axis in axes[:, 1]) + f"{names[0]}: {right:.0f} %")
+        axis.text(0.5, 1.02, f"{names[0]}: {right:.0f} %", transform=axis.transAxes, ha="center", size=7.5)
+        axis.set_title(f"What {who[readout]} predicts" * (axis in axes[:, 1]), pad=14)
         axis.set_xlabel(f"step {reading['step']}" * (readout == "ncc"))
         points.append(of)
     entries = zip([*colours.values(), OTHER], "o^s.", [*names, "another class"])
     handles = [axes[0][0].plot([], [], marker, color=colour, label=name)[0] for colour, marker, name in entries]
     figure.legend(handles=handles, loc="outside lower center", ncol=4, columnspacing=1, handletextpad=0.3)
-    caption = (
-        f"{steps['model']} unlearns {names[0]}: {len(labels)} test images, seed {steps['seed']}, in the plane "
-        f"of three class means of the Original. Marker: class; colour: predicted class; numbers: accuracy."
-    )
+    caption = f"{steps['model']} unlearns {names[0]}: {len(labels)} test images, seed {steps['seed']}, in the plane"
+    caption += " of three class means of the Original. Marker: class; colour: predicted class; numbers: accuracy."
     return finish(figure, pd.concat(points), caption)
 
 

@@ -4,8 +4,6 @@ First the claims and the figures with their captions, then the notebooks, then w
 in the file, formulas are MathML: nothing is loaded from elsewhere, and there is no script.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import re
@@ -18,6 +16,7 @@ import nbformat
 import pandas as pd
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from PIL import Image
 from pygments.formatters import HtmlFormatter
 
@@ -31,11 +30,21 @@ FIRST = ("learning_curve", "dumbbell", "cmf", "attacks")  # figures on the first
 # Code of a cell is folded; nbconvert's other templates load scripts and styles from elsewhere.
 CELL = """{%- extends 'basic/index.html.j2' -%}
 {%- block input_group -%}<details class="code"><summary>Code</summary>{{ super() }}</details>{%- endblock -%}"""
-MATHS = re.compile(  # code first, which may hold dollars; 5$ or 6$ is no formula
-    r"(?P<code>```.*?```|`[^`]*`)|\$\$(?P<block>.+?)\$\$|"
-    r"(?<![\\\w$])\$(?P<inline>[^\s$](?:[^$]*[^\s$\\])?)\$(?![\w$])",
-    re.DOTALL,
-)
+BOX = '<div class="box" tabindex="0" role="region" aria-label="table">{}</div>'  # scrolls where the page is narrow
+
+
+class Part(IPythonRenderer):
+    """Markdown of a notebook as a part of the report: headings below the report's own, formulas as MathML."""
+
+    def heading(self, text: str, level: int, **attrs: Any) -> str:
+        return f"<h{level + 1}>{text}</h{level + 1}>\n"
+
+    def inline_math(self, body: str, display: str = "inline") -> str:
+        known = body.strip().replace(r"\arg", r"\operatorname{arg}")  # which latex2mathml does not know
+        return f'<span class="formula {display}">{convert(known, display=display)}</span>'
+
+    def block_math(self, body: str) -> str:
+        return self.inline_math(body, "block")
 
 
 def write_report(outputs: Outputs, failed: dict[str, str]) -> Path:
@@ -90,44 +99,36 @@ def _title(profile: str) -> str:
 def _claims(folder: Path) -> str:
     """The table of claims as HTML; empty where notebook 05 has not been run."""
     path = folder / "claims.csv"
-    return _boxed(pd.read_csv(path).to_html(index=False, border=0, escape=False)) if path.exists() else ""
+    return BOX.format(pd.read_csv(path).to_html(index=False, border=0, escape=False)) if path.exists() else ""
 
 
 def figure(path: Path) -> dict[str, str]:
     """A kept figure with its caption, which lies in the file."""
-    return {
-        "name": path.stem.replace("_", " "),
-        "caption": Image.open(path).text.get("Description", ""),
-        "picture": smaller(base64.b64encode(path.read_bytes()).decode()),
-    }
+    caption, picture = Image.open(path).text.get("Description", ""), base64.b64encode(path.read_bytes()).decode()
+    return {"name": path.stem.replace("_", " "), "caption": caption, "picture": smaller(picture)}
 
 
 def part(path: Path) -> dict[str, str]:
     """A notebook as a part of the report: ``name``, ``title`` and ``body``. Converted alone, since cell ids repeat."""
-    notebook, formulas = nbformat.read(path, as_version=4), []
+    notebook = nbformat.read(path, as_version=4)
     notebook.cells = [cell for cell in notebook.cells if "install" not in cell.metadata.get("tags", [])]
     for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            cell.source = _set_apart(cell.source, formulas)
         for output in cell.get("outputs", ()):
-            data = output.get("data", {})
-            if "image/png" in data:
+            if "image/png" in (data := output.get("data", {})):
                 data["image/png"] = smaller(data["image/png"])
                 name = re.search(r'study\.save\(.*"(\w+)"', cell.source)
                 output.metadata["image/png"] = {"alt": f"figure {name[1].replace('_', ' ')}" if name else "figure"}
-    without = dict.fromkeys(("exclude_input_prompt", "exclude_output_prompt", "exclude_anchor_links"), True)
-    body, _ = HTMLExporter(raw_template=CELL, **without).from_notebook_node(notebook)
-    for number, formula in enumerate(formulas):
-        body = body.replace(_token(number), formula)
+    exporter = HTMLExporter(raw_template=CELL, exclude_input_prompt=True, exclude_output_prompt=True)
+    exporter.register_filter("markdown2html", lambda text: MarkdownWithMath(renderer=Part(escape=False)).render(text))
+    body, _ = exporter.from_notebook_node(notebook)
     body = re.sub(r' id="(?:cell-id=)?[^"]*"', "", body)  # the same ones in every notebook
     body = re.sub(r'href="(?:\./)?([0-9A]\w+)\.ipynb[^"]*"', r'href="#\1"', body)  # all of them are parts of this page
-    body = re.sub(r"<(/?)h([1-5])\b", lambda m: f"<{m[1]}h{int(m[2]) + 1}", body)  # below the report's own
     body = re.sub(r"<style scoped[^>]*>.*?</style>", "", body, flags=re.DOTALL)
-    body = re.sub(r"<table.*?</table>", lambda m: _boxed(m[0]), body, flags=re.DOTALL)
-    title = re.search(
-        r"^# (.+)", next((c.source for c in notebook.cells if c.cell_type == "markdown"), ""), re.MULTILINE
+    body = re.sub(r"<table.*?</table>", lambda found: BOX.format(found[0]), body, flags=re.DOTALL)
+    titles = (
+        re.search(r"^# (.+)", cell.source, re.MULTILINE) for cell in notebook.cells if cell.cell_type == "markdown"
     )
-    return {"name": path.stem, "title": title[1] if title else path.stem, "body": body}
+    return {"name": path.stem, "title": next((found[1] for found in titles if found), path.stem), "body": body}
 
 
 def smaller(picture: str) -> str:
@@ -135,28 +136,4 @@ def smaller(picture: str) -> str:
     file = BytesIO()
     image = Image.open(BytesIO(base64.b64decode(picture))).convert("RGB")  # figures have no transparent ground
     image.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
-    made = base64.b64encode(file.getvalue()).decode()
-    return made if len(made) < len(picture) else picture
-
-
-def _set_apart(text: str, formulas: list[str]) -> str:
-    """Markdown with a word in place of every formula, which Markdown would read as its own; ``formulas`` get MathML."""
-
-    def replaced(found: re.Match) -> str:
-        if found["code"]:
-            return found[0]
-        display = "block" if found["block"] else "inline"
-        known = found[display].replace(r"\arg", r"\operatorname{arg}")  # which latex2mathml does not know
-        formulas.append(f'<span class="formula {display}">{convert(known, display=display)}</span>')
-        return _token(len(formulas) - 1)
-
-    return MATHS.sub(replaced, text)
-
-
-def _token(number: int) -> str:
-    return f"formula{number:04d}set-apart"
-
-
-def _boxed(table: str) -> str:
-    """A table that scrolls by itself where the page is narrow."""
-    return f'<div class="box" tabindex="0" role="region" aria-label="table">{table}</div>'
+    return min(picture, base64.b64encode(file.getvalue()).decode(), key=len)

@@ -5,8 +5,6 @@ A figure carries ``points`` (a table of what is drawn, in the unit drawn) and ``
 the bands are); the page that shows it prints the caption below it.
 """
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
