@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from torch.nn.functional import one_hot
 
 from unlearn_utils.heads import class_means
 from unlearn_utils.metrics import (
     accuracy_per_class,
-    group_accuracy,
     auroc,
     centre_scores,
     class_accuracies,
     confusion,
     destinations,
     false_positives,
+    group_accuracy,
     linear_probe,
     nearest_class_centre,
     pooled_accuracy,
@@ -42,111 +43,69 @@ def counts_of(labels, predicted):
     return confusion(torch.tensor(predicted), torch.tensor(labels), K)
 
 
-# --- confusion
+# --- counts, and accuracies from them
 
 
-def test_confusion_counts_each_pair_of_true_and_read_class():
-    assert counts_of([0, 0, 0, 1, 3, 3], [0, 2, 2, 1, 0, 3]).tolist() == [
-        [1, 0, 2, 0],
-        [0, 1, 0, 0],
-        [0, 0, 0, 0],
-        [1, 0, 0, 1],
-    ]
-
-
-def test_confusion_of_guesses_spreads_every_class_evenly(guessed):
-    assert guessed.sum(1).tolist() == [4000, 8000, 12000, 16000]
-    np.testing.assert_allclose(guessed / guessed.sum(1, keepdim=True), np.full((K, K), 1 / K), atol=0.03)
-
-
-def test_confusion_moves_to_the_right_column_of_the_right_row():
-    labels = [0, 1, 1, 2, 3]
-    moved = counts_of(labels, [0, 1, 2, 2, 3]) - counts_of(labels, labels)
-    assert moved.tolist() == [[0, 0, 0, 0], [0, -1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
-
-
-def test_confusion_refuses_a_class_that_it_has_no_column_for():
+def test_confusion_counts_each_pair_of_true_and_predicted_class():
+    counts = [[1, 0, 2, 0], [0, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 1]]
+    assert counts_of([0, 0, 0, 1, 3, 3], [0, 2, 2, 1, 0, 3]).tolist() == counts
     with pytest.raises(IndexError):
         counts_of([0, 1], [0, K])
 
 
-# --- accuracies from counts
-
-
 def test_class_accuracies_are_the_accuracies_per_class_to_the_last_bit(rng):
     labels, predicted = (torch.randint(7, (500,), generator=rng) for _ in range(2))
-    counts = confusion(predicted, labels, 7)
-    assert torch.equal(class_accuracies(counts), accuracy_per_class(predicted, labels, 7))
-
-
-def test_class_accuracies_by_hand_and_for_a_class_without_images():
+    assert torch.equal(class_accuracies(confusion(predicted, labels, 7)), accuracy_per_class(predicted, labels, 7))
     assert class_accuracies(COUNTS).tolist() == [0.7, 0.3, 0.8, 0]
     assert class_accuracies(COUNTS).dtype == torch.float64
     assert math.isnan(class_accuracies(counts_of([0, 1, 2], [0, 1, 2]))[3])
 
 
-def test_pooled_accuracy_counts_images_and_not_classes():
-    assert pooled_accuracy(COUNTS, FORGET) == pytest.approx(6 / 25, abs=1e-15)
-    assert pooled_accuracy(COUNTS, RETAIN) == pytest.approx(11 / 15, abs=1e-15)
-    assert pooled_accuracy(COUNTS, (2,)) == 0.8
+@pytest.mark.parametrize(
+    ("metric", "classes", "value"),
+    [
+        (pooled_accuracy, FORGET, 6 / 25),  # images count, not classes
+        (pooled_accuracy, RETAIN, 11 / 15),
+        (pooled_accuracy, (2,), 4 / 5),
+        (destinations, FORGET, [4 / 25, 11 / 25, 2 / 25, 8 / 25]),
+        (group_accuracy, FORGET, (6 + 8 + 5 + 0) / 25),  # any forget class is right
+        (group_accuracy, (2,), 4 / 5),
+        (false_positives, FORGET, (2 + 0 + 0 + 1) / 15),  # retain images predicted as a forget class
+    ],
+)
+def test_a_metric_of_counts_by_hand(metric, classes, value):
+    assert np.asarray(metric(COUNTS, classes)).tolist() == pytest.approx(value, abs=1e-15)
 
 
-def test_pooled_accuracy_of_guesses_is_one_kth(guessed):
-    assert pooled_accuracy(guessed, FORGET) == pytest.approx(1 / K, abs=0.02)
+@pytest.mark.parametrize("classes", [(0,), FORGET, (1, 2, 3)])
+def test_a_metric_of_guesses_is_the_share_of_its_classes(guessed, classes):
+    np.testing.assert_allclose(guessed / guessed.sum(1, keepdim=True), np.full((K, K), 1 / K), atol=0.03)
+    assert pooled_accuracy(guessed, classes) == pytest.approx(1 / K, abs=0.03)
+    assert destinations(guessed, classes).tolist() == pytest.approx([1 / K] * K, abs=0.03)
+    assert group_accuracy(guessed, classes) == pytest.approx(len(classes) / K, abs=0.03)
+    assert false_positives(guessed, classes) == pytest.approx(len(classes) / K, abs=0.03)
 
 
-def test_pooled_accuracy_rises_with_the_hits_of_the_chosen_classes_alone():
-    labels = [0, 1, 1, 2, 3, 3]
-    read = [counts_of(labels, predicted) for predicted in ([0, 0, 0, 2, 0, 0], [3, 1, 0, 0, 0, 0], [3, 1, 1, 0, 3, 3])]
-    assert [pooled_accuracy(counts, FORGET) for counts in read] == [0, 0.25, 1]
-    assert [pooled_accuracy(counts, RETAIN) for counts in read] == [1, 0, 0]
-
-
-# --- where images go
-
-
-def test_destinations_are_the_shares_of_the_pooled_row():
-    assert destinations(COUNTS, FORGET).tolist() == pytest.approx([4 / 25, 11 / 25, 2 / 25, 8 / 25], abs=1e-15)
-
-
-def test_destinations_of_guesses_are_even(guessed):
-    assert destinations(guessed, FORGET).tolist() == pytest.approx([1 / K] * K, abs=0.02)
-
-
-def test_destinations_move_with_the_images():
-    labels = [0, 1, 1, 1, 1, 2, 3]
-    shares = [destinations(counts_of(labels, [0, *[1] * (4 - n), *[2] * n, 2, 3]), (1,)).tolist() for n in range(5)]
-    assert shares == [[0, 1 - n / 4, n / 4, 0] for n in range(5)]
-
-
-def test_group_accuracy_counts_every_forget_class_as_right():
-    assert group_accuracy(COUNTS, FORGET) == pytest.approx((6 + 8 + 5 + 0) / 25, abs=1e-15)
-    assert group_accuracy(COUNTS, (2,)) == pooled_accuracy(COUNTS, (2,))
-
-
-def test_false_positives_are_the_retain_images_among_the_forget_classes():
-    assert false_positives(COUNTS, FORGET) == pytest.approx((2 + 0 + 0 + 1) / 15, abs=1e-15)
-
-
-def test_group_accuracy_and_false_positives_of_guesses_are_the_share_of_forget_classes(guessed):
-    for forget in ((0,), FORGET, (1, 2, 3)):
-        assert group_accuracy(guessed, forget) == pytest.approx(len(forget) / K, abs=0.03)
-        assert false_positives(guessed, forget) == pytest.approx(len(forget) / K, abs=0.03)
-
-
-def test_group_accuracy_sees_a_group_whose_members_are_merged_and_falls_when_the_group_is_lost():
-    labels = [0, 2] + [1, 3] * 4
-    merged = counts_of(labels, [0, 2] + [1] * 8)
-    assert pooled_accuracy(merged, FORGET) == 0.5 and group_accuracy(merged, FORGET) == 1
-    lost = [group_accuracy(counts_of(labels, [0, 2] + [1] * (8 - n) + [0] * n), FORGET) for n in (0, 2, 8)]
-    assert lost == [1, 0.75, 0]
-
-
-def test_false_positives_expose_a_readout_that_reads_a_forget_class_everywhere():
-    labels = [0, 0, 2, 2, 1, 3]
-    read = [counts_of(labels, predicted) for predicted in ([0, 0, 2, 2, 1, 1], [0, 1, 2, 1, 1, 1], [1] * 6)]
-    assert [group_accuracy(counts, FORGET) for counts in read] == [1, 1, 1]
-    assert [false_positives(counts, FORGET) for counts in read] == [0, 0.5, 1]
+@pytest.mark.parametrize(
+    ("labels", "predictions", "values"),
+    [
+        # hits of the chosen classes alone count
+        ([0, 1, 1, 2, 3, 3], [0, 0, 0, 2, 0, 0], {"pooled": 0, "group": 0, "retain": 1}),
+        ([0, 1, 1, 2, 3, 3], [3, 1, 0, 0, 0, 0], {"pooled": 0.25, "group": 0.25, "retain": 0, "false": 0.5}),
+        ([0, 1, 1, 2, 3, 3], [3, 1, 1, 0, 3, 3], {"pooled": 1, "group": 1, "retain": 0, "false": 0.5}),
+        # a group whose members are merged, and one that is half lost
+        ([0, 2, *[1, 3] * 4], [0, 2, *[1] * 8], {"pooled": 0.5, "group": 1, "false": 0}),
+        ([0, 2, *[1, 3] * 4], [0, 2, *[1] * 4, *[0] * 4], {"group": 0.5}),
+        # a readout that predicts a forget class everywhere
+        ([0, 0, 2, 2, 1, 3], [0, 1, 2, 1, 1, 1], {"group": 1, "false": 0.5}),
+        ([0, 0, 2, 2, 1, 3], [1] * 6, {"group": 1, "false": 1}),
+    ],
+)
+def test_a_metric_moves_with_the_images_it_is_about(labels, predictions, values):
+    counts = counts_of(labels, predictions)
+    found = {"pooled": pooled_accuracy(counts, FORGET), "retain": pooled_accuracy(counts, RETAIN)}
+    found |= {"group": group_accuracy(counts, FORGET), "false": false_positives(counts, FORGET)}
+    assert {name: found[name] for name in values} == values
 
 
 # --- one class against the rest
@@ -156,63 +115,45 @@ def test_auroc_of_four_images_by_hand():
     """Class 0 has 3 and 1, the others 2 and 1: of four pairs two are won, one is a tie and one is lost."""
     scores = torch.tensor([[3.0, 0.0], [1.0, 0.0], [2.0, 1.0], [1.0, 1.0]])
     assert auroc(scores, torch.tensor([0, 0, 1, 1])).tolist() == [2.5 / 4, 1]
+    assert math.isnan(auroc(torch.rand(4, 3), torch.tensor([0, 1, 0, 1]))[2])  # without images
 
 
 def test_auroc_is_scikit_learns_with_and_without_ties(rng):
     labels = torch.randint(K, (300,), generator=rng)
     smooth = torch.randn(300, K, generator=rng, dtype=torch.float64)
     smooth[torch.arange(300), labels] += 0.7
-    for scores in (smooth, smooth.round()):
+    for scores in (smooth, smooth.round(), torch.zeros(300, K)):
         expected = [roc_auc_score(labels == c, scores[:, c]) for c in range(K)]
         assert auroc(scores, labels).tolist() == pytest.approx(expected, abs=1e-12)
 
 
-def test_auroc_is_one_half_for_scores_without_information(rng):
-    labels = torch.arange(K).repeat(2000)
-    assert auroc(torch.randn(8000, K, generator=rng), labels).tolist() == pytest.approx([0.5] * K, abs=0.03)
-    assert auroc(torch.zeros(8000, K), labels).tolist() == [0.5] * K
-
-
 def test_auroc_rises_to_1_as_the_classes_part_and_does_not_heed_a_class_that_is_favoured(rng):
     labels, noise = torch.arange(K).repeat(500), torch.randn(2000, K, generator=rng)
-    of_class = torch.nn.functional.one_hot(labels, K)
-    read = [auroc(noise + apart * of_class, labels)[1].item() for apart in (-1, 0, 1, 10)]
-    assert read[0] < 0.4 < read[1] < 0.6 < read[2] < 0.9 < read[3] == 1
+    of_class = one_hot(labels, K)
+    found = [auroc(noise + apart * of_class, labels)[1].item() for apart in (-1, 0, 1, 10)]
+    assert found[0] < 0.4 < found[1] < 0.6 < found[2] < 0.9 < found[3] == 1
     favoured = noise + of_class
     favoured[:, 1] += 100
     assert accuracy_per_class(favoured.argmax(1), labels, K)[1] == 1
-    assert auroc(favoured, labels)[1].item() == pytest.approx(read[2], abs=1e-4)
+    assert auroc(favoured, labels)[1].item() == pytest.approx(found[2], abs=1e-4)
 
 
-def test_auroc_is_not_a_number_for_a_class_without_images():
-    assert math.isnan(auroc(torch.rand(4, 3), torch.tensor([0, 1, 0, 1]))[2])
-
-
-def test_probe_scores_are_the_log_odds_of_the_softmax(rng):
+def test_probe_scores_are_the_log_odds_of_the_softmax_even_where_it_is_1(rng):
     logits = torch.randn(20, K, generator=rng)
-    p = np.exp(logits.double().numpy())
-    p /= p.sum(1, keepdims=True)
+    p = logits.double().softmax(1).numpy()
     np.testing.assert_allclose(probe_scores(logits), np.log(p / (1 - p)), atol=1e-12)
-
-
-def test_probe_scores_still_order_images_whose_softmax_is_1_and_are_minus_log_of_the_others_for_equal_logits():
     sure = probe_scores(torch.tensor([[100.0, 0, 0, 0], [200.0, 0, 0, 0]]))[:, 0]
     assert sure.tolist() == pytest.approx([100 - math.log(3), 200 - math.log(3)], abs=1e-12)
-    assert probe_scores(torch.ones(1, K)).tolist() == [pytest.approx([-math.log(3)] * K)]
 
 
-def test_centre_scores_are_the_squared_distance_to_the_nearest_other_centre_less_that_to_ones_own():
-    """Centres at 0, 3 and 10 on a line; an image at 1 is 1, 4 and 81 away from them."""
+def test_centre_scores_are_the_squared_distance_to_the_nearest_other_mean_minus_that_to_ones_own(clusters):
+    """Means at 0, 3 and 10 on a line; an image at 1 is 1, 4 and 81 away from them."""
     means = torch.tensor([[0.0], [3.0], [10.0]])
     assert centre_scores(torch.tensor([[1.0]]), means).tolist() == [[3, -3, -80]]
-    assert centre_scores(torch.tensor([[1.5]]), means)[0, :2].tolist() == [0, 0]
-
-
-def test_centre_scores_are_positive_where_ncc_reads_the_class(clusters):
     features, labels = clusters(K, 6, 100, 3.0)
     means = class_means(features, labels, K)
     scores = centre_scores(features, means)
-    assert torch.equal(scores > 0, torch.nn.functional.one_hot(nearest_class_centre(features, means), K).bool())
+    assert torch.equal(scores > 0, one_hot(nearest_class_centre(features, means), K).bool())
     assert 0.6 < auroc(scores, labels).min() < auroc(scores, labels).max() < 0.95
 
 
@@ -228,27 +169,19 @@ def test_refitted_head_is_the_probe_of_the_retain_samples(clusters):
     assert torch.equal(head.weight, expected.weight) and torch.equal(head.bias, expected.bias)
 
 
-def read_by_refitted_head(clusters, forget, shared, seeds=20):
-    """Mean accuracy per class on clusters at right angles, to which a ``shared`` direction is added."""
-    features, labels = clusters(K, 6, 200, 0.5)
-    features, read = (features + shared).float(), []
-    for seed in range(seeds):
-        head = refitted_head(features, labels, K, forget, Probe(epochs=2, lr=0.05), seed)
-        read.append(accuracy_per_class(head(features).argmax(1), labels, K))
-    return torch.stack(read).mean(0).tolist()
-
-
-def test_refitted_head_reads_every_class_where_none_is_left_out(clusters):
-    assert min(read_by_refitted_head(clusters, (), 0, seeds=3)) > 0.98
-
-
-def test_refitted_head_reads_a_class_in_a_direction_of_its_own_as_its_start_would(clusters):
-    read = read_by_refitted_head(clusters, FORGET, 0)
-    assert 0.1 < (read[1] + read[3]) / 2 < 0.4 and min(read[0], read[2]) > 0.98
-
-
 def test_refitted_head_hides_a_class_the_more_the_more_it_shares_with_the_others(clusters):
-    read = [read_by_refitted_head(clusters, FORGET, shared) for shared in (0, 0.25, 2)]
-    forgotten = [(r[1] + r[3]) / 2 for r in read]
-    assert forgotten[0] > forgotten[1] + 0.05 and forgotten[1] > forgotten[2] + 0.05 and forgotten[2] < 0.01
-    assert min(read[2][0], read[2][2]) > 0.98
+    """Clusters at right angles, to which a shared direction is added."""
+
+    def accuracies(forget, shared, seeds=20):
+        features, labels = clusters(K, 6, 200, 0.5)
+        features, found = (features + shared).float(), []
+        for seed in range(seeds):
+            head = refitted_head(features, labels, K, forget, Probe(epochs=2, lr=0.05), seed)
+            found.append(accuracy_per_class(head(features).argmax(1), labels, K))
+        return torch.stack(found).mean(0)
+
+    assert accuracies((), 0, seeds=3).min() > 0.98
+    found = [accuracies(FORGET, shared) for shared in (0, 0.25, 2)]
+    forgotten = [float(of[list(FORGET)].mean()) for of in found]
+    assert 0.4 > forgotten[0] > forgotten[1] + 0.05 and forgotten[1] > forgotten[2] + 0.05 and forgotten[2] < 0.01
+    assert all(of[list(RETAIN)].min() > 0.98 for of in (found[0], found[2]))

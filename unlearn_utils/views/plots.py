@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
 from ..methods import METHODS
 from ..settings import READOUTS
@@ -224,9 +224,10 @@ def gaps_by_profile(tables: dict[str, pd.DataFrame]) -> Figure:
         for place in range(1, len(present)):
             axis.axhline(place - 0.5, color="#dddddd", linewidth=0.6)
         axis.set(title=READOUTS[readout], ylim=(len(present) - 0.5, -0.5))
-        axis.set_xlabel("minus Retrain (points)\nmore retained →")
+        axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes[0].set_yticks(range(len(present)), present)
     figure.suptitle("Retained beyond Retrain", size=8.5)
+    figure.supxlabel("minus Retrain (points); more retained →", size=8)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
     caption = "Forget accuracy minus Retrain's, by linear probe and by NCC, in percentage points; a method's tuned"
     caption += " learning rate where there is one. Bars: 95 % intervals over forget sets."

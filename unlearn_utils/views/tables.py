@@ -61,12 +61,12 @@ def means(rows: pd.DataFrame, columns: Sequence[str] = COLUMNS, *comparisons: Co
     """
     shown = pd.Index(rows.model.unique(), name="model")
     numbers, text = pd.DataFrame(index=shown), pd.DataFrame(index=shown)
-    by_set = rows.groupby(["model", "forget"])
     for column in columns:
-        values = by_set[column].mean().groupby("model").agg(["mean", "std", "count"]).reindex(shown)
-        numbers[[f"{column} mean", f"{column} std", f"{column} n"]] = values
+        values = rows.pivot_table(index="forget", columns="model", values=column, aggfunc="mean").reindex(columns=shown)
+        numbers[[f"{column} mean", f"{column} std", f"{column} n"]] = values.agg(["mean", "std", "count"]).T
         scale, digits = (1, 2) if PLAIN.match(column) else (100, 1)
-        text[head(column)] = [_spread(*line, digits) for line in (values * [scale, scale, 1]).to_numpy()]
+        scaled = (scale * values).agg(["mean", "std", "count"])
+        text[head(column)] = [_spread(*scaled[model], digits) for model in shown]
     for comparison in comparisons:
         for column, of in comparison.frame.groupby("column", sort=False):
             name = f"{head(column)} minus {of.reference.iloc[0]}"
