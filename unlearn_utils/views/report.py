@@ -20,7 +20,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from PIL import Image
 from pygments.formatters import HtmlFormatter
 
-from ..paths import Outputs, home, write
+from ..paths import Outputs, write
 from ..settings import BadInput
 from ..study import profiles
 
@@ -40,8 +40,7 @@ class Part(IPythonRenderer):
         return f"<h{level + 1}>{text}</h{level + 1}>\n"
 
     def inline_math(self, body: str, display: str = "inline") -> str:
-        known = body.strip().replace(r"\arg", r"\operatorname{arg}")  # which latex2mathml does not know
-        return f'<span class="formula {display}">{convert(known, display=display)}</span>'
+        return f'<span class="formula {display}">{convert(body.strip(), display=display)}</span>'
 
     def block_math(self, body: str) -> str:
         return self.inline_math(body, "block")
@@ -56,7 +55,6 @@ def write_report(outputs: Outputs, failed: dict[str, str]) -> Path:
     provenance = outputs.path / "provenance.json"
     content = {
         "title": _title(outputs.profile),
-        "caption": outputs.caption,
         "failed": failed,
         "claims": _claims(outputs.path),
         "figures": [figure(path) for name in FIRST if (path := outputs.path / f"{name}.png").exists()],
@@ -70,13 +68,11 @@ def write_report(outputs: Outputs, failed: dict[str, str]) -> Path:
     return path
 
 
-def write_index(folder: Path | None = None) -> Path:
+def write_index(folder: Path) -> None:
     """Write ``index.html``: the claims of every profile that has a report in this folder of figures."""
-    folder = folder or home() / "figures"
     names = [path.parent.name for path in sorted(folder.glob("*/report.html")) if "+" not in path.parent.name]
     listed = [{"name": name, "title": _title(name), "claims": _claims(folder / name)} for name in names]
     write(folder / "index.html", _filled("index.j2", {"title": "Reports", "listed": listed}))
-    return folder / "index.html"
 
 
 def _filled(template: str, content: dict[str, Any]) -> str:
@@ -125,10 +121,9 @@ def part(path: Path) -> dict[str, str]:
     body = re.sub(r'href="(?:\./)?([0-9A]\w+)\.ipynb[^"]*"', r'href="#\1"', body)  # all of them are parts of this page
     body = re.sub(r"<style scoped[^>]*>.*?</style>", "", body, flags=re.DOTALL)
     body = re.sub(r"<table.*?</table>", lambda found: BOX.format(found[0]), body, flags=re.DOTALL)
-    titles = (
-        re.search(r"^# (.+)", cell.source, re.MULTILINE) for cell in notebook.cells if cell.cell_type == "markdown"
-    )
-    return {"name": path.stem, "title": next((found[1] for found in titles if found), path.stem), "body": body}
+    words = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    title = re.search("^# (.+)", words, re.MULTILINE)
+    return {"name": path.stem, "title": title[1] if title else path.stem, "body": body}
 
 
 def smaller(picture: str) -> str:

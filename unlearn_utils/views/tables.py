@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from ..methods import METHODS
 from ..paths import write
 from .compare import Comparison, compare, head, one_per_method
 
@@ -106,65 +104,46 @@ def claims(rows: pd.DataFrame, readings: pd.DataFrame, method: str = "random_lab
     label = rows[rows.method == method].drop_duplicates("variant").set_index("variant").model
     of = rows.groupby("model").mean(numeric_only=True) * 100
     linear, frozen, cmf = (of.loc[label[v]] for v in ("linear", "classifier", "cmf"))
-    original, retrain = of.loc["Original"], of.loc["Retrain"]
     family = pd.concat([one_per_method(rows[rows.method != method]), rows[rows.model == label["linear"]]])
-    near, above = (_only(compare(family, name, ["probe_forget"]), label["linear"]) for name in ("original", "retrain"))
-    change = _only(compare(rows, {label["cmf"]: label["linear"]}, ["probe_forget"]), label["cmf"])
-    few = readings[readings.attack == "few_shot"]
-    one = few[few.x == few.x.min()]
-    shot = _only(compare(one, "retrain", ["forget_accuracy"]), label["linear"])
-    by = one.groupby("model").forget_accuracy.mean() * 100
+    one = readings[readings.attack == "few_shot"]
+    one = one[one.x == one.x.min()]
+    change = compare(rows, {label["cmf"]: label["linear"]}, ["probe_forget"])
     found = [
         f"{linear.output_forget:.1f}",
-        f"{linear.probe_forget:.1f} / {original.probe_forget:.1f}; {near}",
-        f"{linear.probe_forget:.1f} / {retrain.probe_forget:.1f}; {above}",
-        f"{frozen.output_forget:.1f}; retain {frozen.output_retain:.1f} (Retrain {retrain.output_retain:.1f})",
-        f"{linear.probe_forget:.1f} → {cmf.probe_forget:.1f}; {change}; its output {cmf.output_forget:.1f}, "
-        f"retain {cmf.output_retain:.1f}",
-        f"{by[label['linear']]:.1f} / {by['Retrain']:.1f}; {shot}",
+        _minus(family, "original", "probe_forget", label["linear"]),
+        _minus(family, "retrain", "probe_forget", label["linear"]),
+        f"{frozen.output_forget:.1f}; retain {frozen.output_retain:.1f} (Retrain {of.output_retain['Retrain']:.1f})",
+        f"{linear.probe_forget:.1f} → {cmf.probe_forget:.1f}; {change.text(next(change.frame.itertuples()))}; "
+        f"its output {cmf.output_forget:.1f}, retain {cmf.output_retain:.1f}",
+        _minus(one, "retrain", "forget_accuracy", label["linear"]),
     ]
     text = pd.DataFrame({"what": CLAIMS.values(), label["linear"]: found}, index=pd.Index(CLAIMS, name="claim"))
     return Table(text, text, f"{label['linear']}, {n_of(rows)}.")
 
 
-def _only(comparison: Comparison, model: str) -> str:
-    return comparison.text(next(comparison.frame[comparison.frame.model == model].itertuples()))
-
-
-def published(arch: str, dataset: str, n_forget: int) -> pd.DataFrame:
-    """The paper's forget accuracies (%) as quoted in public reproductions (ViT: a table in the official code).
-
-    A row per method, variant and readout. With CMF the paper's probe and NCC see the features as the head normalises
-    them, so these are ``probe_in_head`` and ``ncc_in_head``. The file holds the source of every number.
-    """
-    rows = pd.read_csv(Path(__file__).parent / "published_results.csv", dtype={"table": str})
-    rows = rows[(rows.arch == arch) & (rows.dataset == dataset) & (rows.n_forget == n_forget)]
-    with_cmf = rows.method.str.endswith("+CMF")
-    keys = {cls.label: name for name, cls in METHODS.items()} | {"RL": "random_label"}
-    in_head = np.where(with_cmf & (rows["head"] != "output"), "_in_head", "")
-    found = {
-        "method": rows.method.str.removesuffix("+CMF").map(keys),
-        "variant": np.where(with_cmf, "cmf", "linear"),
-        "column": rows["head"].replace({"linear_probe": "probe"}) + in_head + "_forget",
-        "paper": rows.forget_acc,
-    }
-    return pd.DataFrame(found).dropna()
+def _minus(rows: pd.DataFrame, reference: str, column: str, model: str) -> str:
+    comparison = compare(rows, reference, [column])
+    line = next(comparison.frame[comparison.frame.model == model].itertuples())
+    return f"{line.value:.1f} / {line.reference_value:.1f}; {comparison.text(line)}"
 
 
 def next_to_paper(rows: pd.DataFrame, profile: str) -> Table:
-    """Every published number on the forget class that these rows have, too: ours, its interval, the paper's.
+    """Every published number on the forget class that these rows have, too: ours, its spread, the paper's.
 
-    Images, network or training differ unless the profile is the paper's: compare signs, not values.
+    Published are those quoted in public reproductions (ViT: a table in the official code); the file names the source of
+    each. With CMF the paper's probe and NCC see the features as the head normalises them. Images, network or training
+    differ unless the profile is the paper's: compare signs, not values.
     """
     dataset = next((name for name in ("cifar100", "tiny_imagenet") if profile.startswith(name)), "cifar10")
-    vit = profile.endswith(("_vit", "_pretrained"))
-    known = published("vit_s_16" if vit else "resnet18", dataset, len(rows.forget.iloc[0].split()))
-    by = ["method", "variant", "column"]
-    columns = [name for name in known.column.unique() if name in rows]
+    arch = "vit_s_16" if profile.endswith(("_vit", "_pretrained")) else "resnet18"
+    known = pd.read_csv(Path(__file__).parent / "published_results.csv", dtype={"table": str})
+    known = known[(known.arch == arch) & (known.dataset == dataset)].dropna(subset="forget_acc")
+    known = known[known.n_forget == len(rows.forget.iloc[0].split())].assign(column=known.readout + "_forget")
+    by, columns = ["method", "variant", "column"], [name for name in known.column.unique() if name in rows]
     ours = rows.melt(["model", "forget", "method", "variant"], columns, "column")
     ours = 100 * ours.groupby(["model", "forget", *by]).value.mean()
     ours = ours.groupby(["model", *by]).agg(here="mean", std="std", n="count").reset_index()
-    numbers = known.merge(ours, on=by)  # in the order of the paper
+    numbers = known.rename(columns={"forget_acc": "paper"}).merge(ours, on=by)  # in the order of the paper
     numbers = numbers.assign(measurement=numbers.column.map(head), difference=numbers.here - numbers.paper)
     numbers = numbers.drop_duplicates(["model", "measurement"]).set_index(["model", "measurement"])
     shown = numbers[numbers.index.get_level_values("measurement").str.contains("robe")][:12]  # all are kept
