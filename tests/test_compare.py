@@ -12,16 +12,12 @@ from unlearn_utils.settings import BadInput, Probe
 from unlearn_utils.views.compare import compare
 
 
-def rows_of(**values) -> pd.DataFrame:
-    """Rows of models by their probe accuracy on forget sets; Retrain is the reference, the others are methods."""
+def compared(reference="retrain", **values):
+    """The comparison of models' probe accuracies on forget sets; Retrain is the reference, the others are methods."""
     methods = {"Retrain": "retrain", "Pruned head": "prune"}
-    return pd.DataFrame(
-        [
-            {"model": name, "method": methods.get(name, "salun"), "variant": "linear", "seed": 0, "forget": str(i), "probe_forget": v}
-            for name, listed in values.items()
-            for i, v in enumerate(listed)
-        ]
-    )
+    lines = [(name, methods.get(name, "salun"), str(i), v) for name in values for i, v in enumerate(values[name])]
+    rows = pd.DataFrame(lines, columns=["model", "method", "forget", "probe_forget"]).assign(variant="linear", seed=0)
+    return compare(rows, reference, ["probe_forget"])
 
 
 RETRAIN = [0.5, 0.6, 0.4, 0.7, 0.55, 0.45]
@@ -29,7 +25,7 @@ RETRAIN = [0.5, 0.6, 0.4, 0.7, 0.55, 0.45]
 
 def test_interval_and_p_are_student_s():
     mine = [0.62, 0.71, 0.55, 0.78, 0.70, 0.52]
-    line = compare(rows_of(Retrain=RETRAIN, mine=mine), "retrain", ["probe_forget"]).frame.iloc[0]
+    line = compared(Retrain=RETRAIN, mine=mine).frame.iloc[0]
     difference = 100 * (np.array(mine) - np.array(RETRAIN))
     half = 2.570581835636314 * difference.std(ddof=1) / np.sqrt(6)  # t of 5 degrees of freedom, from a table
     assert line.difference == pytest.approx(difference.mean()) and line.n == 6
@@ -40,7 +36,7 @@ def test_interval_and_p_are_student_s():
 def test_holm_counts_methods_and_no_controls_and_the_smallest_difference_agrees_with_it():
     rng = np.random.default_rng(0)
     made = {f"m{i}": (np.array(RETRAIN) + 0.02 * i + rng.normal(0, 0.02, 6)).tolist() for i in range(4)}
-    found = compare(rows_of(Retrain=RETRAIN, **made, **{"Pruned head": made["m3"]}), "retrain", ["probe_forget"]).frame
+    found = compared(Retrain=RETRAIN, **made, **{"Pruned head": made["m3"]}).frame
     methods = found[found.model.str.startswith("m")].sort_values("p")
     adjusted = np.maximum.accumulate(methods.p.to_numpy() * [4, 3, 2, 1])
     assert methods.p_holm.to_numpy() == pytest.approx(np.minimum(adjusted, 1))
@@ -50,23 +46,22 @@ def test_holm_counts_methods_and_no_controls_and_the_smallest_difference_agrees_
 
 
 def test_few_values_are_shown_and_have_no_interval():
-    found = compare(rows_of(Retrain=RETRAIN[:3], mine=[0.6, 0.7, 0.8]), "retrain", ["probe_forget"])
+    found = compared(Retrain=RETRAIN[:3], mine=[0.6, 0.7, 0.8])
     assert found.frame.low.isna().all() and not found.frame.significant.any()
     assert found.table().iloc[0, 1].count(",") == 2
 
 
 def test_equal_features_differ_by_nothing_and_a_constant_shift_is_certain():
-    shifted = [v + 0.1 for v in RETRAIN]
-    found = compare(rows_of(Retrain=RETRAIN, same=RETRAIN, shifted=shifted), "retrain", ["probe_forget"]).frame.set_index("model")
+    found = compared(Retrain=RETRAIN, same=RETRAIN, shifted=[v + 0.1 for v in RETRAIN]).frame.set_index("model")
     assert found.difference["same"] == 0 and not found.significant["same"]
     assert found.significant["shifted"] and found.low["shifted"] == pytest.approx(10)
 
 
 def test_models_have_references_of_their_own():
-    found = compare(rows_of(Retrain=RETRAIN, a=RETRAIN, b=[v + 0.1 for v in RETRAIN]), {"b": "a"}, ["probe_forget"]).frame
+    found = compared({"b": "a"}, Retrain=RETRAIN, a=RETRAIN, b=[v + 0.1 for v in RETRAIN]).frame
     assert found.model.tolist() == ["b"] and found.reference.tolist() == ["a"]
     with pytest.raises(BadInput):
-        compare(rows_of(Retrain=RETRAIN), {"b": "a"}, ["probe_forget"])
+        compared({"b": "a"}, Retrain=RETRAIN)
 
 
 @pytest.mark.parametrize("profile", ["cifar10_slim", "fashion_mnist", "digits"])
@@ -91,4 +86,5 @@ def test_donor_features_hold_nothing_of_the_class(clusters):
     probe = metrics.probed(donor.train, train, donor.test, 4, Probe(epochs=30, lr=0.1), 0).argmax(1)
     ncc, _ = metrics.nearest(donor.train, train, donor.test, 4)
     for predicted in (probe, ncc):
-        assert (predicted[test == 2] == 2).double().mean() < 0.5 < (predicted[test != 2] == test[test != 2]).double().mean()
+        right = (predicted == test).double()
+        assert right[test == 2].mean() < 0.5 < right[test != 2].mean()

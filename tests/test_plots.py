@@ -63,116 +63,50 @@ def rows():
     return pd.DataFrame(sum(parts, []))
 
 
+def table(columns, lines):
+    return pd.DataFrame(list(lines), columns=columns.split())
+
+
 def curves():
     falls = {"Output": (0.9, 0.5, 0.04, 0.0), "Linear probe": (0.9, 0.9, 0.8, 0.85), "NCC": (0.9, 0.9, 0.82, 0.9)}
-    return pd.DataFrame(
-        [
-            {
-                "model": "Random Label",
-                "seed": 0,
-                "forget": forget,
-                "readout": readout,
-                "step": step,
-                "forget_accuracy": share,
-            }
-            for readout, values in falls.items()
-            for forget in "01"
-            for step, share in zip((0, 1, 2, 4), values)
-        ]
-    )
+    lines = ((name, forget, *at) for name in falls for forget in "01" for at in zip((0, 1, 2, 4), falls[name]))
+    return table("readout forget step forget_accuracy", lines).assign(model="Random Label", seed=0)
 
 
 def histories():
-    return pd.DataFrame(
-        [
-            {
-                "model": name.title(),
-                "method": name,
-                "epoch": epoch,
-                "forget": forget,
-                "seed": 0,
-                "train_retain": 0.4 * epoch,
-                "test_retain": 0.3 * epoch,
-                "nc1": 30 / epoch,
-                "nc2": 0.5,
-                "nc3": 0.4,
-            }
-            for name in ("original", "retrain", "random")
-            for epoch in (1, 2)
-            for forget in "01"
-        ]
-    )
+    lines = itertools.product(("original", "retrain", "random"), (1, 2), "01")
+    found = table("method epoch forget", lines).assign(seed=0, nc2=0.5, nc3=0.4)
+    accuracies = {"train_retain": 0.4 * found.epoch, "test_retain": 0.3 * found.epoch}
+    return found.assign(model=found.method.str.title(), nc1=30 / found.epoch, **accuracies)
 
 
 def readings():
-    return pd.DataFrame(
-        [
-            {
-                "model": name,
-                "method": method,
-                "attack": attack,
-                "x": x,
-                "forget": forget,
-                "seed": 0,
-                "draw": draw,
-                "forget_accuracy": (x + draw) / 10,
-            }
-            for name, method in (
-                ("Original", "original"),
-                ("Retrain", "retrain"),
-                ("Random Label", "random_label"),
-                ("Random Label, classifier only", "random_label"),
-                ("SalUn", "salun"),
-            )
-            for attack in ("few_shot", "few_shot_shuffled", "own_head")
-            for x in (1, 2, 5)
-            for forget in "01"
-            for draw in (0, 2)
-        ]
-    )
+    models = {"Original": "original", "Retrain": "retrain", "Random Label": "random_label", "SalUn": "salun"}
+    models["Random Label, classifier only"] = "random_label"
+    lines = itertools.product(models, ("few_shot", "few_shot_shuffled", "own_head"), (1, 2, 5), "01", (0, 2))
+    found = table("model attack x forget draw", lines).assign(seed=0)
+    return found.assign(method=found.model.map(models), forget_accuracy=(found.x + found.draw) / 10)
 
 
 def gaps():
     listed = [("Random Label", 10), ("SCRUB", 1), ("SCRUB (tuned)", 5), ("Fine-tune", 7), ("SVD", 7)]
-    return pd.DataFrame(
-        [
-            {"model": name, "column": f"{readout}_forget", "difference": at, "low": at - 2, "high": at + 3}
-            for name, at in listed
-            for readout in ("probe", "ncc")
-        ]
-    )
+    lines = ((*line, f"{readout}_forget") for line in listed for readout in ("probe", "ncc"))
+    found = table("model difference column", lines)
+    return found.assign(low=found.difference - 2, high=found.difference + 3)
 
 
 def run():
     reading = {"points": [[0, 0], [1, 1], [2, 0], [0, 2]]}
     reading |= {"output": [1, 0, 1, 2], "probe": [0, 0, 1, 3], "ncc": [0, 0, 1, 2]}
-    return {
-        "model": "Random Label",
-        "seed": 0,
-        "names": CLASSES,
-        "classes": [0, 1, 2],
-        "labels": [0, 0, 1, 2],
-        "readings": [reading | {"step": step} for step in (0, 1, 2, 4)],
-    }
+    readings = [reading | {"step": step} for step in (0, 1, 2, 4)]
+    classes = {"names": CLASSES, "classes": [0, 1, 2], "labels": [0, 0, 1, 2]}
+    return {"model": "Random Label", "seed": 0, "readings": readings} | classes
 
 
 def searched():
-    return pd.DataFrame(
-        [
-            {
-                "method": method,
-                "variant": "tuned",
-                "setting": "lr",
-                "value": value,
-                "forget": 0.1,
-                "probe": 0.8,
-                "ncc": 0.7,
-                "chosen": value == 0.01,
-            }
-            for method in ("scrub", "unsir")
-            for value in (0.001, 0.01, 0.1)
-        ]
-    )
+    found = table("method value", itertools.product(("scrub", "unsir"), (0.001, 0.01, 0.1)))
+    found = found.assign(variant="tuned", setting="lr", forget=0.1, probe=0.8, ncc=0.7)
+    return found.assign(chosen=found.value == 0.01)
 
 
 def vectors():
@@ -182,13 +116,8 @@ def vectors():
 
 LAYOUT = {"points": np.arange(8.0).reshape(4, 2), "labels": np.array([0, 1, 0, 2])}
 FOREIGN = rows().drop_duplicates("model").drop(columns=["variant", "forget", "seed"])[:4]
-HEADROOM = pd.DataFrame(
-    [
-        {"dimensions": d, "readout": name, "headroom": h / d, "low": h / d - 1, "high": h / d + 2}
-        for d in (16, 32)
-        for name, h in (("probe", 100), ("ncc", 400))
-    ]
-)
+HEADROOM = table("dimensions readout headroom", [(16, "probe", 6), (16, "ncc", 25), (32, "probe", 3), (32, "ncc", 12)])
+HEADROOM = HEADROOM.assign(low=HEADROOM.headroom - 1, high=HEADROOM.headroom + 2)
 FIGURES = {
     "learning_curve": lambda: plots.learning_curve(curves(), rows()),
     "dumbbell": lambda: plots.dumbbell(rows()),
@@ -198,7 +127,8 @@ FIGURES = {
     "turned": lambda: plots.turned(rows()),
     "arrows": lambda: drawings.arrows(vectors()),
     "neural_collapse": lambda: plots.neural_collapse(histories()),
-    "gaps_by_profile": lambda: plots.gaps_by_profile({"one": gaps(), "another": gaps()}),
+    "gaps_by_profile": lambda: plots.gaps_by_profile({"cifar10_pretrained": gaps(), "fashion_mnist": gaps()}),
+    "gaps of a control": lambda: plots.gaps_by_profile({"fashion_mnist, from the Original": gaps(), "digits": gaps()}),
     "attacks": lambda: plots.attacks(readings()),
     "fine_tuning": lambda: plots.fine_tuning(readings()),
     "embeddings": lambda: plots.embeddings(dict.fromkeys(["Original", "Retrain"], LAYOUT), (0,), CLASSES),
@@ -220,11 +150,11 @@ def test_a_figure_fits_a_page_and_can_be_read_there(name):
     written = figure.texts + [text for axis in figure.axes for text in (axis.title, *axis.texts)]
     written += [label for axis in figure.axes for label in (axis.xaxis.label, axis.yaxis.label) if axis.axison]
     boxes = [(text.get_text(), Text.get_window_extent(text)) for text in written if text.get_text()]  # without an arrow
+    boxes += [("legend", legend.get_window_extent()) for legend in figure.legends]
     for text, box in boxes:  # cut off at an edge
         assert -2 <= box.x0 and box.x1 <= width + 2 and -2 <= box.y0 and box.y1 <= height + 2, text
     for (one, box), (other, another) in itertools.combinations(boxes, 2):
         assert not box.padded(-1).overlaps(another.padded(-1)), (one, other)
-    assert not any(legend.get_window_extent().overlaps(box) for legend in figure.legends for _, box in boxes)
 
 
 @pytest.mark.parametrize("name", FIGURES)

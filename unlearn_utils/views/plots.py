@@ -226,9 +226,9 @@ def gaps_by_profile(tables: dict[str, pd.DataFrame]) -> Figure:
         axis.set(title=READOUTS[readout], ylim=(len(present) - 0.5, -0.5))
         axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes[0].set_yticks(range(len(present)), present)
-    figure.suptitle("Retained beyond Retrain", size=8.5)
     figure.supxlabel("minus Retrain (points); more retained →", size=8)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
+    entries = {"title": "Retained beyond Retrain", "ncol": 2 if max(map(len, tables)) < 25 else 1}
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", **entries)
     caption = "Forget accuracy minus Retrain's, by linear probe and by NCC, in percentage points; a method's tuned"
     caption += " learning rate where there is one. Bars: 95 % intervals over forget sets."
     return finish(figure, points[["profile", "model", "column", "difference", "low", "high"]], caption)
