@@ -139,16 +139,16 @@ def next_to_paper(rows: pd.DataFrame, profile: str) -> Table:
     known = pd.read_csv(Path(__file__).parent / "published_results.csv", dtype={"table": str})
     known = known[(known.arch == arch) & (known.dataset == dataset)].dropna(subset="forget_acc")
     known = known[known.n_forget == len(rows.forget.iloc[0].split())].assign(column=known.readout + "_forget")
-    by, columns = ["method", "variant", "column"], [name for name in known.column.unique() if name in rows]
-    ours = rows.melt(["model", "forget", "method", "variant"], columns, "column")
-    ours = 100 * ours.groupby(["model", "forget", *by]).value.mean()
-    ours = ours.groupby(["model", *by]).agg(here="mean", std="std", n="count").reset_index()
-    numbers = known.rename(columns={"forget_acc": "paper"}).merge(ours, on=by)  # in the order of the paper
+    columns = [name for name in known.column.unique() if name in rows]
+    ours = 100 * rows.pivot_table(columns, "forget", ["model", "method", "variant"])
+    ours = ours.agg(["mean", "std", "count"]).T.rename_axis(["column", "model", "method", "variant"]).reset_index()
+    numbers = known.merge(ours, on=["method", "variant", "column"])  # in the order of the paper
+    numbers = numbers.rename(columns={"mean": "here", "forget_acc": "paper"})
     numbers = numbers.assign(measurement=numbers.column.map(head), difference=numbers.here - numbers.paper)
     numbers = numbers.drop_duplicates(["model", "measurement"]).set_index(["model", "measurement"])
     shown = numbers[numbers.index.get_level_values("measurement").str.contains("robe")][:12]  # all are kept
     text = {
-        "here": [_spread(*line, 1) for line in shown[["here", "std", "n"]].to_numpy()],
+        "here": [_spread(*line, 1) for line in shown[["here", "std", "count"]].to_numpy()],
         "paper": shown.paper.map("{:.2f}".format),
         "difference": shown.difference.map("{:+.1f}".format),
     }
