@@ -23,7 +23,7 @@ def arrows(vectors: dict[str, tuple]) -> Figure:
         raise BadInput("arrows compares with the Original, so one of the models must be called 'Original'.")
     before, down = vectors["Original"], -(-len(vectors) // 2)
     start = np.array([90 - _angle(*before), 90])  # degrees: the Original's class mean points up
-    figure, axes = canvas(1.65 * down, down, 2, sharex=True, sharey=True, subplot_kw={"aspect": "equal"})
+    figure, axes = canvas(1.75 * down, down, 2, sharex=True, sharey=True, subplot_kw={"aspect": "equal"})
     points = []
     for axis, (name, pair) in zip(axes.flat, vectors.items()):
         between, turns = _angle(*pair), np.array([_angle(new, old) for new, old in zip(pair, before)])

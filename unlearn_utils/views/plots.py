@@ -224,7 +224,7 @@ def gaps_by_profile(tables: dict[str, pd.DataFrame]) -> Figure:
         for place in range(1, len(present)):
             axis.axhline(place - 0.5, color="#dddddd", linewidth=0.6)
         axis.set(title=READOUTS[readout], ylim=(len(present) - 0.5, -0.5))
-        axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], prune="upper"))
     axes[0].set_yticks(range(len(present)), present)
     figure.supxlabel("minus Retrain (points); more retained →", size=8)
     entries = {"title": "Retained beyond Retrain", "ncol": 2 if max(map(len, tables)) < 25 else 1}
