@@ -24,7 +24,9 @@ OURS = (  # words of our own that the field has other ones for
 def prose(path) -> str:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
-        text = "\n".join(cell.source for cell in nbformat.reads(text, as_version=4).cells if cell.cell_type == "markdown")
+        text = "\n".join(
+            cell.source for cell in nbformat.reads(text, as_version=4).cells if cell.cell_type == "markdown"
+        )
     return re.sub(r"```.*?```|`[^`]*`|!?\[[^\]]*\]\([^)]*\)|\|[^\n]*\|", " ", text, flags=re.DOTALL)
 
 
@@ -36,7 +38,9 @@ def test_the_field_s_words(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_is_short_and_shows_its_results(path):
     notebook = nbformat.read(path, as_version=4)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code" and "install" not in cell.metadata.get("tags", [])]
+    code = [
+        cell for cell in notebook.cells if cell.cell_type == "code" and "install" not in cell.metadata.get("tags", [])
+    ]
     assert len(code) <= 12 and max(len(cell.source.splitlines()) for cell in code) <= 15
     assert len(prose(path).split()) <= 500
     assert any(cell.outputs for cell in code)
@@ -75,7 +79,14 @@ def test_the_command_executes_notebooks_and_writes_figures_tables_and_report(exe
     assert "first figure after" in done.stdout
     (folder,) = (home / "figures" / "local").glob("digits+*")
     assert json.loads((folder / "parameters.json").read_text())
-    for name in ("dumbbell.png", "dumbbell.pdf", "dumbbell_points.csv", "misalignment.csv", "misalignment.tex", "cmf.png"):
+    for name in (
+        "dumbbell.png",
+        "dumbbell.pdf",
+        "dumbbell_points.csv",
+        "misalignment.csv",
+        "misalignment.tex",
+        "cmf.png",
+    ):
         assert (folder / name).exists()
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "<script" not in page and not re.findall(r'(?:src|href)="https?://', page.split("</head>")[0])
@@ -99,8 +110,17 @@ def test_results_of_the_notebooks_are_exported(executed, tmp_path):
 
 @pytest.mark.parametrize(
     "argv",
-    [["--profile", "nothing"], ["--only", "99"], ["--set", "nothing=1"], ["--set", "seeds=text"], ["--results", "x"], ["--fresh"],
-     ["--set", "overrides={'no.key': 1}"], ["--batch-size", "-1"], ["--export", ""]],
+    [
+        ["--profile", "nothing"],
+        ["--only", "99"],
+        ["--set", "nothing=1"],
+        ["--set", "seeds=text"],
+        ["--results", "x"],
+        ["--fresh"],
+        ["--set", "overrides={'no.key': 1}"],
+        ["--batch-size", "-1"],
+        ["--export", ""],
+    ],
 )
 def test_what_cannot_be_meant_ends_before_anything_runs(argv):
     with pytest.raises(SystemExit) as ended:

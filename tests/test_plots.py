@@ -181,10 +181,10 @@ def test_a_dumbbell_takes_the_tuned_method_and_says_only_what_holds():
     figure = plots.dumbbell(rows())
     assert list(figure.points.model) == ["Random Label", "SCRUB (tuned)", "Retrain", "Untrained network"]
     assert figure.points.set_index("model").probe["Random Label"] == pytest.approx(81)  # mean of 80, 81 and 82 %
-    assert "otherwise" in figure.legends[0].get_title().get_text()
+    assert "probe accuracy is not" in figure.legends[0].get_title().get_text()
     remembers = rows()
     remembers.loc[remembers.model == "Random Label", "output_forget"] = 0.2
-    assert "otherwise" not in plots.dumbbell(remembers).legends[0].get_title().get_text()
+    assert "probe accuracy is not" not in plots.dumbbell(remembers).legends[0].get_title().get_text()
     assert [text.get_text() for text in figure.axes[0].texts] == ["Retrain's probe 61 %"]
 
 

@@ -119,8 +119,11 @@ def plain(profile: Profile, dataset: Dataset, device: str, steps: int) -> float:
 
 def method_seconds(profile: Profile, dataset: Dataset, device: str) -> Iterator[tuple[str, float, float]]:
     """(method, seconds, images per second): one epoch of each unlearning method, on the images of the benchmark."""
-    for name, variant in [(name, "linear") for name in profile.recipes
-                          if METHODS[name].start == "original" and "linear" in profile.recipes[name]]:
+    for name, variant in [
+        (name, "linear")
+        for name in profile.recipes
+        if METHODS[name].start == "original" and "linear" in profile.recipes[name]
+    ]:
         recipe = replace(profile.recipe(name, variant), epochs=min(1, profile.recipe(name, variant).epochs))
         network = replace(profile.network, weights="none")
         model = models.build(network, profile.data.channels, len(dataset.classes), 0).to(device)

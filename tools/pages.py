@@ -97,7 +97,7 @@ def main() -> None:
             for (name, title), of in zip(PROFILES.items(), found.values(), strict=True)
         }
     )
-    claims.insert(0, "what", list(tables.CLAIMS.values()))
+    claims.insert(0, "measured", list(tables.CLAIMS.values()))
     claims.index.name = "claim (forget sets)"
     readme = ROOT / "README.md"
     text = BLOCK.sub(lambda match: match[1] + markdown(claims) + "\n" + match[2], readme.read_text(encoding="utf-8"))

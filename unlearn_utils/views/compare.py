@@ -3,6 +3,7 @@
 ``compare`` takes rows, of our study or of ``evaluate``, and nothing else of the project.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,9 +38,11 @@ class Comparison:
     def caption(self) -> str:
         """What the numbers are, in one sentence for the page."""
         n = " to ".join(map(str, sorted({self.frame.n.min(), self.frame.n.max()})))
+        few = " Fewer than five pairs: the paired differences are listed." * bool((self.frame.n < FEWEST).any())
         return (
-            f"Difference in points with its 95 % interval over {n} {UNITS.get(self.over, self.over)} (paired t); bold: "
-            "significant after Holm's correction; otherwise, in brackets, the smallest difference that would have been."
+            f"Differences are in percentage points with 95 % intervals over {n} {UNITS.get(self.over, self.over)} "
+            "(paired t). Bold marks significance after Holm's correction; otherwise the smallest difference that would "
+            f"have been significant is in parentheses.{few}"
         )
 
     def table(self) -> pd.DataFrame:
@@ -161,4 +164,4 @@ def head(column: str) -> str:
         if column.endswith(f"_{side}"):
             first = column.removesuffix(f"_{side}")
             return f"{NAMES.get(first, first.replace('_', ' '))}, {name}"
-    return column.replace("_", " ")
+    return column.upper() if re.fullmatch("nc[123]", column) else column.replace("_", " ")

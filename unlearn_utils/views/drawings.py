@@ -36,13 +36,13 @@ def arrows(vectors: dict[str, tuple]) -> Figure:
             axis.plot(*np.transpose([(0, 0), _at(old), _at(new)]), alpha=0)  # what the limits of the axes hold
             text += f" turned {turn:.0f}°" * (name != "Original")
             axis.text(0.5, y, text, transform=axis.transAxes, ha="center", va="center", size=7.5, color=colour)
-        axis.set_title(f"{name}\n{between:.0f}° apart", size=7.5)
+        axis.set_title(f"{name}\nangle between the two: {between:.0f}°", size=7.5)
         points.append({"model": name, "between": between, "weight_turn": turns[0], "mean_turn": turns[1]})
     for axis in axes.flat:
         axis.set_axis_off()
     caption = (
-        "Weight vector (black) and class mean (orange) of the forget class at the angles by which they turned "
-        "from the Original's (dashed). Lengths are not to scale; the angle between the two is written above."
+        "Weight vector (black) and class mean (orange) of the forget class, at their angles to the Original's "
+        "(dashed). Lengths are not to scale."
     )
     return finish(figure, pd.DataFrame(points), caption)
 
@@ -58,8 +58,8 @@ def theory_gamma(gammas, accuracies, bounds: tuple[float, float]) -> Figure:
     axis.set(xlabel="weight of the retain loss, γ", ylabel="accuracy (%)", xlim=(0, 1), ylim=(-3, 103))
     axis.set_xticks([0, bounds[0], 0.5, bounds[1], 1], ["0", "1/K", "0.5", "(K−1)/K", "1"])
     caption = (
-        f"Theory, without images, {1 / bounds[0]:.0f} collapsed classes: accuracy of the minimiser against the "
-        f"weight of the retain loss. Shaded: the predicted interval, from 1/K to (K−1)/K."
+        f"Theory, without images, {1 / bounds[0]:.0f} collapsed classes: accuracy of the closed-form minimiser as "
+        f"a function of γ, the weight of the retain loss. Shaded: the predicted interval, from 1/K to (K−1)/K."
     )
     points.insert(0, "gamma", gammas)
     return finish(figure, points, caption)

@@ -40,7 +40,7 @@ def learning_curve(curves: pd.DataFrame, rows: pd.DataFrame) -> Figure:
     table, looks = steps["mean"].unstack("readout"), {label: READOUT_STYLE[name] for name, label in READOUTS.items()}
     lines = {label: (table[label], {"color": colour, "marker": marker}) for label, (colour, marker) in looks.items()}
     lines["Retrain's probe"] = (pd.Series(retrain, table.index), DASHED)
-    figure, axis = _lines(lines, "optimiser step (at 0: the Original)")
+    figure, axis = _lines(lines, "optimiser step (0 = Original)")
     for label, (colour, _) in looks.items():
         of = steps.loc[label]
         axis.fill_between(of.index, of["min"], of["max"], color=colour, alpha=0.12, linewidth=0)
@@ -48,8 +48,8 @@ def learning_curve(curves: pd.DataFrame, rows: pd.DataFrame) -> Figure:
         told = [f"step {step}:", *(f"{SHORT[name]} {at[label]:.1f} %" for name, label in READOUTS.items())]
         axis.axvline(step, color=GREY, linewidth=0.7, zorder=0)
         axis.text(step * 1.15, 34, "\n".join(told), size=style.LARGE, va="center")
-    caption = f"Forget accuracy during {curves.model.iloc[0]}, {n_of(curves)}: means over them and, shaded, least to"
-    caption += f" greatest. Dashed: the linear probe of Retrain on the same forget sets ({retrain:.1f} %)."
+    caption = f"Forget accuracy during {curves.model.iloc[0]}, {n_of(curves)}. Lines are means over the"
+    caption += f" forget sets; shading is the range. Dashed: Retrain's linear probe on the same sets ({retrain:.1f} %)."
     return finish(figure, steps.reset_index(), caption)
 
 
@@ -94,12 +94,14 @@ def dumbbell(rows: pd.DataFrame, models: list[str] | None = None, columns: tuple
     drawn = table.loc[[name for name in shown if methods[name] in PAPER]]
     untrained = table[table.index.map(methods) == "random"].max()
     apart = len(drawn) and "probe" in table and (drawn.output < 0.5).all() and (drawn.probe > untrained.probe).all()
-    title = "Output says 0 %; the features say otherwise" if apart else "Output and features"
+    title = "Output accuracy is 0 %; probe accuracy is not" if apart else "Output and features"
     figure.legend(title=title, loc="outside upper center", ncol=len(columns))
     filled = " and ".join({"probe": "linear probe", "ncc": "NCC"}[name] for name in columns[1:])
     over = f", {n_of(rows)}, means over them" if of_study else ""
     caption = f"Forget accuracy by output (hollow) and by {filled} (filled){over}."
-    return finish(figure, table.loc[shown].reset_index(), caption + " Dashed: Retrain's." * bool(len(retrain)))
+    return finish(
+        figure, table.loc[shown].reset_index(), caption + " The dashed line is Retrain's." * bool(len(retrain))
+    )
 
 
 def cmf(rows: pd.DataFrame) -> Figure:
@@ -124,11 +126,11 @@ def cmf(rows: pd.DataFrame) -> Figure:
     axes[0].set_xticks((0, 50, 100))
     figure.supxlabel(ACCURACY, size=8)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncol=2)
-    caption = f"Forget accuracy with a linear and with a CMF head, {n_of(chosen)}, means over them; features without"
+    caption = f"Forget accuracy with a linear head and with a CMF head, {n_of(chosen)}, means; features without"
     caption += " normalisation. Matched budget: a linear head trained by the CMF head's recipe."
     if len(broken):
         listed = ", ".join(f"{model} ({value:.0f} %)" for model, value in zip(broken.model, broken.output_retain))
-        caption += f" Not drawn, over {WORSE} points below Retrain's retain accuracy: {listed}."
+        caption += f" Not shown because retain accuracy is more than {WORSE} points below Retrain's: {listed}."
     return finish(figure, table, caption)
 
 
@@ -157,8 +159,8 @@ def alignment(rows: pd.DataFrame) -> Figure:
     axis.set(xlabel="cosine of weight vector and class mean", ylabel="")
     axis.set_xlim(min(-0.2, points.cosine.min() - 0.03), 1.02)
     axis.tick_params(axis="y", length=0)
-    caption = f"Cosine between class weight vector and centred class mean, a dot per class, {n_of(chosen)}; 0 is"
-    caption += " orthogonal, 1 aligned. The grey band goes from the least to the greatest of Retrain's forget classes."
+    caption = f"Cosine between class weight vector and centred class mean, one dot per class, {n_of(chosen)}; 0 is"
+    caption += " orthogonal, 1 aligned. The grey band is the range over Retrain's forget classes."
     return finish(figure, points, caption)
 
 
@@ -169,11 +171,11 @@ def turned(rows: pd.DataFrame) -> Figure:
     table.columns = ["class weight vector", "class mean"]
     figure, ((axis,),) = canvas(0.27 * len(table) + 0.75)
     joined(axis, table, dict(zip(table, (("black", "s", "black"), (FORGET, "o", FORGET)))))
-    axis.set(xlim=(-2, max(93, table.max(axis=None) + 3)), xlabel="turned from the Original (degrees)")
+    axis.set(xlim=(-2, max(93, table.max(axis=None) + 3)), xlabel="angle to the Original's (degrees)")
     axis.set_xticks(range(0, int(axis.get_xlim()[1]) + 1, 30))
     figure.legend(loc="outside upper center", ncol=2)
-    caption = f"Angle by which weight vector and mean of the forget class turned from the Original's, {n_of(rows)},"
-    caption += " means over them. At 90 degrees a vector is orthogonal to what it was."
+    caption = f"Angle between the forget class's weight vector, or its mean, and the Original's, {n_of(rows)},"
+    caption += " means. At 90 degrees the two are orthogonal."
     return finish(figure, table.reset_index(), caption)
 
 
@@ -198,8 +200,8 @@ def neural_collapse(histories: pd.DataFrame) -> Figure:
     axes[1][0].yaxis.set_minor_formatter(NullFormatter())
     for axis, names in zip(axes[:, -1], HISTORY):
         end_labels(axis, [(of.loc[model, name].iloc[-1], label, GREY) for name, label in names.items()])
-    caption = f"Training of {' and '.join(models)}, {n_of(chosen)}, means over them: retain accuracy, and NC1 to NC3,"
-    caption += " which are 0 in a collapsed network."
+    caption = f"Training of {' and '.join(models)}, {n_of(chosen)}, means: retain accuracy, and NC1 to NC3."
+    caption += " NC1 to NC3 are 0 at collapse."
     return finish(figure, chosen[["model", "seed", "forget", "epoch", *columns]], caption)
 
 
@@ -226,25 +228,27 @@ def gaps_by_profile(tables: dict[str, pd.DataFrame]) -> Figure:
         axis.set(title=READOUTS[readout], ylim=(len(present) - 0.5, -0.5))
         axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], prune="upper"))
     axes[0].set_yticks(range(len(present)), present)
-    figure.supxlabel("minus Retrain (points); more retained →", size=8)
+    figure.supxlabel("difference from Retrain (points); more retained →", size=8)
     entries = {"title": "Retained beyond Retrain", "ncol": 2 if max(map(len, tables)) < 25 else 1}
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", **entries)
-    caption = "Forget accuracy minus Retrain's, by linear probe and by NCC, in percentage points; a method's tuned"
-    caption += " learning rate where there is one. Bars: 95 % intervals over forget sets."
+    caption = "Forget accuracy minus Retrain's, by linear probe and by NCC, in percentage points. The tuned"
+    caption += " learning rate is used where there is one. Bars are 95 % intervals over forget sets."
     return finish(figure, points[["profile", "model", "column", "difference", "low", "high"]], caption)
 
 
 def attacks(readings: pd.DataFrame) -> Figure:
     """Forget accuracy of a k-shot linear probe on the features against k, the images per class."""
-    what = "linear probe trained on the features of k images per class"
+    what = "linear probe fitted to the features of k images per class"
     figure = _attack(readings, "few_shot", "images per class", what, "few_shot_shuffled")
-    figure.caption += " The thin line has shuffled labels, the mean over these models."
+    figure.caption += " The thin line is the control with shuffled labels (mean over models)."
     return figure
 
 
 def fine_tuning(readings: pd.DataFrame) -> Figure:
     """Forget accuracy while the network is fine-tuned on a few images per class, with its own head."""
-    return _attack(readings, "own_head", "fine-tuning step", "network fine-tuned on a few images, with its own head")
+    return _attack(
+        readings, "own_head", "fine-tuning step", "network fine-tuned on a few images, using its own classifier"
+    )
 
 
 def _attack(readings: pd.DataFrame, attack: str, x_label: str, what: str, null: str = "") -> Figure:
@@ -255,7 +259,7 @@ def _attack(readings: pd.DataFrame, attack: str, x_label: str, what: str, null: 
     if null in found.index:
         lines["shuffled labels"] = (found[null].groupby("x").mean(), {"color": OTHER, "linewidth": 1})
     figure, _ = _lines(lines, x_label)
-    caption = f"Forget accuracy of a {what}, {n_of(points)}, means over them and over resamples of the images."
+    caption = f"Forget accuracy of a {what}, {n_of(points)}, means over these and over resamples of the images."
     return finish(figure, found.rename("forget_accuracy").reset_index(), caption)
 
 
@@ -274,7 +278,7 @@ def embeddings(layouts: dict[str, dict], forget: tuple[int, ...], classes: list[
     for axis in axes.flat:
         axis.set_axis_off()
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncol=2, markerscale=2.5)
-    caption = f"t-SNE of the features of {len(of)} test images, one seed; forget class: {names}. Axes have no unit."
+    caption = f"t-SNE of the features of {len(of)} test images, one seed; forget class: {names}."
     return finish(figure, pd.concat(points), caption)
 
 
@@ -301,8 +305,12 @@ def steps(steps: dict) -> Figure:
     entries = zip([*colours.values(), OTHER], "o^s.", [*names, "another class"])
     handles = [axes[0][0].plot([], [], marker, color=colour, label=name)[0] for colour, marker, name in entries]
     figure.legend(handles=handles, loc="outside lower center", ncol=4, columnspacing=1, handletextpad=0.3)
-    caption = f"{steps['model']} unlearns {names[0]}: {len(labels)} test images, seed {steps['seed']}, in the plane"
-    caption += " of three class means of the Original. Marker: class; colour: predicted class; numbers: accuracy."
+    caption = (
+        f"{steps['model']} with forget class {names[0]}: {len(labels)} test images, seed {steps['seed']}, in the plane"
+    )
+    caption += (
+        " of three class means of the Original. Marker: true class; colour: predicted class; numbers: forget accuracy."
+    )
     return finish(figure, pd.concat(points), caption)
 
 
@@ -321,7 +329,7 @@ def headroom(rows: pd.DataFrame) -> Figure:
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set(xlabel="feature dimensions", ylabel="headroom: Original\nminus Retrain (points)")
     end_labels(axis, labels)
-    caption = "Forget accuracy of the Original minus Retrain's. Bars: 95 % intervals over forget sets."
+    caption = "Headroom: the Original's forget accuracy minus Retrain's. Bars are 95 % intervals over forget sets."
     return finish(figure, rows, caption)
 
 
@@ -344,5 +352,7 @@ def tuning(table: pd.DataFrame) -> Figure:
     corner = list(grid.axes_dict)[across - 1]
     last = points[points.method == corner].groupby("readout", sort=False).accuracy.last()
     end_labels(grid.axes_dict[corner], [(value, name, colours[name]) for name, value in last.items()])
-    caption = "Forget accuracy on held-out images by learning rate. Dashed: the rate chosen, by the output alone."
+    caption = (
+        "Forget accuracy on held-out images by learning rate. The dashed line is the rate chosen, by the output alone."
+    )
     return finish(grid.figure, points, caption)

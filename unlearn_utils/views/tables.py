@@ -16,11 +16,11 @@ from .compare import Comparison, compare, head, one_per_method
 PLAIN = re.compile("alignment|mean_distance|margin|.*bias|nc[123]|.*auroc|.*turn|epochs|gradient_passes")  # no per cent
 CLAIMS = {  # and what their numbers are
     "1. The output forgets": "forget accuracy",
-    "2. A linear probe comes near the Original's": "probe / the Original's; difference",
-    "3. It is above Retrain's (our control)": "probe / Retrain's; difference",
-    "4. Changing the classifier alone is enough": "output of the classifier-only model",
-    "5. A CMF head removes more": "probe with a linear → CMF head; change",
-    "6. One image per class brings it back (ours)": "probe of one image per class / on Retrain; difference",
+    "2. A linear probe comes near the Original's accuracy": "probe / the Original's; difference",
+    "3. The probe is above Retrain's (our control)": "probe / Retrain's; difference",
+    "4. Changing the classifier alone is enough": "forget accuracy, classifier only; retain accuracy",
+    "5. A CMF head removes more": "probe with linear → CMF head; change",
+    "6. One image per class brings the class back (ours)": "1-shot probe / the same on Retrain; difference",
 }
 COLUMNS = ("output_retain", "output_forget", "probe_forget", "ncc_forget")
 
@@ -52,10 +52,11 @@ def n_of(rows: pd.DataFrame) -> str:
     return f"n = {len(seeds)} forget set{'s' * (len(seeds) > 1)}, {each} seed{'s' * (max(seeds) > 1)}"
 
 
-def means(rows: pd.DataFrame, columns: Sequence[str] = COLUMNS, *comparisons: Comparison) -> Table:
+def means(rows: pd.DataFrame, columns: Sequence[str] = COLUMNS, *comparisons: Comparison, **named: Comparison) -> Table:
     """Mean and standard deviation over forget sets, seeds averaged; behind them the differences of ``comparisons``.
 
-    Accuracies are shown in per cent, kept as fractions.
+    ``named`` ones have their name in the heading: ``change_from_linear_head=compare(...)``. Accuracies are shown in per
+    cent, kept as fractions.
     """
     shown = pd.Index(rows.model.unique(), name="model")
     numbers, text = pd.DataFrame(index=shown), pd.DataFrame(index=shown)
@@ -65,15 +66,17 @@ def means(rows: pd.DataFrame, columns: Sequence[str] = COLUMNS, *comparisons: Co
         scale, digits = (1, 2) if PLAIN.match(column) else (100, 1)
         scaled = (scale * values).agg(["mean", "std", "count"])
         text[head(column)] = [_spread(*scaled[model], digits) for model in shown]
-    for comparison in comparisons:
+    titled = [("", one) for one in comparisons] + [(name.replace("_", " "), one) for name, one in named.items()]
+    for title, comparison in titled:
         for column, of in comparison.frame.groupby("column", sort=False):
-            name = f"{head(column)} minus {of.reference.iloc[0]}"
+            name = f"{head(column)} {title or 'minus ' + of.reference.iloc[0]}"
             told = {line.model: comparison.text(line) for line in of.itertuples()}
             text[name] = [told.get(model, "–") for model in shown]
             kept = ["difference", "low", "high", "p_holm"]
             numbers[[f"{name} {key}" for key in kept]] = of.set_index("model")[kept].reindex(shown)
-    said = f"Mean ± standard deviation, {n_of(rows)}; accuracies in %."
-    return Table(text, numbers, " ".join([said, *(c.caption for c in comparisons[:1])]))
+    unit = "" if all(map(PLAIN.match, columns)) else "; accuracies in %"
+    said = f"Mean ± standard deviation, {n_of(rows)}{unit}."
+    return Table(text, numbers, " ".join([said, *(one.caption for _, one in titled[:1])]))
 
 
 def _spread(mean: float, std: float, n: float, digits: int) -> str:
@@ -114,10 +117,10 @@ def claims(rows: pd.DataFrame, readings: pd.DataFrame, method: str = "random_lab
         _minus(family, "retrain", "probe_forget", label["linear"]),
         f"{frozen.output_forget:.1f}; retain {frozen.output_retain:.1f} (Retrain {of.output_retain['Retrain']:.1f})",
         f"{linear.probe_forget:.1f} → {cmf.probe_forget:.1f}; {change.text(next(change.frame.itertuples()))}; "
-        f"its output {cmf.output_forget:.1f}, retain {cmf.output_retain:.1f}",
+        f"output {cmf.output_forget:.1f}, retain {cmf.output_retain:.1f}",
         _minus(one, "retrain", "forget_accuracy", label["linear"]),
     ]
-    text = pd.DataFrame({"what": CLAIMS.values(), label["linear"]: found}, index=pd.Index(CLAIMS, name="claim"))
+    text = pd.DataFrame({"measured": CLAIMS.values(), label["linear"]: found}, index=pd.Index(CLAIMS, name="claim"))
     return Table(text, text, f"{label['linear']}, {n_of(rows)}.")
 
 
