@@ -99,9 +99,8 @@ def dumbbell(rows: pd.DataFrame, models: list[str] | None = None, columns: tuple
     filled = " and ".join({"probe": "linear probe", "ncc": "NCC"}[name] for name in columns[1:])
     over = f", {n_of(rows)}, means over them" if of_study else ""
     caption = f"Forget accuracy by output (hollow) and by {filled} (filled){over}."
-    return finish(
-        figure, table.loc[shown].reset_index(), caption + " The dashed line is Retrain's." * bool(len(retrain))
-    )
+    caption += " The dashed line is Retrain's." * bool(len(retrain))
+    return finish(figure, table.loc[shown].reset_index(), caption)
 
 
 def cmf(rows: pd.DataFrame) -> Figure:
@@ -246,9 +245,8 @@ def attacks(readings: pd.DataFrame) -> Figure:
 
 def fine_tuning(readings: pd.DataFrame) -> Figure:
     """Forget accuracy while the network is fine-tuned on a few images per class, with its own head."""
-    return _attack(
-        readings, "own_head", "fine-tuning step", "network fine-tuned on a few images, using its own classifier"
-    )
+    what = "network fine-tuned on a few images, using its own classifier"
+    return _attack(readings, "own_head", "fine-tuning step", what)
 
 
 def _attack(readings: pd.DataFrame, attack: str, x_label: str, what: str, null: str = "") -> Figure:
@@ -305,12 +303,8 @@ def steps(steps: dict) -> Figure:
     entries = zip([*colours.values(), OTHER], "o^s.", [*names, "another class"])
     handles = [axes[0][0].plot([], [], marker, color=colour, label=name)[0] for colour, marker, name in entries]
     figure.legend(handles=handles, loc="outside lower center", ncol=4, columnspacing=1, handletextpad=0.3)
-    caption = (
-        f"{steps['model']} with forget class {names[0]}: {len(labels)} test images, seed {steps['seed']}, in the plane"
-    )
-    caption += (
-        " of three class means of the Original. Marker: true class; colour: predicted class; numbers: forget accuracy."
-    )
+    caption = f"{steps['model']} with forget class {names[0]}: {len(labels)} test images, seed {steps['seed']}, in the"
+    caption += " plane of three class means of the Original. Marker: true class; colour: prediction; numbers: accuracy."
     return finish(figure, pd.concat(points), caption)
 
 
@@ -352,7 +346,5 @@ def tuning(table: pd.DataFrame) -> Figure:
     corner = list(grid.axes_dict)[across - 1]
     last = points[points.method == corner].groupby("readout", sort=False).accuracy.last()
     end_labels(grid.axes_dict[corner], [(value, name, colours[name]) for name, value in last.items()])
-    caption = (
-        "Forget accuracy on held-out images by learning rate. The dashed line is the rate chosen, by the output alone."
-    )
+    caption = "Forget accuracy on held-out images by learning rate. The dashed line is the rate chosen by the output."
     return finish(grid.figure, points, caption)
