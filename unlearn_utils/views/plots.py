@@ -86,11 +86,11 @@ def dumbbell(rows: pd.DataFrame, models: list[str] | None = None, columns: tuple
     looks["output"] = (*looks["output"][:2], "white")
     figure, ((axis,),) = canvas(0.24 * len(shown) + 0.12 * len(retrain) + 0.9)
     joined(axis, table.loc[shown], looks)
-    axis.set(xlim=(-3, 103), ylim=(len(shown) - 0.5, -0.6 - 0.55 * len(retrain)), xlabel=ACCURACY)
+    axis.set(xlim=(-3, 103), xlabel=ACCURACY)
     for line, (readout, x) in enumerate(retrain.items()):
         axis.axvline(x, **DASHED | {"color": looks[readout][0]})
-        side = {"ha": "right", "x": x - 1} if x > 60 else {"ha": "left", "x": x + 1}
-        axis.text(**side, y=-0.6 - 0.55 * line, s=f"Retrain's {readout} {x:.0f} %", size=7.5, color=looks[readout][0])
+        look = {"color": looks[readout][0], "ha": "right" if x > 60 else "left", "size": 7.5}
+        axis.text(x, -0.7 - 0.55 * line, f"Retrain's {readout} {x:.0f} %", **look)  # above the axes
     drawn = table.loc[[name for name in shown if methods[name] in PAPER]]
     untrained = table[table.index.map(methods) == "random"].max()
     apart = len(drawn) and "probe" in table and (drawn.output < 0.5).all() and (drawn.probe > untrained.probe).all()
@@ -225,7 +225,7 @@ def gaps_by_profile(tables: dict[str, pd.DataFrame]) -> Figure:
         for place in range(1, len(present)):
             axis.axhline(place - 0.5, color="#dddddd", linewidth=0.6)
         axis.set(title=READOUTS[readout], ylim=(len(present) - 0.5, -0.5))
-        axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], prune="upper"))
+        axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes[0].set_yticks(range(len(present)), present)
     figure.supxlabel("difference from Retrain (points); more retained →", size=8)
     entries = {"title": "Retained beyond Retrain", "ncol": 2 if max(map(len, tables)) < 25 else 1}
