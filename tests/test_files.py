@@ -1,12 +1,19 @@
 """Checkpoints as repositories of this field write them, and class folders as they lie on disks, from the shell."""
 
 import argparse
+import copy
+import re
+import shlex
 import subprocess
 import sys
 from collections import OrderedDict, defaultdict
+from datetime import datetime
+from enum import Enum
+from functools import partial
 from pathlib import Path, PosixPath
 
 import numpy as np
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -43,24 +50,15 @@ def usual(model, head="linear", blocks=BLOCKS):
 
 def other_usual(model):
     """The names of the other usual CIFAR ResNet."""
-    inner = {
-        "conv1": "residual_function.0",
-        "bn1": "residual_function.1",
-        "conv2": "residual_function.3",
-        "bn2": "residual_function.4",
-    }
+    inner = {"conv1": 0, "bn1": 1, "conv2": 3, "bn2": 4}
     renamed = {}
     for key, value in usual(model, "fc").items():
-        parts = key.split(".")
-        if key.startswith("layer"):
-            parts = [f"conv{int(parts[0][5:]) + 1}_x", parts[1], inner.get(parts[2], parts[2]), *parts[3:]]
-        renamed[
-            ".".join(parts).replace("conv1.weight", "conv1.0.weight")
-            if parts[0] == "conv1"
-            else key.replace("bn1.", "conv1.1.")
-            if parts[0] == "bn1"
-            else ".".join(parts)
-        ] = value
+        first, *rest = key.split(".")
+        if first.startswith("layer"):
+            block, part, *rest = rest
+            part = f"residual_function.{inner[part]}" if part in inner else part
+            key = ".".join([f"conv{int(first[5:]) + 1}_x", block, part, *rest])
+        renamed[re.sub(r"^(conv1|bn1)\.", lambda m: f"conv1.{inner[m[1]]}.", key)] = value
     return renamed
 
 
@@ -70,6 +68,10 @@ def prefixed(prefix, state):
 
 def away(state):
     return {key: torch.zeros_like(value) for key, value in state.items()}
+
+
+class Mode(Enum):
+    A = 1
 
 
 CHECKPOINTS = {
@@ -89,7 +91,26 @@ CHECKPOINTS = {
         "args": argparse.Namespace(lr=0.1, out=PosixPath("x")),
         "log": defaultdict(list, a=[1]),
     },
+    "objects of many kinds": lambda m: {
+        "optimizer": torch.optim.SGD(m.parameters(), 0.1),
+        "criterion": nn.CrossEntropyLoss(torch.ones(3)),
+        "log": pd.DataFrame({"a": [1]}),
+        "generator": np.random.default_rng(0),
+        "state": np.random.get_state(),
+        "mode": Mode.A,
+        "when": datetime(2026, 1, 1),
+        "odd": np.array([{"a": 1}, None]),
+        "more": [{1, 2}, range(3), 1j, bytearray(b"x"), len, partial(max, 1), torch.float32, torch.device("cpu")],
+        "net": usual(m),
+    },
+    "a list": lambda m: [3, usual(m)],
+    "a head beside its encoder": lambda m: {
+        key if key.startswith("fc.") else f"backbone.{key}": value for key, value in usual(m, "fc").items()
+    },
     "compiled in parallel": lambda m: prefixed("_orig_mod.module.", usual(m)),
+    "wrappers within": lambda m: {
+        key.replace("layer1.", "layer1._orig_mod.module."): value for key, value in usual(m).items()
+    },
     "the other way round": lambda m: prefixed("model._orig_mod.", usual(m)),
     "an averaged model": lambda m: {"n_averaged": torch.tensor(3), **prefixed("module.", usual(m))},
     "a criterion beside it": lambda m: {
@@ -98,8 +119,9 @@ CHECKPOINTS = {
         "normalizer": 1,
     },
     "another entry, and deeper": lambda m: {"checkpoint": {"unlearned": {"weights": usual(m)}, "epoch": 3}},
-    "raw and averaged": lambda m: {"model": usual(m), "model_ema": away(usual(m))},
-    "a teacher and a student": lambda m: {"model_s": usual(m), "model_t": away(usual(m))},
+    "raw and averaged": lambda m: {"model_ema": away(usual(m)), "model": usual(m)},
+    "a teacher and a student": lambda m: {**prefixed("teacher.", away(usual(m))), **prefixed("student.", usual(m))},
+    "an averaged model alone": lambda m: {"state_dict_ema": usual(m)},
     "Lightning": lambda m: {
         "pytorch-lightning_version": "2.1",
         "state_dict": prefixed("encoder.net.", usual(m)),
@@ -114,32 +136,27 @@ CHECKPOINTS = {
 @pytest.mark.parametrize("wrapped", CHECKPOINTS.values(), ids=CHECKPOINTS)
 @pytest.mark.parametrize("architecture", ["cifar_resnet18", "resnet18"])
 def test_weights_load_whatever_they_are_called_and_whatever_lies_beside_them(tmp_path, network, wrapped, architecture):
-    torch.save(wrapped(network), tmp_path / "mine.pth")
     x = torch.randn(2, 3, 16, 16)
-    loaded, notes = files.built(architecture, tmp_path / "mine.pth", 3)
-    assert torch.equal(loaded.eval()(x), network(x))
+    for old in (False, True):
+        file = tmp_path / f"{old}.pth"
+        torch.save(wrapped(network), file, pickle_protocol=4 if old else 2, _use_new_zipfile_serialization=not old)
+        loaded, notes = files.built(architecture, file, 3)
+        assert torch.equal(loaded.eval()(x), network(x))
     if wrapped is CHECKPOINTS["raw and averaged"]:
         assert any("those of 'model.'" in note and "'model_ema.' would fit as well" in note for note in notes)
     if wrapped is CHECKPOINTS["a criterion beside it"]:
         assert any("1 other tensors are left out" in note for note in notes)
 
 
-def test_the_networks_own_normalisation_is_used_and_not_repeated(tmp_path, network):
-    torch.save(
-        {
-            "state_dict": {
-                **usual(network, "fc"),
-                "normalize.mean": MEAN.view(1, 3, 1, 1),
-                "normalize.std": STD.view(1, 3, 1, 1),
-            }
-        },
-        tmp_path / "mine.pth",
-    )
+@pytest.mark.parametrize("names", [("normalize.mean", "normalize.std"), ("0.mean", "0.std"), ("mu", "sigma")])
+def test_the_networks_own_normalisation_is_used_and_not_repeated(tmp_path, network, names):
+    own = {name: value.view(1, 3, 1, 1) for name, value in zip(names, (MEAN, STD))}
+    torch.save({"state_dict": prefixed("1.", usual(network, "fc")) | own}, tmp_path / "mine.pth")
     x = torch.rand(2, 3, 16, 16)
     loaded, notes = files.built("resnet18", tmp_path / "mine.pth", 3)
     expected = network((x - MEAN.view(3, 1, 1)) / STD.view(3, 1, 1))
     assert torch.allclose(files.with_normalisation(loaded, (9, 9, 9), (9, 9, 9)).eval()(x), expected, atol=1e-5)
-    assert any("normalised as the file says" in note for note in notes)
+    assert any(f"normalised by its own state_dict.{names[0]}" in note for note in notes)
     assert torch.allclose(files.with_normalisation(network, tuple(MEAN), tuple(STD)).eval()(x), expected, atol=1e-5)
 
 
@@ -153,12 +170,20 @@ def test_official_cmf_checkpoints_load_for_resnets_and_vits(tmp_path, network):
     assert torch.allclose(files.built("resnet18", tmp_path / "0.pt", 3)[0].eval()(x), expected, atol=1e-5)
     vit = timm.create_model("test_vit", num_classes=0).eval()
     weight, mu = normalize(torch.randn(3, vit.num_features), dim=1), 0.1 * torch.randn(vit.num_features)
-    torch.save(
-        {**prefixed("encoder.", vit.state_dict()), "CMFweights.weight": weight, "CMFweights.mu": mu}, tmp_path / "1.pt"
-    )
+    state = {**prefixed("encoder.", vit.state_dict()), "CMFweights.weight": weight, "CMFweights.mu": mu}
+    torch.save(state, tmp_path / "1.pt")
     x = torch.randn(2, 3, 160, 160)
     expected = normalize(normalize(vit.forward_features(x)[:, 0], dim=1) - mu, dim=1) @ weight.T
     assert torch.allclose(files.built("timm/test_vit", tmp_path / "1.pt", 3)[0].eval()(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("normalisation", ["none", "unit_length", "log_softmax"])
+def test_the_normalisation_of_our_own_cmf_heads_is_seen_in_the_file(tmp_path, network, normalisation):
+    model, (x, y) = copy.deepcopy(network), (5 * torch.randn(30, 3, 16, 16), torch.arange(3).repeat(10))
+    models.use_class_mean_head(model, normalisation)
+    model.head.refit(10 * model.features(x).detach(), y)
+    torch.save(model.state_dict(), tmp_path / "ours.pt")
+    assert torch.allclose(files.built("resnet18", tmp_path / "ours.pt", 3)[0].eval()(x), model.eval()(x), atol=1e-5)
 
 
 def test_weights_of_libraries_load_under_any_prefix(tmp_path):
@@ -185,6 +210,9 @@ def test_weights_of_libraries_load_under_any_prefix(tmp_path):
         "from blocks_of_mine import head\ndef make(num_classes): return head(num_classes)",
         "def make(width=2, *, num_classes=10, in_channels=1): return nn.Linear(width, num_classes)",
         "class make(nn.Linear):\n    def __init__(self, num_classes): super().__init__(2, num_classes)",
+        "def make(n_out, dropout=0): return nn.Linear(2, n_out)",
+        "def make(k): return nn.Linear(2, k)",
+        "make = nn.Linear(2, 3)",
     ],
 )
 def test_a_file_of_ones_own_is_a_module(tmp_path, code):
@@ -211,15 +239,15 @@ class Evil:
     "content, architecture, classes, told",
     [
         (lambda m: Bomb(), "resnet18", 3, "holds no tensors"),
-        (lambda m: Evil(), "resnet18", 3, "cannot be read as weights"),
+        (lambda m: Evil(), "resnet18", 3, "holds no tensors"),
         (lambda m: [1], "resnet18", 3, "holds no tensors"),
         (lambda m: {"epoch": 3}, "resnet18", 3, "holds no tensors"),
-        (lambda m: m.state_dict(), "resnet34", 3, "the file holds encoder.stem.0.weight"),
-        (lambda m: m.state_dict(), "cifar_resnet18", 10, "is not; the file"),
-        (lambda m: m.state_dict(), "timm/resnet10t", 3, "weights of timm/resnet10t"),
+        (lambda m: m.state_dict(), "resnet34", 3, "the file has encoder.stages"),
+        (lambda m: m.state_dict(), "cifar_resnet18", 10, "the file has head.weight (3, 32), head.bias (3,)."),
+        (lambda m: m.state_dict(), "timm/resnet10t", 3, "does not fit timm/resnet10t"),
         (lambda m: m.state_dict(), "resnet19", 3, "no architecture 'resnet19'"),
-        (lambda m: m.state_dict(), "nowhere.py:make", 3, "there is no file nowhere.py"),
-        (lambda m: m.state_dict(), "net.py:nope", 3, "defines no function"),
+        (lambda m: m.state_dict(), "nowhere.py:make", 3, "No such file"),
+        (lambda m: m.state_dict(), "net.py:nope", 3, "no attribute 'nope'"),
         (lambda m: m.state_dict(), "net.py:three", 3, "returns a int"),
         (lambda m: m.state_dict(), "net.py:bad", 3, "ZeroDivisionError"),
         (lambda m: m.state_dict(), "net.py:ends", 3, "SystemExit"),
@@ -239,6 +267,10 @@ def test_files_that_do_not_fit_are_refused_and_no_code_of_them_runs(
 
 
 # --- the shell
+
+
+def run(arguments):
+    return shell.command(shlex.split(arguments))
 
 
 @pytest.fixture
@@ -274,70 +306,57 @@ def test_files_of_several_kinds_and_a_folder_give_table_and_figure_by_one_comman
         },
         "cmf.pt",
     )
-    whole = [
-        "a/b/3.pt",
-        "a/c/3.pt",
-        "with CMF=cmf.pt",
-        "--original",
-        "a/o.pth",
-        "--retrain",
-        "r.pth",
-        "--architecture",
-        "resnet18",
-        "--architecture",
-        "Retrain=torchvision/resnet18",
-        "--data",
-        "images",
-        "--forget",
-        "cat",
-        "--device",
-        "cpu",
-        "--starts",
-        "1",
-    ]
-    assert shell.command(whole) == 0
+    models = "a/b/3.pt a/c/3.pt 'with CMF=cmf.pt' --original a/o.pth --retrain r.pth"
+    kinds = "--architecture resnet18 --architecture Retrain=torchvision/resnet18"
+    assert run(f"{models} {kinds} --data images --forget cat --device cpu --starts 1") == 0
     told = capsys.readouterr().out
     for words in (" b ", " c ", "with CMF", "NCC, head's normalisation", "UNL010", "16 pixels, 3 channels", "0.491"):
         assert words in told
     assert sorted(path.name for path in folder.iterdir()) == ["a", "cmf.pt", "images", "r.pth"]
     for arguments, sentence in {
-        ("a/o.pth", "--forget", "cow"): "cat, dog, frog",
-        ("none.pth", "--forget", "cat"): "none.pth cannot be read",
-        ("a/o.pth", "./a/o.pth", "--forget", "cat"): "is given twice",
-        ("a/o.pth", "--forget", "9"): "forget is [9]",
-        ("a/o.pth", "--forget", "cat", "--sed", "3"): "--starts",
-        ("a/o.pth", "--forget", "0", "--save", ""): "--save names nothing",
-        ("a/o.pth", "--forget", "cat", "--device", "foo"): "device 'foo' is not available here",
-        ("a/o.pth", "--forget", "cat", "--architecture", "you=resnet18"): "--architecture names you",
-        ("a/o.pth", "--forget", "cat", "--normalise", "much"): "--normalise is 'much'",
-        ("x=a/o.pth", "x=r.pth", "--forget", "cat"): "name them, as NAME=FILE",
-        ("a/o.pth", "--forget", "cat", "--data", "nowhere"): "nowhere",
+        "a/o.pth --forget cow": "cat, dog, frog",
+        "none.pth --forget cat": "none.pth cannot be read",
+        "a/o.pth ./a/o.pth --forget cat": "is given twice",
+        "a/o.pth --forget 9": "forget is [9]",
+        "a/o.pth --forget cat --sed 3": "--starts",
+        "a/o.pth --forget 0 --save ''": "--save names nothing",
+        "a/o.pth --forget cat --device foo": "device 'foo' is not available here",
+        "a/o.pth --forget cat --architecture you=resnet18": "look at you",
+        "a/o.pth --forget cat --normalise much": "--normalise is 'much'",
+        "x=a/o.pth x=r.pth --forget cat": "name them, as NAME=FILE",
+        "a/o.pth --forget cat --data nowhere": "nowhere",
     }.items():
         with pytest.raises(SystemExit) as ended:
-            given = [] if "--data" in arguments else ["--data", "images"]
-            shell.command([*given, "--architecture", "resnet18", *arguments])
+            run(f"--data images --architecture resnet18 {arguments}")
         assert str(ended.value).startswith("evaluate: ") and sentence in str(ended.value)
 
 
 def test_grey_images_go_to_a_network_of_one_channel(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     torch.save(usual(models.build(Network(width=4, blocks=list(BLOCKS)), 1, 3, seed=5)), "grey.pth")
-    given = [
-        "grey.pth",
-        "--architecture",
-        "resnet18",
-        "--data",
-        "images",
-        "--forget",
-        "0",
-        "--device",
-        "cpu",
-        "--starts",
-        "1",
-    ]
-    assert shell.command(given) == 0 and "1 channels, mean and standard deviation 0, 1" in capsys.readouterr().out
-    assert shell.command([*given, "--normalise", "0.13,0.31", "--save", "found"]) == 0
+    given = "grey.pth --architecture resnet18 --data images --forget 0 --device cpu --starts 1"
+    assert run(given) == 0 and "1 channels, mean and standard deviation 0, 1" in capsys.readouterr().out
+    assert run(f"{given} --normalise 0.13,0.31 --features head --save found") == 0
     assert "deviation 0.13, 0.31" in capsys.readouterr().out and (folder / "found" / "evaluation.png").exists()
+
+
+REST = [".ipynb_checkpoints/5.png", "._5.png", "Thumbs.db", "../.DS_Store", "more/images/5.png"]
+
+
+@pytest.mark.parametrize("inside", REST)
+def test_what_systems_leave_behind_is_no_image_and_depth_does_not_matter(folder, network, monkeypatch, capsys, inside):
+    monkeypatch.chdir(folder)
+    torch.save(usual(network), "mine.pth")
+    given = "mine.pth --architecture resnet18 --data images --forget dog --device cpu --starts 1"
+    run(given)
+    before, file = capsys.readouterr().out, Path("images/train/cat/5.png")
+    place = file.parent / inside
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(file.read_bytes())
+    if "images" in inside:
+        file.unlink()
+    run(given)
+    assert capsys.readouterr().out.split("UNL001")[0] == before.split("UNL001")[0]
 
 
 def test_the_package_alone_loads_nothing_heavy_and_the_command_is_known(monkeypatch, capsys):

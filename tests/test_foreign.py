@@ -3,6 +3,7 @@
 import copy
 import random
 from collections import UserDict
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,15 @@ import torch
 import torchvision
 from torch import nn
 from torch.nn.functional import linear, normalize
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, SubsetRandomSampler, TensorDataset
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+)
 from toys import TEST, TRAIN, folded, hiding, images, noted, quarters, read, result, same_numbers, small, three
 
 from unlearn_utils import Arrays, foreign
@@ -80,6 +89,13 @@ def test_modes_hooks_weights_and_random_states_are_as_before(state_of, same):
     assert model[1].training and not any(m._forward_hooks for m in model.modules())
 
 
+def test_weights_and_images_that_were_made_in_inference_mode_are_read():
+    before = read(quarters())
+    with torch.inference_mode():
+        made = quarters(), tuple(part.clone() for part in TRAIN)
+    assert same_numbers(before, read(*made)) and same_numbers(before, read(arrays_of(made[0]), TRAIN[1], TEST[1]))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_a_network_of_another_type_reads_ordinary_images(dtype):
     report = read(quarters().to(dtype))
@@ -89,112 +105,81 @@ def test_a_network_of_another_type_reads_ordinary_images(dtype):
 # --- the head
 
 
-class Times(nn.Module):
-    def __init__(self, factor):
+class Made(nn.Module):
+    """A network of some parts, run by a function of (network, images)."""
+
+    def __init__(self, run, **parts):
         super().__init__()
-        self.factor = factor
-
-    def forward(self, x):
-        return x * self.factor
-
-
-class ShutOut(nn.Module):
-    def __init__(self, value):
-        super().__init__()
-        self.net, self.value = quarters(), value
-
-    def forward(self, x):
-        logits = self.net(x)
-        logits[:, 3] = self.value
-        return logits
-
-
-class TwoHeads(nn.Module):
-    """Two averaged heads, as of a distilled ViT."""
-
-    def __init__(self):
-        super().__init__()
-        self.body, self.head, self.other = quarters()[:2], nn.Linear(4, 4), nn.Linear(4, 4)
-        with torch.no_grad():
-            for head in (self.head, self.other):
-                head.weight.copy_(torch.eye(4) + 0.1 * torch.randn(4, 4))
-
-    def forward(self, x):
-        f = self.body(x)
-        return (self.head(f) + self.other(f.flip(0).flip(0))) / 2
-
-
-class Functional(nn.Module):
-    """A head without a module that runs: F.linear of the weights of one."""
-
-    def __init__(self):
-        super().__init__()
-        self.body, self.head = nn.Sequential(*quarters()[:2], nn.Identity()), quarters()[2]
-
-    def forward(self, x):
-        return linear(self.body(x), self.head.weight, self.head.bias)
-
-
-class Auxiliary(nn.Module):
-    """Runs another nn.Linear after its head."""
-
-    def __init__(self):
-        super().__init__()
-        self.body, self.head, self.other = quarters()[:2], quarters()[2], nn.Linear(4, 7)
-
-    def forward(self, x):
-        f = self.body(x)
-        logits = self.head(f)
-        self.other(f)
-        return logits
-
-
-class Pooled(nn.Module):
-    """A 1x1 convolution before the pooling."""
-
-    def __init__(self):
-        super().__init__()
-        self.head = nn.Conv2d(4, 4, 1)
-        with torch.no_grad():
-            self.head.weight.copy_(torch.eye(4)[..., None, None])
-
-    def forward(self, x):
-        quarter = nn.functional.avg_pool2d(x, 4).flatten(1)
-        return self.head(quarter[:, :, None, None].expand(-1, -1, 2, 2)).mean((2, 3))
-
-
-class Answer(nn.Module):
-    def __init__(self, form):
-        super().__init__()
-        self.net, self.form = quarters(), form
+        self.run = run
+        for name, part in parts.items():
+            setattr(self, name, part)
 
     def forward(self, pixel_values):
-        return self.form(self.net(pixel_values))
+        return self.run(self, pixel_values)
 
 
-@pytest.mark.parametrize(
-    "made, known",
-    [
-        (lambda: nn.Sequential(*quarters(), Times(0.2)), False),
-        (lambda: nn.Sequential(*quarters(), nn.Softmax(1)), True),
-        (lambda: nn.Sequential(*quarters(), nn.LogSoftmax(1)), True),
-        (lambda: ShutOut(-1e9), False),
-        (lambda: ShutOut(-torch.inf), False),
-        (TwoHeads, False),
-        (Functional, True),
-        (Auxiliary, True),
-        (Pooled, True),
-        (lambda: Answer(lambda z: SimpleNamespace(logits=z, loss=None)), True),
-        (lambda: Answer(lambda z: {"out": z}), True),
-        (lambda: Answer(lambda z: (z, z[:, 0])), True),
-        (lambda: nn.Sequential(*quarters(), nn.Identity()), True),
-    ],
-)
+def answer(form):
+    """The quarters, whose logits come in some form."""
+    return Made(lambda net, x: form(net.inner(x)), inner=quarters())
+
+
+def shut_out(value):
+    return lambda z: torch.cat([z[:, :3], torch.full_like(z[:, 3:], value)], 1)
+
+
+def parts(**more):
+    return {"body": nn.Sequential(*quarters()[:2], nn.Identity()), "head": quarters()[2]} | more
+
+
+def averaged(net, x):  # as of a distilled ViT
+    return (net.head(net.body(x)) + net.other(net.body(x))) / 2
+
+
+def pooled(net, x):
+    quarter = nn.functional.avg_pool2d(x, 4)
+    return net.head(quarter.flatten(1)[:, :, None, None].expand(-1, -1, 2, 2)).mean((2, 3))
+
+
+def convolution():
+    head = nn.Conv2d(4, 4, 1)
+    with torch.no_grad():
+        head.weight.copy_(torch.eye(4)[..., None, None])
+    return head
+
+
+HEADS = {
+    "temperature": (lambda: answer(lambda z: z * 0.2), False),
+    "softmax": (lambda: answer(lambda z: z.softmax(1)), True),
+    "softmax in bfloat16": (lambda: answer(lambda z: z.softmax(1)).bfloat16(), True),
+    "log-softmax": (lambda: nn.Sequential(*quarters(), nn.LogSoftmax(1)), True),
+    "logit -1e9": (lambda: answer(shut_out(-1e9)), False),
+    "logit -inf": (lambda: answer(shut_out(-torch.inf)), False),
+    "-inf, then softmax": (lambda: answer(lambda z: shut_out(-torch.inf)(z).softmax(1)), False),
+    "two averaged heads": (lambda: Made(averaged, **parts(other=nn.Linear(4, 4))), False),
+    "F.linear": (lambda: Made(lambda net, x: linear(net.body(x), net.head.weight, net.head.bias), **parts()), True),
+    "a bare weight": (
+        lambda: Made(lambda net, x: net.body(x) @ net.w.T, body=quarters()[:2], w=nn.Parameter(torch.eye(4) + 0.1)),
+        True,
+    ),
+    "another nn.Linear after it": (
+        lambda: Made(lambda net, x: (net.head(net.body(x)), net.other(net.body(x))), **parts(other=nn.Linear(4, 7))),
+        True,
+    ),
+    "weight norm": (lambda: nn.Sequential(*quarters()[:2], nn.utils.parametrizations.weight_norm(quarters()[2])), True),
+    "a 1x1 convolution before the pooling": (lambda: Made(pooled, head=convolution()), True),
+    "an object": (lambda: answer(lambda z: SimpleNamespace(logits=z, loss=None)), True),
+    "a dictionary": (lambda: answer(lambda z: {"loss": z.sum(), "out": z}), True),
+    "nested": (lambda: answer(lambda z: ((z, None), z[:, 0])), True),
+    "nothing after it": (lambda: nn.Sequential(*quarters(), nn.Identity()), True),
+}
+
+
+@pytest.mark.parametrize("made, known", HEADS.values(), ids=HEADS)
 def test_the_head_is_known_where_its_weights_make_the_output(made, known):
     torch.manual_seed(0)
     report = read(made())
     row = report.rows.iloc[0]
-    assert row.probe_forget == 1 and row.ncc_forget == 1 and row.output_retain == 1
+    assert row.probe_forget == 1 and row.ncc_forget == 1 and row.output_retain > 0.9
     assert np.isfinite(row.alignment_forget) == known != noted(report, "No linear head")
 
 
@@ -206,13 +191,10 @@ def test_a_module_that_is_named_is_believed_and_a_function_too():
     )
     maps = read(nn.Sequential(nn.Conv2d(1, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)), features="1")
     assert maps.rows.alignment_forget.notna()[0]  # averaged maps are what the head reads
-    assert "name the module" in refusal(small(), features="fc9") and "neither a name nor a function" in refusal(
-        small(), features=3
-    )
-    assert "no such shape" in refusal(small(), features=lambda model, x: x[:, 0, 0, 0])
-    assert "fails" in refusal(small(), features=lambda x: x) and "features names yours" in refusal(
-        small(), features={"yours": "4"}
-    )
+    for where in ("fc9", lambda model, x: x[:, 0, 0, 0]):
+        assert "name the module" in refusal(small(), features=where)
+    assert "features function" in refusal(small(), features=lambda model, x: x.nothing)
+    assert "features names yours" in refusal(small(), features={"yours": "4"})
 
 
 @pytest.mark.parametrize(
@@ -233,13 +215,13 @@ def test_networks_of_libraries_are_read_at_the_input_of_their_head(made, width):
         features, logits = given.look(x)
         assert torch.allclose(torch.from_numpy(logits), model(x), atol=1e-4)
         if not (linears := [m for m in model.modules() if isinstance(m, nn.Linear)]):  # a convolution, and then a ReLU
-            assert given.head is None and "features are the input of 'classifier.1'" in given.notes[0]
+            assert not given.head and "features are the input of 'classifier.1'" in given.notes[0]
             return
         head = linears[-1]
         assert torch.allclose(
             linear(torch.from_numpy(features), head.weight, head.bias), torch.from_numpy(logits), atol=1e-4
         )
-        assert given.head is not None
+        assert given.head
     assert width in (None, features.shape[1])
 
 
@@ -259,43 +241,41 @@ def test_compiled_networks_are_read_as_the_ones_they_were_made_of():
 
 
 def test_of_a_scripted_network_one_true_sentence_leads_out():
-    scripted = torch.jit.trace(quarters(), TRAIN[0][:2])
-    assert "TorchScript module" in refusal(scripted) and "TorchScript module" in refusal(scripted, features="2")
+    scripted = torch.jit.script(quarters().eval())
+    for module in (scripted, torch.jit.freeze(scripted), nn.Sequential(scripted)):
+        assert "TorchScript module" in refusal(module) and "TorchScript module" in refusal(module, features="2")
     assert read(scripted, features=lambda model, x: nn.functional.avg_pool2d(x, 4).flatten(1)).rows.probe_forget[0] == 1
+    body = torch.jit.script(quarters()[:2])
+    assert same_numbers(read(quarters()), read(nn.Sequential(body, quarters()[2])))
 
 
 # --- input that cannot be meant, and what is said of it
 
 
-def test_one_object_under_two_names_is_refused_and_equal_outputs_are_noted():
+@pytest.mark.parametrize("wrapped", [lambda net: net, nn.DataParallel, nn.Sequential, torch.compile])
+def test_one_network_under_two_names_is_refused(wrapped):
     net = quarters()
-    assert "one and the same object" in refusal({"Original": net, "Retrain": net})
-    assert "one and the same object" in refusal({"Original": net, "mine": nn.DataParallel(net)})
+    assert "one and the same" in refusal({"Original": net, "Retrain": wrapped(net)})
+
+
+def test_equal_outputs_are_noted():
     assert result(read({"a": quarters(), "b": quarters()}), "UNL010") == "raised"
     assert result(read({"a": quarters(), "b": hiding()}), "UNL010") == "passed"
-
-
-class Noisy(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.net = quarters()
-
-    def forward(self, x):
-        return self.net(nn.functional.dropout(x, 0.5, True))
+    net = quarters()
+    masked = Made(lambda made, x: shut_out(-torch.inf)(made.inner(x)), inner=net)  # the same weights, meant
+    assert read({"Original": net, "mine": masked}).rows.output_forget.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(
-    "made, told",
+    "made",
     [
-        (Noisy, "differently in eval mode"),
-        (
-            lambda: nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), *quarters()),
-            "next to others of its batch",
-        ),
+        lambda: Made(lambda net, x: net.inner(nn.functional.dropout(x, 0.5, True)), inner=quarters()),
+        lambda: nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), *quarters()),
     ],
 )
-def test_what_hangs_on_chance_or_on_the_batch_is_read_and_noted(made, told):
-    assert noted(read(made()), told) and not noted(read(quarters()), told)
+def test_what_hangs_on_chance_or_on_the_batch_is_read_and_noted(made):
+    assert noted(read(made()), "answers an image differently")
+    assert not noted(read(quarters()), "answers an image differently")
 
 
 def broken():
@@ -310,8 +290,6 @@ def broken():
     [
         ({"mine": "mine.pth"}, "model 'mine' is a str"),
         ({}, "at least one model"),
-        ({3: small()}, "by name"),
-        ({"": small()}, "by name"),
         ({"retrain": small(), "Retrain": small()}, "same name"),
         (broken(), "infinite or no numbers"),
         ({"a": small(), "b": nn.Sequential(nn.Flatten(), nn.Linear(64, 7))}, "'a' 4, 'b' 7"),
@@ -325,8 +303,8 @@ def test_models_that_cannot_be_read_are_refused(models, told):
     assert told in refusal(models)
 
 
-def test_long_names_are_names():
-    assert list(read({"x/" * 60 + "3": quarters()}).rows.model) == ["x/" * 60 + "3"]
+def test_any_name_is_a_name():
+    assert list(read({"x/" * 60 + "3": quarters(), 3: hiding()}).rows.model) == ["x/" * 60 + "3", "3"]
 
 
 # --- forms of data
@@ -357,7 +335,7 @@ class Stream(IterableDataset):
 
 
 def set_of(form):
-    return lambda part: type("Set", (Listed, Dataset), {})(part, form)
+    return lambda part, **more: type("Set", (Listed, Dataset), {})(part, form, **more)
 
 
 FORMS = {
@@ -366,6 +344,8 @@ FORMS = {
     "a list of labels": lambda part: [part[0], part[1].tolist()],
     "labels (N, 1)": lambda part: (part[0], part[1][:, None]),
     "labels as floats": lambda part: (part[0], part[1].double()),
+    "a tuple of labels": lambda part: (part[0], tuple(part[1].tolist())),
+    "lists of arrays": lambda part: (list(part[0]), list(part[1])),
     "one-hot labels": lambda part: (part[0], nn.functional.one_hot(part[1])),
     "float64 images": lambda part: (part[0].double().numpy(), part[1].numpy().astype(np.uint8)),
     "a dictionary": lambda part: {"pixel_values": part[0], "labels": part[1]},
@@ -375,6 +355,13 @@ FORMS = {
     "a sampler": lambda part: DataLoader(TensorDataset(*part), 9, sampler=SubsetRandomSampler(range(len(part[1])))),
     "a subset": lambda part: Subset(TensorDataset(*part), range(len(part[1]))),
     "no torch data set": Listed,
+    "batches by index": lambda part: Listed(
+        (part[0].split(9), part[1].split(9)), lambda i, x, y: {"image": x, "label": y}
+    ),
+    "columns without numbers": lambda part: Listed(
+        part, lambda i, x, y: {"path": f"{i}.png", "image": x, "label": int(y), "caption": None, "box": [0.5] * (i % 3)}
+    ),
+    "nested": set_of(lambda i, x, y: {"inputs": (x, x.clone()), "target": {"label": int(y), "index": 1000 + i}}),
     "rows of lists": lambda part: Listed(part, lambda i, x, y: {"image": x.tolist(), "label": int(y)}),
     "MedMNIST": set_of(lambda i, x, y: (x, np.array([int(y)]))),
     "image, empty, label": set_of(lambda i, x, y: (x, torch.Tensor([]), int(y))),
@@ -426,15 +413,18 @@ def test_which_entry_holds_the_labels_is_found_and_said():
             ["crane (0)", "car", "crane (2)", "dog"],
         ),
         ({"classes": list("abcdefg")}, "3", ["0", "1", "2", "3"]),
-        ({"classes": 4}, 3, ["0", "1", "2", "3"]),
+        ({"classes": 4}, 3.0, ["0", "1", "2", "3"]),
+        ({"classes": np.array(list("abcd"))}, {"d"}, list("abcd")),
+        ({"class_to_idx": {"d": 3, "c": 2, "b": 1, "a": 0}}, ["d", 3], list("abcd")),
         ({"info": {"label": {"0": "a", "1": "b", "2": "c", "3": "d"}}}, ["d"], list("abcd")),
         ({"features": {"image": None, "label": SimpleNamespace(names=list("abcd"))}}, ["d", 0], list("abcd")),
     ],
 )
 def test_names_are_a_convenience(given, forget, names):
-    report = read(quarters(), Listed(TRAIN, **given), Subset(Listed(TEST, **given), range(160)), forget)
+    test = ConcatDataset([Subset(set_of(lambda i, x, y: (x, int(y)))(TEST, **given), range(160))])
+    report = read(quarters(), Listed(TRAIN, **given), test, forget)
     assert report.classes == names and noted(report, "name 7 classes") == (
-        len(given.get("classes", [])) == 7 if given.get("classes") != 4 else False
+        str(given.get("classes")) == str([*"abcdefg"])
     )
 
 
@@ -456,9 +446,7 @@ def test_augmented_images_are_read_and_noted():
     "options, told",
     [
         (dict(forget=list(range(40, 60))), "classes, not samples"),
-        (dict(forget=torch.ones(80, dtype=torch.bool)), "not samples"),
         (dict(forget=[]), "classes, not samples"),
-        (dict(forget=[0, 1, 2]), "leave two to retain"),
         (dict(forget="cow"), "[cow]"),
         (dict(starts=0), "starts is 0"),
         (dict(draws=0), "draws is 0"),
@@ -470,7 +458,6 @@ def test_augmented_images_are_read_and_noted():
         (dict(test=3), "test is a int"),
         (dict(train=tuple(t[TRAIN[1] != 2] for t in TRAIN)), "train holds no image of class 2"),
         (dict(train=TRAIN[1]), "needs images"),
-        (dict(train=(TRAIN[0][:0], TRAIN[1][:0])), "holds no image"),
         (dict(train=iter([])), "train holds no image"),
         (dict(test=(TEST[0] / 0, TEST[1])), "infinite or no numbers"),
         (dict(train=set_of(fails)(TRAIN), batch_size=35), "num_workers=0"),
@@ -511,24 +498,17 @@ def test_arrays_and_networks_give_the_same_numbers_alone_and_together():
 @pytest.mark.parametrize(
     "changed, told",
     [
-        (dict(train_features=np.ones((80, 5))), "must be (M, d), (N, d) and (N, K)"),
+        (dict(train_features=np.ones((80, 5))), "test_features has the shape (160, 4)"),
         (dict(weight=np.ones((5, 4))), "weight has the shape (5, 4)"),
         (dict(train_features=np.full((80, 4), np.nan)), "no numbers"),
         (dict(test_logits="logits"), "cannot be read as an array"),
-        (dict(test_features=np.ones(4)), "must be a matrix"),
+        (dict(test_features=np.ones(4)), "test_features has the shape (4,)"),
         (dict(normalisation="raw"), "unit_length"),
     ],
 )
 def test_arrays_that_do_not_belong_together_are_refused(changed, told):
-    sound = arrays_of(quarters())
     with pytest.raises(BadInput) as refused:
-        Arrays(
-            **{
-                name: changed.get(name, getattr(sound, name))
-                for name in ("train_features", "test_features", "test_logits", "weight")
-            },
-            normalisation=changed.get("normalisation", "none"),
-        )
+        replace(arrays_of(quarters()), **changed)
     assert told in str(refused.value)
 
 
@@ -539,25 +519,20 @@ def test_arrays_in_another_number_than_labels_are_refused():
 # --- CMF heads
 
 
-class Official(nn.Module):
+def in_head(net, x):
+    return normalize(normalize(net.encoder(x), dim=1) - net.CMFweights.mu, dim=1)
+
+
+def official_model(temperature, ends_in_log_softmax):
     """As the official code has it: an encoder that ends in a log-softmax, unit length, centre, unit length, cosines."""
-
-    def __init__(self, temperature=1.0, ends_in_log_softmax=True):
-        super().__init__()
-        self.encoder = nn.Sequential(
-            *quarters()[:2], nn.Linear(4, 6), nn.Identity(), *[nn.LogSoftmax(1)] * ends_in_log_softmax
-        )
-        self.CMFweights, self.temperature = nn.Module(), temperature
-        z = normalize(self.encoder(TRAIN[0]), dim=1).detach()
-        means = torch.stack([z[TRAIN[1] == c].mean(0) for c in range(4)])
-        self.CMFweights.register_buffer("mu", z.mean(0))
-        self.CMFweights.register_buffer("weight", normalize(means - z.mean(0), dim=1))
-
-    def in_head(self, x):
-        return normalize(normalize(self.encoder(x), dim=1) - self.CMFweights.mu, dim=1)
-
-    def forward(self, x):
-        return self.in_head(x) @ self.CMFweights.weight.T * self.temperature
+    last = [nn.LogSoftmax(1)] * ends_in_log_softmax
+    net = Made(lambda net, x: in_head(net, x) @ net.CMFweights.weight.T * temperature, CMFweights=nn.Module())
+    net.encoder = nn.Sequential(*quarters()[:2], nn.Linear(4, 6), nn.Identity(), *last)
+    z = normalize(net.encoder(TRAIN[0]), dim=1).detach()
+    means = torch.stack([z[TRAIN[1] == c].mean(0) for c in range(4)])
+    net.CMFweights.register_buffer("mu", z.mean(0))
+    net.CMFweights.register_buffer("weight", normalize(means - z.mean(0), dim=1))
+    return net.eval()
 
 
 @pytest.mark.parametrize(
@@ -565,9 +540,9 @@ class Official(nn.Module):
 )
 def test_a_cmf_head_is_recognised_and_measured_in_its_normalisation_too(temperature, ends, normalisation):
     torch.manual_seed(0)
-    model = Official(temperature, ends).eval()
+    model = official_model(temperature, ends)
     report = read({"Original": quarters(), "Retrain": folded(), "mine": model})
-    by_hand = read({"mine": copy.deepcopy(model)}, features=lambda net, x: net.in_head(x))
+    by_hand = read({"mine": copy.deepcopy(model)}, features=in_head)
     row, official = report.rows.set_index("model").loc["mine"], by_hand.rows.iloc[0]
     assert report.arrays["mine"].normalisation == normalisation and np.isfinite(row.alignment_forget)
     for readout in ("probe", "ncc"):

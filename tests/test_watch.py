@@ -58,7 +58,7 @@ def test_its_numbers_are_those_of_evaluate():
     watch = Watch(TRAIN, TEST, [3], original=quarters(), retrain=folded(), probe=PROBE)
     watch(quarters()), watch(folded())  # without a step calls are counted: 0 and 1
     rows = read({"Original": quarters(), "Retrain": folded()}, starts=1).rows.set_index("model")
-    for name, column in (("output_forget", 0), ("probe_retain", 0), ("ncc_forget", 0)):
+    for name in ("output_forget", "probe_retain", "ncc_forget"):
         assert watch.frame[name].tolist() == [rows[name]["Original"]]
         assert {model: level[name] for model, level in watch.levels.items()} == rows[name].to_dict()
     watch.read(folded(), 7)

@@ -210,7 +210,7 @@ def checked(argv: list[str]) -> tuple[argparse.Namespace, dict[Path, dict[str, A
 
 def main() -> int:
     if sys.argv[1:2] == ["evaluate"]:
-        from .evaluation import command  # other people's models
+        from .shell import command  # other people's models
 
         return command(sys.argv[2:])
     options, given = checked(sys.argv[1:])

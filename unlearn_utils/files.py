@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import codecs
 import importlib.util
 import inspect
+import pickle
 import re
 import sys
+import warnings
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,57 +27,66 @@ CIFAR_RESNETS = {
     "cifar_resnet34": ("resnet", [3, 4, 6, 3]),
     "cifar_resnet50": ("bottleneck_resnet", [3, 4, 6, 3]),
 }
-_MULTIARRAY = [f"numpy.{core}.multiarray." for core in ("core", "_core")]
-PLAIN = [  # what makes NumPy's scalars and arrays, which are data, by the names that versions give it
-    *(
-        (getattr(np._core.multiarray, name), place + name)
-        for place in _MULTIARRAY
-        for name in ("scalar", "_reconstruct")
-    ),
-    (codecs.encode, "_codecs.encode"),
-    np.dtype,
-    np.ndarray,
-    *(kind for kind in vars(np.dtypes).values() if isinstance(kind, type)),
-    (lambda *parts: "/".join(map(str, parts)), "pathlib.PosixPath"),
-    (lambda *parts: "/".join(map(str, parts)), "pathlib.WindowsPath"),
-]
-CLASSES, CHANNELS = (
-    ("num_classes", "n_classes", "classes", "num_class"),
-    ("in_channels", "in_chans", "channels", "num_channels"),
-)
-
-CMF_NAMES = {  # of the official code, and ours
+CMF = {  # of the official code, and ours
     "CMFweights.weight": "weight", "CMFweights.mu": "centre", "head.weight": "weight", "head.centre": "centre",
 }  # fmt: skip
+CONSTANTS = (("mean", "std"), ("mu", "sigma"))  # of a normalisation inside a network
+SECOND = re.compile(r"ema|swa|averag|teacher|init|model_t\b", re.IGNORECASE)  # of two that fit, taken if alone
+WRAPPERS = re.compile(r"\b(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+PLAIN = {  # all that a pickle may call: what makes containers of data, NumPy's arrays and scalars, and tensors
+    "builtins": "set frozenset list dict tuple bytearray complex int float bool str",
+    "collections": "OrderedDict",
+    "_codecs": "encode",
+    "numpy": "ndarray dtype",
+    "numpy.core.multiarray": "scalar _reconstruct",
+    "numpy._core.multiarray": "scalar _reconstruct",
+    "torch": "Tensor Size",
+    "torch._utils": "_rebuild_tensor _rebuild_tensor_v2 _rebuild_parameter _rebuild_parameter_with_state",
+    "torch._tensor": "_rebuild_from_type_v2",
+    "torch.storage": "UntypedStorage TypedStorage",
+}
 
 
-class Inert:
-    """Stands for a class that is not loaded: its objects become dictionaries, none of its code runs."""
+class Inert(dict):
+    """Stands for whatever else a pickle names: keeps what it is given, and none of its code runs."""
 
-    def __new__(cls, *_, **__):
-        return OrderedDict()
+    dump_patches = False  # which torch asks of a module in a file of its old format
+    __hash__ = object.__hash__
 
-
-class Normalised(nn.Module):
-    """A network that is given pixels from 0 to 1, and what it was trained to be given of them."""
-
-    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor):
+    def __init__(self, *_, **__):
         super().__init__()
-        self.network = network
-        self.register_buffer("mean", mean.reshape(-1, 1, 1))
-        self.register_buffer("std", std.reshape(-1, 1, 1))
 
-    def forward(self, x: Tensor) -> Any:
-        return self.network((x - self.mean) / self.std)
+    def __setstate__(self, state: Any) -> None:
+        self.update(state if isinstance(state, dict) else {"state": state})
+
+    def __call__(self, *_, **__) -> Inert:
+        return Inert()
+
+    def append(self, *_) -> None:
+        pass
+
+    extend = add = append
+
+
+class Unpickler(pickle.Unpickler):
+    """Finds nothing but ``PLAIN`` data."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return super().find_class(module, name) if name in PLAIN.get(module, "").split() else Inert
 
 
 def weights_of(file: Path) -> dict[str, Tensor]:
-    """All tensors of a .safetensors or PyTorch file by their place in it; no code of it runs. Raises BadInput."""
+    """All tensors of a safetensors or PyTorch file by their place in it; no code of it runs. Raises BadInput."""
     from safetensors.torch import load_file
 
     try:
-        found = load_file(file) if Path(file).suffix == ".safetensors" else _unpickled(file)
-        tensors = dict(_tensors(found))
+        with open(file, "rb") as opened:
+            is_safe = opened.read(9)[8:] == b"{"
+        load = lambda f, **options: Unpickler(f, **options).load()  # noqa: E731
+        reader = SimpleNamespace(__name__="plain", Unpickler=Unpickler, load=load)
+        with warnings.catch_warnings(action="ignore"):  # torch compares the code of classes, which are not loaded
+            found = load_file(file) if is_safe else torch.load(file, "cpu", weights_only=False, pickle_module=reader)
+        tensors = dict(_tensors(found, "", set()))
     except Exception as reason:  # what files that hold something else lead to has no base class
         raise BadInput(
             f"{file} cannot be read as weights ({models.in_short(reason)}); save model.state_dict()."
@@ -85,56 +96,40 @@ def weights_of(file: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _unpickled(file: Path) -> Any:
-    """What a file of torch.save holds, with dictionaries for objects of classes that are not plain data."""
-    stubs: dict[str, type] = {}
-    while True:
-        try:
-            with torch.serialization.safe_globals([*PLAIN, *((stub, name) for name, stub in stubs.items())]):
-                return torch.load(file, "cpu", weights_only=True)
-        except Exception as reason:
-            unknown = re.search(r"Unsupported global: GLOBAL (\S+)", str(reason))
-            name = unknown and (unknown[1] if "." in unknown[1] else f"builtins.{unknown[1]}")
-            if not name or name in stubs:
-                raise ValueError(str(reason).rpartition("WeightsUnpickler error: ")[2]) from None
-            stubs[name] = type("Inert", (Inert,), {})
-
-
-def _tensors(thing: Any, place: str = ""):
-    """Every tensor in nested dictionaries and objects, with its place; of a pickled module as in its state_dict."""
+def _tensors(thing: Any, place: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in nested containers and objects, with its place; of a pickled module as in its state_dict."""
     if isinstance(thing, Tensor):
-        yield place, thing
+        yield place, thing.detach()
     elif isinstance(thing, np.ndarray) and thing.dtype.kind in "fiu":
         yield place, torch.from_numpy(thing)
-    elif isinstance(thing, dict):
-        own = getattr(thing, "__dict__", {})
-        parts = [part for name in ("_parameters", "_buffers", "_modules") if isinstance(part := own.get(name), dict)]
-        held = {key: value for part in parts or [own] for key, value in part.items()} | dict(thing)
-        for key, value in held.items():
-            yield from _tensors(value, f"{place}.{key}" if place else str(key))
+    elif isinstance(thing, (dict, list, tuple)) and id(thing) not in seen:
+        seen.add(id(thing))
+        for key, value in thing.items() if isinstance(thing, dict) else enumerate(thing):
+            inside = (
+                place if key in ("_parameters", "_buffers", "_modules") else f"{place}.{key}" if place else str(key)
+            )
+            yield from _tensors(value, inside, seen)
 
 
-def built(architecture: str, file: Path, classes: int, normalisation: str = "") -> tuple[nn.Module, list[str]]:
+def built(architecture: str, file: Path, classes: int) -> tuple[nn.Module, list[str]]:
     """The network of that name with the weights of the file, and notes on what was taken. Raises BadInput.
 
     ``timm/<name>``, ``torchvision/<name>``, ``cifar_resnet18`` (34, 50); ``resnet18`` alone is the latter where the
     file's first convolution is 3x3, else torchvision's; ``file.py:function`` is called with the number of classes where
-    it takes one. A CMF head (``CMFweights.weight`` and ``.mu``, or ours) is recognised by its names; its features are
-    transformed as in the official code unless ``normalisation`` says how. Mean and standard deviation that the file
-    holds for its own normalisation are used.
+    it takes one. A CMF head (``CMFweights.weight`` and ``.mu``, or ours) is recognised by its names. Mean and standard
+    deviation that the file holds for its own normalisation are used.
     """
     held = weights_of(file)
     stem = first_convolution(held.values())
     if f"cifar_{architecture}" in CIFAR_RESNETS:
         architecture = f"cifar_{architecture}" if stem.shape[-1] == 3 else f"torchvision/{architecture}"
-    cmf = {ours: t for key, t in held.items() for theirs, ours in CMF_NAMES.items() if key.endswith(theirs)}
-    is_cmf = "centre" in cmf
+    cmf = {ours: t for key, t in held.items() for theirs, ours in CMF.items() if key.endswith(theirs)}
     try:
-        network = _network(architecture, classes, stem, 0 if is_cmf else classes)
-        weights, notes = _fitting(network, held, architecture, file)
+        network = _network(architecture, classes, stem, 0 if "centre" in cmf else classes)
+        weights, notes = _fitting(network, held, f"{architecture} with {classes} classes", file)
         network.load_state_dict(weights)
-        if is_cmf:
-            normalisation = normalisation or ("log_softmax" if architecture in CIFAR_RESNETS else "unit_length")
+        if "centre" in cmf:
+            normalisation = _normalisation(held, cmf["centre"], architecture)
             head = ClassMeanHead(cmf["weight"].shape[1], classes, normalisation)
             head.load_state_dict(cmf)
             network = nn.Sequential(OrderedDict(encoder=network, head=head))
@@ -142,17 +137,20 @@ def built(architecture: str, file: Path, classes: int, normalisation: str = "") 
     except BadInput:
         raise
     except Exception as reason:
-        raise BadInput(
-            f"{file} does not hold the weights of {architecture} with {classes} classes ({models.in_short(reason)}); "
-            f"{_keys(held)}."
-        ) from None
-    inside = [
-        next((t for key, t in held.items() if re.search(rf"normali[sz]e\w*\.{name}$", key)), None)
-        for name in ("mean", "std")
-    ]
-    if all(t is not None for t in inside) and not _normalises(network):
-        return Normalised(network, *inside), [*notes, f"{file}: images are normalised as the file says."]
+        raise BadInput(f"{file} does not fit {architecture}: {models.in_short(reason)}; {_keys(held)}.") from None
+    ends = [(key, key.removesuffix(mean) + std) for mean, std in CONSTANTS for key in held if key.endswith(mean)]
+    for mean, std in ends:
+        if std in held and held[mean].numel() == held[std].numel() == stem.shape[1] and not _normalises(network):
+            notes.append(f"{file}: images are normalised by its own {mean} and {std}.")
+            network = with_normalisation(network, held[mean].flatten().tolist(), held[std].flatten().tolist())
     return network, notes
+
+
+def _normalisation(held: dict[str, Tensor], centre: Tensor, architecture: str) -> str:
+    """The feature normalisation of a CMF head: the official code's, or what its centre, a mean of features, shows."""
+    if any("CMFweights" in key for key in held):
+        return "log_softmax" if architecture in CIFAR_RESNETS else "unit_length"
+    return "log_softmax" if centre.max() < 0 else "unit_length" if centre.norm() <= 1 else "none"
 
 
 def first_convolution(tensors: Iterable[Tensor]) -> Tensor:
@@ -161,17 +159,23 @@ def first_convolution(tensors: Iterable[Tensor]) -> Tensor:
     return min(kernels, key=lambda t: (t.shape[1] != 3, t.shape[1]))
 
 
-def with_normalisation(network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> nn.Module:
+def with_normalisation(network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
     """The network, given pixels from 0 to 1; one that normalises inside is left as it is."""
-    return network if _normalises(network) else Normalised(network, torch.tensor(mean), torch.tensor(std))
+    from torchvision.transforms import Normalize
+
+    parts = OrderedDict(normalise=Normalize(mean, std), network=network)
+    return network if _normalises(network) else nn.Sequential(parts)
 
 
 def _normalises(network: nn.Module) -> bool:
-    return any(hasattr(module, "mean") and hasattr(module, "std") for module in network.modules())
+    return any(
+        hasattr(module, mean) and hasattr(module, std) for module in network.modules() for mean, std in CONSTANTS
+    )
 
 
 def _keys(held: dict[str, Tensor]) -> str:
-    return f"the file holds {', '.join(list(held)[:4])}{', ...' if len(held) > 4 else ''} ({len(held)} tensors)"
+    shown = [f"{key} {tuple(t.shape)}" for key, t in held.items()]
+    return f"the file has {', '.join(shown[:4])}{', ...' if len(shown) > 4 else ''}"
 
 
 def _fitting(
@@ -179,52 +183,56 @@ def _fitting(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Of all groups of tensors, under any prefix and of any usual naming, that which fits most of the network."""
     wanted = {key: value.shape for key, value in network.state_dict().items()}
-    blocks = CIFAR_RESNETS[architecture][1] if architecture in CIFAR_RESNETS else None
-    groups: dict[str, dict[str, Tensor]] = {}
-    for prefix in dict.fromkeys(["", *(key[: m.end()] for key in held for m in re.finditer(r"\.", key))]):
-        under = {key.removeprefix(prefix): value for key, value in held.items() if key.startswith(prefix)}
-        renamed = {_renamed(key, blocks): value for key, value in under.items()} if blocks else {}
-        groups[prefix] = {
-            key: t for names in (renamed, under) for key, t in names.items() if t.shape == wanted.get(key)
-        }
-    best = max(groups, key=lambda prefix: len(groups[prefix]))
+    blocks = next((blocks for name, (_, blocks) in CIFAR_RESNETS.items() if architecture.startswith(name)), None)
+    groups = {}
+    for prefix in dict.fromkeys(["", *(key[: dot.end()] for key in held for dot in re.finditer(r"\.", key))]):
+        under = {key.removeprefix(prefix): key for key in held if key.startswith(prefix)}
+        renamed = {_renamed(key, blocks): place for key, place in under.items()}
+        fits = {key: place for key, place in {**renamed, **under}.items() if held[place].shape == wanted.get(key)}
+        groups[prefix] = fits
+    best = max(groups, key=lambda prefix: (len(groups[prefix]), not SECOND.search(prefix)))
     taken = groups[best]
-    lacking = [key for key in wanted if key not in taken and not key.endswith(("num_batches_tracked", "mean", "std"))]
+    unused = {key: t for key, t in held.items() if key not in taken.values()}
+    for key in wanted.keys() - taken.keys():  # a head beside the encoder
+        places = [k for k, t in unused.items() if t.shape == wanted[key] and k.split(".")[-1] == key.split(".")[-1]]
+        if len(places) == 1 and not key.endswith("running_mean"):
+            taken[key] = places[0]
+            del unused[places[0]]
+    free = "num_batches_tracked", "mean", "std"
+    lacking = [key for key in wanted if key not in taken and not (key.endswith(free) and "running" not in key)]
     if lacking:
         raise BadInput(
-            f"{file} does not hold the weights of {architecture}: of {len(wanted)} tensors {len(taken)} are there with "
-            f"their shape, and {lacking[0]} is not; {_keys(held)}."
+            f"{file} does not fit {architecture}: {len(taken)} of {len(wanted)} tensors have their place and shape, "
+            f"{lacking[0]} {tuple(wanted[lacking[0]])} is not among them; {_keys(unused or held)}."
         )
-    used = {id(t) for t in taken.values()}
-    others = [key for key, t in held.items() if id(t) not in used and "CMFweights" not in key and "normali" not in key]
-    fit = [
-        f"'{prefix}'"
-        for prefix, group in groups.items()
-        if len(group) == len(taken) and not used & {id(t) for t in group.values()}
-    ]
     notes = []
-    if fit or best and others:
-        more = f"; {' and '.join(fit)} would fit as well" if fit else ""
-        notes.append(f"{file}: weights are those of '{best}', {len(others)} other tensors are left out{more}.")
-    elif others:
-        notes.append(f"{file}: left out are {', '.join(others[:4])}{', ...' if len(others) > 4 else ''}.")
-    return network.state_dict() | taken, notes
+    others = [key for key in unused if "CMFweights" not in key]
+    also = [f"'{name}'" for name, g in groups.items() if len(g) >= len(taken) and not {*g.values()} & {*taken.values()}]
+    if also or others:
+        shown = f"{', '.join(others[:4])}{', ...' if len(others) > 4 else ''}"
+        more = f"; {' and '.join(also)} would fit as well" if also else ""
+        notes.append(
+            f"{file}: weights are those of '{best}', {len(others)} other tensors are left out ({shown}){more}."
+        )
+    return network.state_dict() | {key: held[place] for key, place in taken.items()}, notes
 
 
-def _renamed(key: str, blocks: list[int]) -> str:
-    """The name that a tensor of the usual CIFAR ResNets has in ours."""
-    weiaicunzai = {"0": "conv1", "1": "bn1", "3": "conv2", "4": "bn2", "6": "conv3", "7": "bn3"}
-    key = re.sub(r"^conv1\.([01])\.", r"encoder.stem.\1.", key)
-    key = re.sub(r"^conv(\d)_x\.", lambda m: f"layer{int(m[1]) - 1}.", key)
-    key = re.sub(r"\.residual_function\.(\d)\.", lambda m: f".{weiaicunzai.get(m[1], m[1])}.", key)
+def _renamed(key: str, blocks: list[int] | None) -> str:
+    """A tensor's name without wrappers; of the usual CIFAR ResNets the name that it has in ours."""
+    key = WRAPPERS.sub("", key)
+    inner = {"0": "conv1", "1": "bn1", "3": "conv2", "4": "bn2", "6": "conv3", "7": "bn3"}
     for pattern, ours in {
+        r"^conv1\.([01])\.": r"encoder.stem.\1.",
+        r"^conv(\d)_x\.": lambda m: f"layer{int(m[1]) - 1}.",
+        r"\.residual_function\.(\d)\.": lambda m: f".{inner.get(m[1], m[1])}.",
         r"^(linear|fc|classifier)\.": "head.",
         r"^conv1\.": "encoder.stem.0.",
         r"^bn1\.": "encoder.stem.1.",
         r"\.downsample\.": ".shortcut.",
+        r"^layer(\d+)\.(\d+)\.": lambda m: f"encoder.stages.{sum(blocks[: int(m[1]) - 1]) + int(m[2])}.",
     }.items():
-        key = re.sub(pattern, ours, key)
-    return re.sub(r"^layer(\d+)\.(\d+)\.", lambda m: f"encoder.stages.{sum(blocks[: int(m[1]) - 1]) + int(m[2])}.", key)
+        key = re.sub(pattern, ours, key) if blocks else key
+    return key
 
 
 def _network(architecture: str, classes: int, stem: Tensor, outputs: int) -> nn.Module:
@@ -232,20 +240,21 @@ def _network(architecture: str, classes: int, stem: Tensor, outputs: int) -> nn.
     import timm
     import torchvision.models as of_torchvision
 
+    channels = stem.shape[1]
     if architecture in CIFAR_RESNETS:
         kind, blocks = CIFAR_RESNETS[architecture]
-        model = models.build(Network(architecture=kind, width=len(stem), blocks=blocks), stem.shape[1], classes, seed=0)
+        model = models.build(Network(architecture=kind, width=len(stem), blocks=blocks), channels, classes, seed=0)
         if not outputs:
             model.head = nn.Identity()
         return model
     source, _, name = architecture.rpartition("/")
     if source in ("timm", "") and timm.is_model(name):
-        return timm.create_model(name, num_classes=outputs, in_chans=stem.shape[1])
+        return timm.create_model(name, num_classes=outputs, in_chans=channels)
     if source == "torchvision" and name in of_torchvision.list_models(of_torchvision):
         return of_torchvision.get_model(name, weights=None, num_classes=classes)
     if ".py:" in architecture:
         file, _, function = architecture.rpartition(":")
-        return _called(Path(file), function, classes, stem.shape[1])
+        return _called(Path(file), function, classes, channels)
     raise BadInput(
         f"there is no architecture '{architecture}'; take timm/<name>, torchvision/<name>, "
         f"{', '.join(CIFAR_RESNETS)}, or file.py:function."
@@ -254,22 +263,29 @@ def _network(architecture: str, classes: int, stem: Tensor, outputs: int) -> nn.
 
 def _called(file: Path, function: str, classes: int, channels: int) -> nn.Module:
     """What a function of somebody's file returns. Raises BadInput where it is not there, fails or returns no module."""
-    if not file.is_file():
-        raise BadInput(f"there is no file {file}; name one that is there, as file.py:function.")
     name = file.stem if file.stem not in sys.modules else f"{file.stem}_of_{abs(hash(file.resolve()))}"
     sys.path.insert(0, str(file.resolve().parent))  # its siblings are imported from there
     try:
         spec = importlib.util.spec_from_file_location(name, file)
         sys.modules[name] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        if not callable(found := getattr(module, function, None)):
-            raise BadInput(f"{file} defines no function '{function}'; name one that returns the network.")
-        known = dict.fromkeys(CLASSES, classes) | dict.fromkeys(CHANNELS, channels)
-        model = found(**{key: known[key] for key in inspect.signature(found).parameters if key in known})
-    except BadInput:
-        raise
+        model = getattr(module, function)
+        if not isinstance(model, nn.Module):
+            model = model(**_arguments(model, classes, channels))
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"it returns a {type(model).__name__} and no torch.nn.Module")
+        return model
     except (Exception, SystemExit) as reason:  # of somebody else's code
-        raise BadInput(f"{file}:{function} fails ({type(reason).__name__}: {reason}); mend it.") from None
-    if not isinstance(model, nn.Module):
-        raise BadInput(f"{file}:{function} returns a {type(model).__name__}, but it must return a torch.nn.Module.")
-    return model
+        raise BadInput(f"{file}:{function} gives no network ({type(reason).__name__}: {reason}); mend it.") from None
+
+
+def _arguments(function: Any, classes: int, channels: int) -> dict[str, int]:
+    """The numbers of classes and channels for those of its parameters that are called so."""
+    named = inspect.signature(function).parameters.items()
+    named = {name: p.default for name, p in named if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    empty = inspect.Parameter.empty
+    numbers = [name for name, default in named.items() if default is empty or type(default) is int]
+    found = {name: classes for name in numbers if re.search(r"class|label|^n?_?out", name)}
+    found |= {name: channels for name in numbers if re.search(r"chan|^in_", name)}
+    needed = [name for name in numbers if named[name] is empty and name not in found]
+    return found | dict.fromkeys(needed[:1], classes)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, combinations
+from math import log
 from typing import Any
 
 import numpy as np
@@ -22,198 +23,150 @@ NAME_IT = (
     "function, features=lambda model, images: ..., or give Arrays"
 )
 Where = str | Callable | None  # whose input the features are: of the module of this name, or found by itself (None)
+Call = tuple[nn.Module | None, str, Tensor]  # a module, "input" or "output", and features (N, d)
 
 
 class Foreign:
     """A network from elsewhere: where its features are read, and which head makes its output of them.
 
-    ``head`` is a weight (K, d) and a bias (K,) or None, or None where no head is known; ``cmf`` a centre (d,) and a
-    normalisation. ``notes`` say what a reader has to know. Found on the ``images`` of a first batch; raises BadInput.
+    ``head`` is weight (K, d) and bias (K,) and, of a CMF head, centre (d,) and normalisation; empty where none is
+    known. ``notes`` say what a reader has to know. Found on the ``images`` of a first batch; raises BadInput.
     """
 
     def __init__(self, name: str, module: nn.Module, where: Where, images: Tensor):
         self.name, self.module, self.where, self.notes = name, unwrapped(module), where, []
         tensors = [t for t in chain(self.module.parameters(), self.module.buffers()) if t.is_floating_point()]
-        self.device = str(tensors[0].device if tensors else "cpu")
+        self.itself = {id(t) for t in tensors} or {id(self.module)}
+        self.device = tensors[0].device if tensors else torch.device("cpu")
         self.dtype = tensors[0].dtype if tensors else torch.float32
-        if self.device == "meta":
+        if self.device.type == "meta":
             raise BadInput(f"model '{name}' is on the device 'meta', which holds no weights; load them first.")
-        if not (where is None or isinstance(where, str) or callable(where)):
-            raise BadInput(
-                f"features of model '{name}' is {where!r}, which is neither a name nor a function; {NAME_IT}."
-            )
-        self.head, self.cmf, self.reader, self.calls = None, None, None, []
+        self.autocast = torch.is_autocast_enabled(self.device.type)
+        self.head, self.reader, self.calls = (), None, []
         with undisturbed(self.module):
             self._find(images[:8])
-            self._steady(images[:8])
+            first, self.logits = self.look(images[:8])
+            again, _ = self.look(images[:2])
+        if np.abs(again - first[:2]).max() > 0.05 * np.abs(first).max():
+            self.notes.append(
+                f"{name} answers an image differently the next time or next to others of its batch, as with a dropout "
+                "that is always on or a batch norm without running statistics."
+            )
 
     def look(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Features (N, d) and logits (N, K) of a batch. Raises BadInput where the model gives no such."""
-        watched = [self.reader[0]] if self.reader else []
-        logits = self._run(images, watched)
-        features = self._given(images) if self.reader is None else self._last()
-        if features is None or features.shape[1] == 0 or len(features) != len(images):
-            shown = "of no such shape" if features is None else f"of shape {tuple(features.shape)}"
-            raise BadInput(f"the features of model '{self.name}' are {shown}, but they must be (N, d); {NAME_IT}.")
+        logits = self._run(images, [self.reader[0]] if self.reader else [])
+        calls = self.calls if self.reader else [(None, "input", _flat(self._given(self.where, self.module, images)))]
+        features = next((call[2] for call in reversed(calls) if call[:2] == (self.reader or (None, "input"))), None)
+        if features is None or len(features) != len(images):
+            raise BadInput(f"the features of model '{self.name}' are no (N, d); {NAME_IT}.")
         if not features.isfinite().all() or logits.isnan().any():
-            raise BadInput(
-                f"model '{self.name}' gives features or logits that are infinite or no numbers; leave it out."
-            )
+            raise BadInput(f"model '{self.name}' gives features or logits that are infinite or no numbers; omit it.")
         return features.cpu().numpy(), logits.cpu().numpy()
 
-    def arrays(self, train: list[np.ndarray], test: list[np.ndarray], logits: list[np.ndarray]) -> Arrays:
-        weight, bias = self.head or (None, None)
-        centre, normalisation = self.cmf or (None, "unit_length")
-        return Arrays(*map(np.concatenate, (train, test, logits)), weight, bias, centre, normalisation)
+    def _given(self, function: Callable, *arguments: Any) -> Any:
+        """What somebody else's network or function gives for images, a copy of which is the last argument."""
+        images = arguments[-1]
+        keeps = self.autocast or not images.is_floating_point()
+        try:
+            return function(*arguments[:-1], images.to(self.device, images.dtype if keeps else self.dtype, copy=True))
+        except Exception as reason:
+            raise BadInput(
+                f"model '{self.name}', or its features function, cannot read images {tuple(images.shape)} of "
+                f"{images.dtype} ({models.in_short(reason)}); give images as it was trained on them."
+            ) from None
 
     def _run(self, images: Tensor, watched: Iterable[nn.Module]) -> Tensor:
         """Logits (N, K), float32; what the watched modules were given and gave is in ``calls``."""
         self.calls = []
+        watched = [module for module in watched if not isinstance(module, torch.jit.ScriptModule)]
         hooks = [module.register_forward_hook(self._note, with_kwargs=True) for module in watched]
-        low = torch.is_autocast_enabled(torch.device(self.device).type)
-        dtype = self.dtype if images.is_floating_point() and not low else images.dtype
         try:
-            output = self.module(images.to(self.device, dtype, copy=True))  # a model may change its images
-        except Exception as reason:  # what a model makes of images that are not its own has no base class
-            raise BadInput(
-                f"model '{self.name}' cannot read images {tuple(images.shape)} of {images.dtype} "
-                f"({models.in_short(reason)}); give images as it was trained on them."
-            ) from None
+            output = self._given(self.module, images)
         finally:
             for hook in hooks:
                 hook.remove()
-        logits = _logits(output, len(images))
-        if logits is None:
+        if (logits := next(_logits(output, len(images)), None)) is None:
             shown = f"a tensor {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-            raise BadInput(
-                f"model '{self.name}' gives {shown}, but it must give logits (N, K), or have them as .logits."
-            )
+            raise BadInput(f"model '{self.name}' gives {shown}, but it must give logits (N, K), or have .logits.")
         return logits.detach().float().flatten(1)
 
     def _note(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         """Keep what a module was given and gave, as features (N, d): a copy, as either may be changed in place."""
         given = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
-        self.calls += [
-            (module, side, flat) for side, x in (("input", given), ("output", output)) if (flat := _flat(x)) is not None
-        ]
-
-    def _last(self) -> Tensor | None:
-        return next((flat for module, side, flat in reversed(self.calls) if (module, side) == self.reader), None)
-
-    def _given(self, images: Tensor) -> Tensor | None:
-        """What the user's function says the features are."""
-        try:
-            return _flat(self.where(self.module, images.to(self.device, copy=True)))
-        except Exception as reason:  # of somebody else's function
-            raise BadInput(
-                f"the features function of model '{self.name}' fails on images {tuple(images.shape)} "
-                f"({models.in_short(reason)}); it is given the model and the images."
-            ) from None
+        flat = {"input": _flat(given), "output": _flat(output)}
+        self.calls += [(module, side, features) for side, features in flat.items() if features is not None]
 
     def _find(self, images: Tensor) -> None:
         """Where the features are read, and the head that makes the output of them."""
-        scripted = isinstance(self.module, torch.jit.ScriptModule)
-        if scripted and not callable(self.where):
-            raise BadInput(
-                f"model '{self.name}' is a TorchScript module, inside of which nothing can be read; give the module "
-                "that it was made from, a function, features=lambda model, images: ..., or Arrays."
-            )
-        logits = self._run(images, () if scripted else self.module.modules())
-        calls = self._candidates(images)
-        for module, side, features in calls:
-            self.reader = None if module is None else (module, side)
-            if self._is_cmf(features, logits):
-                return
-        calls = [call for call in reversed(calls) if call[1] == "input"]
-        for module, side, features in calls:
-            self.reader = None if module is None else (module, side)
-            if self._is_linear(features, logits):
-                return
+        logits = self._run(images, () if callable(self.where) else self.module.modules())
+        calls = [call for call in self._candidates(images) if len(call[2]) == len(logits)]
+        heads = list(self._heads(logits.shape[1]))
+        for module, side, features in sorted(calls, key=lambda call: call[1]):  # inputs come first
+            self.reader = module and (module, side)
+            for head in [] if side == "output" and torch.equal(features, logits) else heads:
+                if head[0].shape[1] == features.shape[1] and self._makes(head, features, logits):
+                    self.head = head
+                    return
         if self.where is None:
-            linears = [call for call in calls if isinstance(call[0], nn.Linear)]
-            heads = [
-                call for call in linears or calls if getattr(call[0], "weight", logits).shape[0] == logits.shape[1]
-            ]
-            if not linears and not heads:
-                raise BadInput(f"model '{self.name}' runs no nn.Linear on features (N, d); {NAME_IT}.")
-            self.reader = (heads or linears)[0][:2]
+            calls = [call for call in reversed(calls) if isinstance(call[0], (nn.Linear, nn.Conv2d))]
+            calls = [call for call in calls if call[1] == "input"]
+            heads = [call for call in calls if len(call[0].weight) == logits.shape[1]]
+            calls = heads + [call for call in calls if isinstance(call[0], nn.Linear)]
+            if not calls:
+                self._refuse("runs no nn.Linear on features (N, d)")
+            self.reader = calls[0][:2]
             name = next(key for key, part in self.module.named_modules() if part is self.reader[0])
             self.notes.append(f"{self.name}: features are the input of '{name}'.")
 
-    def _candidates(self, images: Tensor) -> list[tuple[nn.Module | None, str, Tensor]]:
-        """Where features may be read, as the run came by them: all modules, the named one, or the function."""
+    def _candidates(self, images: Tensor) -> list[Call]:
+        """Where features may be read, as the run came by them: everywhere, in the named module, or by the function."""
         if callable(self.where):
-            return [(None, "input", features)] if (features := self._given(images)) is not None else []
+            features = _flat(self._given(self.where, self.module, images))
+            return [] if features is None else [(None, "input", features)]
         if self.where is None:
-            return [
-                call
-                for call in self.calls
-                if call[1] == "output" or isinstance(call[0], (nn.Linear, nn.Conv2d, nn.Identity))
-            ]
-        named = dict(self.module.named_modules())
-        module = named.get(self.where.replace("_orig_mod.", "").removeprefix("module."), named.get(self.where))
+            kinds = nn.Linear, nn.Conv2d, nn.Identity
+            return [call for call in self.calls if call[1] == "output" or isinstance(call[0], kinds)]
+        named, name = dict(self.module.named_modules()), str(self.where)
+        name = name.replace("_orig_mod.", "").removeprefix("module.")
+        module = named.get(name) or next((m for key, m in named.items() if key.endswith(f".{name}")), None)
         calls = [call for call in self.calls if call[0] is module and call[1] == "input"]
-        if not self.where or module is None or not calls:
-            what = (
-                f"has no module '{self.where}'"
-                if module is None or not self.where
-                else f"runs no '{self.where}' on features"
-            )
-            raise BadInput(f"model '{self.name}' {what}; {NAME_IT}.")
-        self.reader = (module, "input")
-        return calls[-1:]
+        return calls[-1:] or self._refuse(f"runs no module '{name}' on features (N, d)")
 
-    def _is_linear(self, features: Tensor, logits: Tensor) -> bool:
-        """Whether some weights (K, d) of the network make its output of these features, up to a constant per image."""
+    def _refuse(self, what: str) -> None:
+        """Raises BadInput."""
+        scripted = any(isinstance(module, torch.jit.ScriptModule) for module in self.module.modules())
+        why = " (inside of a TorchScript module nothing can be read: give what it was made from)" if scripted else ""
+        raise BadInput(f"model '{self.name}' {what}{why}; {NAME_IT}.")
+
+    def _heads(self, classes: int) -> Iterator[tuple]:
+        """Weights (K, d) of the network with what may belong to them: a bias, or the centre of a CMF head."""
         for module in self.module.modules():
-            weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-            if not isinstance(weight, Tensor) or weight.ndim < 2:
-                continue
-            if weight.flatten(1).shape == (logits.shape[1], features.shape[1]):
-                weight, bias = (
-                    weight.detach().float().flatten(1),
-                    bias.detach().float() if isinstance(bias, Tensor) else None,
-                )
-                if _same(linear(features, weight, bias), logits, self._tolerance(logits)):
-                    self.head = weight, bias
-                    return True
-        return False
+            if not isinstance(module, torch.jit.ScriptModule):
+                names = sorted({"weight", "bias", *module._parameters, *module._buffers})  # and computed ones
+                held = {name: getattr(module, name, None) for name in names}
+                held = {name: t.detach().float() for name, t in held.items() if isinstance(t, Tensor) and t.ndim}
+                for weight in [t.flatten(1) for t in held.values() if t.ndim > 1 and len(t) == classes]:
+                    yield from ((weight, t) for t in held.values() if t.shape == (classes,))
+                    yield weight, None
+                    centre = held.get("mu", held.get("centre"))
+                    if centre is not None and centre.shape == weight[0].shape:
+                        yield from ((weight, None, centre, normalisation) for normalisation in NORMALISATIONS)
 
-    def _is_cmf(self, features: Tensor, logits: Tensor) -> bool:
-        """Whether a class-mean head of the network makes its output of these features, up to a temperature."""
-        for module in self.module.modules():
-            weight = getattr(module, "weight", None)
-            centre = next(
-                (t for name in ("mu", "centre") if isinstance(t := getattr(module, name, None), Tensor)), None
-            )
-            if centre is None or not isinstance(weight, Tensor) or weight.shape != (logits.shape[1], features.shape[1]):
-                continue
-            for normalisation, transform in NORMALISATIONS.items():
-                cosines = normalize(transform(features) - centre.float(), dim=1) @ weight.float().T
-                scale = (cosines * logits).sum() / cosines.square().sum()
-                if scale > 0 and _same(scale * cosines, logits, self._tolerance(logits)):
-                    self.head, self.cmf = (weight.detach().float(), None), (centre.detach().float(), normalisation)
-                    return True
-        return False
-
-    def _tolerance(self, logits: Tensor) -> float:
-        low = self.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(torch.device(self.device).type)
-        return 0.05 if low else 2e-3
-
-    def _steady(self, images: Tensor) -> None:
-        """Note where the model answers the same images differently."""
-        (first, logits), (again, _), (alone, _) = self.look(images), self.look(images), self.look(images[:2])
-        scale = np.abs(first).max()
-        if np.abs(again - first).max() > 1e-3 * scale:
-            self.notes.append(
-                f"{self.name} answers the same images differently in eval mode, as with a dropout that is always on."
-            )
-        elif np.abs(alone - first[:2]).max() > 0.05 * scale:
-            self.notes.append(
-                f"{self.name} answers an image differently next to others of its batch, like a batch norm without "
-                "running statistics."
-            )
-        self.outputs = logits.shape[1]
+    def _makes(self, head: tuple, features: Tensor, output: Tensor) -> bool:
+        """Whether a head makes the output, or logits whose softmax it is; cosines of a CMF head may have any scale."""
+        if len(head) == 2:
+            made = linear(features, *head)
+        else:
+            made = normalize(NORMALISATIONS[head[3]](features) - head[2], dim=1) @ head[0].T
+            made = made * ((made * output).sum() / made.square().sum()).clamp_min(0)
+        lowest = -torch.inf
+        if bool((output >= 0).all()) and torch.allclose(output.sum(1), output.new_ones(()), atol=0.02):
+            lowest, output = log(1e-6), output.log()
+        best = output.argmax(1, keepdim=True)
+        made, output = ((x - x.gather(1, best)).clamp_min(lowest) for x in (made, output))
+        tolerance = 0.05 if self.autocast or self.dtype.itemsize < 4 else 2e-3
+        return bool((made - output).abs().max() <= tolerance * made.abs().max())
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -226,35 +179,23 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 def _flat(x: Any) -> Tensor | None:
     """Features (N, d) of what a module was given or gave: maps are averaged, of tokens the first is taken."""
-    if not isinstance(x, Tensor) or not x.is_floating_point() or not 2 <= x.ndim <= 4:
+    if not isinstance(x, Tensor) or not x.is_floating_point() or not 2 <= x.ndim <= 4 or not x.numel():
         return None
     x = x.detach().float()
     return x.clone() if x.ndim == 2 else x[:, 0].clone() if x.ndim == 3 else x.mean((2, 3))
 
 
-def _logits(output: Any, n: int) -> Tensor | None:
-    """The tensor (N, K) of a model's output, or of what holds it."""
-    if hasattr(output, "logits"):
-        output = output.logits
-    if isinstance(output, dict):
-        output = output.get("logits", list(output.values()))
-    parts = output if isinstance(output, (tuple, list)) else [output]
-    fits = (
-        x for x in parts if isinstance(x, Tensor) and x.ndim >= 2 and len(x) == n and x[0].numel() == x.shape[1] > 1
-    )
-    return next(fits, None)
-
-
-def _same(made: Tensor, output: Tensor, tolerance: float) -> bool:
-    """Whether logits are an output, up to a constant per image; an output may also be their softmax."""
-    known = output.isfinite()
-    if bool((output >= 0).all()) and torch.allclose(output.sum(1), torch.ones_like(output[:, 0]), atol=1e-3):
-        known, output = output > 1e-6, output.clamp_min(1e-30).log()
-    elif not known.all():
-        return False
-    best = output.argmax(1, keepdim=True)
-    made, output = made - made.gather(1, best), output - output.gather(1, best)
-    return bool((made - output)[known].abs().max() <= tolerance * made.abs().max())
+def _logits(output: Any, n: int) -> Iterator[Tensor]:
+    """Tensors (N, K) of a model's output, what is called logits first."""
+    if isinstance(output, Tensor):
+        if output.ndim >= 2 and len(output) == n and output[0].numel() == output.shape[1] > 1:
+            yield output
+    elif hasattr(output, "logits"):
+        yield from _logits(output.logits, n)
+    elif isinstance(output, (dict, tuple, list)):
+        parts = {"logits": None, **output}.values() if isinstance(output, dict) else output
+        for part in parts:
+            yield from _logits(part, n)
 
 
 @dataclass(frozen=True)
@@ -264,7 +205,7 @@ class Pass:
     arrays: dict[str, Arrays]
     labels: dict[str, Tensor]
     names: list[str]
-    seen: dict[str, dict]  # per part: images per class, two means that tell images apart, and a hash per image
+    seen: dict[str, dict]  # per part: images per class, two means that tell images apart
     shared: int  # test images that are training images, too
     notes: list[str]
     device: str
@@ -290,47 +231,43 @@ def pass_over(
             for images in tracked(reading, f"features, {part}", reading.batches):
                 if images is None and nets:
                     raise BadInput(f"{part} holds labels alone, which serve Arrays; {next(iter(nets))} needs images.")
-                for name, net in nets.items():
-                    if name not in found:
-                        found[name] = Foreign(name, net, features.get(name), images)
-                        known(found[name].outputs)
-                    for what, value in zip(("features", "logits"), found[name].look(images)):
+                if nets and not found:
+                    found = {name: Foreign(name, net, features.get(name), images) for name, net in nets.items()}
+                    _check_different(list(found.values()))
+                    known(next(iter(found.values())).logits.shape[1])
+                for name, net in found.items():
+                    for what, value in zip(("features", "logits"), net.look(images)):
                         kept.setdefault((name, part, what), []).append(value)
-    arrays = {
-        name: net
-        if isinstance(net, Arrays)
-        else found[name].arrays(
-            kept.pop((name, "train", "features")), kept.pop((name, "test", "features")), kept[name, "test", "logits"]
-        )
-        for name, net in given.items()
-    }
-    classes = _classes(arrays)
-    labels, notes = data_forms.labels_of(read, classes)
+    arrays = dict(given)
+    for name, net in found.items():
+        places = ("train", "features"), ("test", "features"), ("test", "logits")
+        arrays[name] = Arrays(*(np.concatenate(kept.pop((name, *place))) for place in places), *net.head)
+    outputs = {name: array.test_logits.shape[1] for name, array in arrays.items()}
+    if len(classes := set(outputs.values())) > 1:
+        told = ", ".join(f"'{name}' {number}" for name, number in outputs.items())
+        raise BadInput(f"the models have different numbers of outputs ({told}); all must have one for each class.")
+    labels, notes = data_forms.labels_of(read, *classes)
     _check_lengths(arrays, labels)
-    names, more = data_forms.class_names(parts, classes)
+    names, more = data_forms.class_names(parts, *classes)
     notes += [note for net in found.values() for note in net.notes] + more
-    device = next((net.device for net in found.values() if net.device.startswith("cuda")), "cpu")
+    device = next((str(net.device) for net in found.values() if net.device.type == "cuda"), "cpu")
     seen = {part: reading.seen(labels[part]) for part, reading in read.items()}
     return Pass(arrays, labels, names, seen, _shared(read, next(iter(arrays.values()))), notes, device)
 
 
-def _classes(arrays: dict[str, Arrays]) -> int:
-    """The number of outputs. Raises BadInput where models have different ones."""
-    outputs = {name: array.test_logits.shape[1] for name, array in arrays.items()}
-    if len(set(outputs.values())) > 1:
-        told = ", ".join(f"'{name}' {number}" for name, number in outputs.items())
-        raise BadInput(f"the models have different numbers of outputs ({told}); all must have one for each class.")
-    return next(iter(outputs.values()))
+def _check_different(nets: list[Foreign]) -> None:
+    """Raises BadInput where two names stand for one network: the same weights, and the same output."""
+    for one, other in combinations(nets, 2):
+        if one.itself == other.itself and np.array_equal(one.logits, other.logits):
+            raise BadInput(f"'{one.name}' and '{other.name}' are one and the same network; build one for each.")
 
 
 def _check_lengths(arrays: dict[str, Arrays], labels: dict[str, Tensor]) -> None:
     """Raises BadInput where arrays are not of as many images as there are labels."""
     for name, array in arrays.items():
-        for part, value in (("train", array.train_features), ("test", array.test_features)):
-            if len(value) != len(labels[part]):
-                raise BadInput(
-                    f"model '{name}' has {len(value)} {part} features, but {part} has {len(labels[part])} labels."
-                )
+        for part, n in (("train", len(array.train_features)), ("test", len(array.test_features))):
+            if n != len(labels[part]):
+                raise BadInput(f"model '{name}' has {n} {part} features, but {part} has {len(labels[part])} labels.")
 
 
 def _shared(read: dict[str, data_forms.Reading], arrays: Arrays) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import Tensor
 
 from .arrays import Arrays, own_state
 from .data import is_in
@@ -23,7 +23,7 @@ HAVE_STARTS = ("MLP, 64 hidden units",)
 
 
 def fitted_hits(
-    arrays: dict[str, Arrays], labels: dict[str, torch.Tensor], forget: tuple[int, ...], starts: list[int]
+    arrays: dict[str, Arrays], labels: dict[str, Tensor], forget: tuple[int, ...], starts: list[int]
 ) -> dict[str, dict[str, np.ndarray]]:
     """By model and probe of ``FITTED``, whether each forget-class test image is right, (starts, N) or (1, N)."""
     y, chosen = labels["train"].numpy(), is_in(labels["test"], forget).numpy()
@@ -36,3 +36,16 @@ def fitted_hits(
                 fitted = [make_pipeline(StandardScaler(), make(seed)).fit(model.train_features, y) for seed in seeds]
                 found[name][kind] = np.stack([probe.predict(model.test_features[chosen]) == truth for probe in fitted])
     return found
+
+
+def binary_hits(train: Tensor, y: Tensor, test: Tensor, y_test: Tensor, forget: tuple[int, ...]) -> np.ndarray:
+    """Whether each forget-class test image is called one of its class by that class's binary probe, (1, N).
+
+    The probes of ``metrics.binary_probes``, image by image.
+    """
+    train, y, test, y_test = (part.cpu().numpy() for part in (train, y, test, y_test))
+    hits = np.zeros(len(y_test), dtype=bool)
+    for c in forget:
+        probe = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
+        hits[y_test == c] = probe.fit(train, y == c).predict(test[y_test == c])
+    return hits[np.isin(y_test, forget)][None]

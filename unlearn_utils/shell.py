@@ -8,18 +8,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch.utils.data import DataLoader
 
 from . import files
 from .evaluation import evaluate, role
-from .heads import NORMALISATIONS
 from .settings import BadInput
 from .sources import CONSTANTS, FolderImages, class_folders
 from .study.machine import Machine
 from .views.own_models import Report
 
-ROLE_HELP = {
+ARCHITECTURES = "timm/<name>, torchvision/<name>, cifar_resnet18 (34, 50) or file.py:function (executed)"
+ROLES = {
     "original": "trained on all classes",
     "retrain": "that never saw the forget classes",
     "untrained": "before any training",
@@ -35,19 +34,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser() -> Parser:
-    made = Parser(
-        prog="python -m unlearn_utils evaluate",
-        allow_abbrev=False,
-        description="Do the features of your models retain a class that their outputs forget? Table, checks, figure.",
-    )
+    about = "Do the features of your models retain a class that their outputs forget? Table, checks, figure."
+    made = Parser(prog="python -m unlearn_utils evaluate", allow_abbrev=False, description=about)
     add = made.add_argument
-    add(
-        "models",
-        nargs="+",
-        metavar="[NAME=]FILE",
-        help="weights of a model: .safetensors, or what torch.save has written",
-    )
-    for kind, described in ROLE_HELP.items():
+    add("models", nargs="+", metavar="[NAME=]FILE", help="weights: .safetensors, or what torch.save has written")
+    for kind, described in ROLES.items():
         add(f"--{kind}", metavar="FILE", help=f"weights of the model {described}")
     add(
         "--architecture",
@@ -56,8 +47,7 @@ def parser() -> Parser:
         required=True,
         metavar="[NAME=]ARCHITECTURE",
         dest="architecture",
-        help="timm/<name>, torchvision/<name>, cifar_resnet18 (34, 50) or file.py:function (executed); for all, or "
-        "once more for one of them by its name",
+        help=f"{ARCHITECTURES}; for all, or once more for one of them by its name",
     )
     add("--data", required=True, metavar="DIR", help="a folder with train/<class>/ and test/<class>/ (or val/<class>/)")
     add("--forget", required=True, nargs="+", metavar="CLASS", help="names of the forget classes, or their numbers")
@@ -68,12 +58,6 @@ def parser() -> Parser:
         help=f"{', '.join(CONSTANTS)}, none, or mean,...,std,... by channel (default: what a file holds "
         "for it, else cifar10 up to 64 pixels and imagenet above)",
     )
-    add(
-        "--cmf-normalisation",
-        choices=list(NORMALISATIONS),
-        default="",
-        help="of the features of CMF heads (default: the official code's)",
-    )
     add("--features", metavar="MODULE", help="the module whose input the features are (default: the head's)")
     add("--starts", type=int, default=5, metavar="N", help="of the probe (default 5)")
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
@@ -81,76 +65,11 @@ def parser() -> Parser:
     return made
 
 
-def _device(named: str) -> str:
-    """Raises BadInput for a device that is not there."""
-    try:
-        return str(torch.empty(0, device=named).device)
-    except (RuntimeError, AssertionError):  # of torch, which knows no "auto" either
-        return Machine.choose(named).devices[0]
-
-
-def _by_name(options: argparse.Namespace) -> dict[str, str]:
-    """Files of weights by their model's name: as given, or what of the paths tells them apart. Raises BadInput."""
-    pairs = [
-        ("", file) if Path(file).exists() or "=" not in file else tuple(file.split("=", 1)) for file in options.models
-    ]
-    places = [Path(file).resolve() for _, file in pairs]
-    if twice := [file for (_, file), place in zip(pairs, places) if places.count(place) > 1]:
-        raise BadInput(f"{twice[0]} is given twice; name every file once.")
-    unnamed = [file for name, file in pairs if not name]
-    stems = [Path(file).stem for file in unnamed]
-    if len(set(stems)) < len(stems):  # then what of their paths tells them apart
-        parts = [Path(file).parts for file in unnamed]
-        stems = ["/".join(part for part in own if not all(part in other for other in parts)) for own in parts]
-    names = iter(stems)
-    pairs = [(name or next(names), file) for name, file in pairs]
-    own = dict(pairs)
-    roles = {"Original": options.original, "Retrain": options.retrain, "Untrained": options.untrained}
-    if len(own) < len(pairs) or set(own) & set(roles):
-        raise BadInput(
-            f"the models' names {', '.join(name for name, _ in pairs)} are not all "
-            "different and of their own; name them, as NAME=FILE."
-        )
-    return {name: file for name, file in (roles | own).items() if file}
-
-
-def _architectures(given: list[str], names: list[str]) -> dict[str, str]:
-    """An architecture for every model: NAME=ARCHITECTURE for one, ARCHITECTURE for the others. Raises BadInput."""
-    own = dict(text.split("=", 1) for text in given if "=" in text)
-    if odd := [name for name in own if role(name) not in names]:
-        raise BadInput(f"--architecture names {', '.join(odd)}, but the models are {', '.join(names)}.")
-    common = [text for text in given if "=" not in text]
-    found = dict.fromkeys(names, common[-1] if common else "") | {role(name): value for name, value in own.items()}
-    if lacking := [name for name, value in found.items() if not value]:
-        raise BadInput(
-            f"--architecture says nothing of {', '.join(lacking)}; give one for all, or {lacking[0]}=ARCHITECTURE."
-        )
-    return found
-
-
-def _constants(named: str | None, size: int, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation by channel, of their name, of numbers, or of the usual ones. Raises BadInput."""
-    named = named or ("none" if channels != 3 else "cifar10" if size <= 64 else "imagenet")
-    if named == "none":
-        return (0.0,) * channels, (1.0,) * channels
-    try:
-        mean, std = CONSTANTS[named] if named in CONSTANTS else np.split(np.array(named.split(","), dtype=float), 2)
-    except ValueError:
-        raise BadInput(
-            f"--normalise is '{named}', but it must be {', '.join(CONSTANTS)}, none, or numbers, like 0.13,0.31."
-        ) from None
-    if len(mean) not in (1, channels):
-        raise BadInput(f"--normalise is '{named}' for {len(mean)} channels, but the images have {channels}.")
-    return tuple(map(float, mean)), tuple(map(float, std))
-
-
 def command(argv: list[str]) -> int:
     """``python -m unlearn_utils evaluate``: ends with one sentence where something cannot be used."""
     options = parser().parse_args(argv)
     try:
-        if empty := [
-            name for name, value in vars(options).items() if value in ("", [""]) and name != "cmf_normalisation"
-        ]:
+        if empty := [name for name, value in vars(options).items() if value in ("", [""])]:
             raise BadInput(f"--{empty[0]} names nothing; give it a value, or leave it out.")
         report = _of_files(options)
         print(report)
@@ -161,28 +80,66 @@ def command(argv: list[str]) -> int:
     return 0
 
 
-def _image_size(file: Path) -> tuple[int, int]:
-    """Width and height. Raises BadInput for a file that is no image."""
-    from PIL import Image
+def _by_name(options: argparse.Namespace) -> dict[str, str]:
+    """Files of weights by their model's name: as given, or what of the paths tells them apart. Raises BadInput."""
+    pairs = [
+        ("", file) if Path(file).exists() or "=" not in file else tuple(file.split("=", 1)) for file in options.models
+    ]
+    places = [Path(file).resolve() for _, file in pairs]
+    if len(set(places)) < len(places):
+        raise BadInput(f"{max(str(p) for p in places if places.count(p) > 1)} is given twice; name every file once.")
+    unnamed = [Path(file) for name, file in pairs if not name]
+    stems = [file.stem for file in unnamed]
+    if len(set(stems)) < len(stems):  # then what of their paths tells them apart
+        common = set.intersection(*(set(file.parts) for file in unnamed))
+        stems = ["/".join(part for part in file.parts if part not in common) for file in unnamed]
+    pairs = [(name or stems.pop(0), file) for name, file in pairs]
+    pairs += [(role(name), file) for name in ROLES if (file := getattr(options, name))]
+    names = [role(name) for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise BadInput(f"the models' names {', '.join(names)} are not all different; name them, as NAME=FILE.")
+    return {role(name): file for name, file in sorted(pairs, key=lambda pair: role(pair[0]) not in map(role, ROLES))}
 
+
+def _architectures(given: list[str], names: list[str]) -> dict[str, str]:
+    """An architecture for every model: NAME=ARCHITECTURE for one, ARCHITECTURE for the others. Raises BadInput."""
+    own = {role(name): value for name, equals, value in (text.partition("=") for text in given) if equals}
+    found = dict.fromkeys(names, next((text for text in reversed(given) if "=" not in text), "")) | own
+    if odd := [name for name in names if not found[name]] + [name for name in own if name not in names]:
+        raise BadInput(f"--architecture must name one for {', '.join(names)}, as NAME=ARCHITECTURE; look at {odd[0]}.")
+    return found
+
+
+def _constants(named: str | None, size: int, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation by channel, of their name, of numbers, or of the usual ones. Raises BadInput."""
+    named = named or ("none" if channels != 3 else "cifar10" if size <= 64 else "imagenet")
     try:
-        with Image.open(file) as image:
-            return image.size
-    except OSError as reason:
-        raise BadInput(f"{file} cannot be read as an image ({reason}); replace it or take it out.") from None
+        known = CONSTANTS | {"none": ([0.0] * channels, [1.0] * channels)}
+        mean, std = known[named] if named in known else np.split(np.array(named.split(","), dtype=float), 2)
+        if len(mean) not in (1, channels):
+            raise ValueError
+    except ValueError:
+        raise BadInput(
+            f"--normalise is '{named}', but it must be {', '.join(CONSTANTS)}, none, or mean and standard deviation "
+            f"of each of {channels} channels, like 0.13,0.31."
+        ) from None
+    return tuple(map(float, mean)), tuple(map(float, std))
 
 
 def _of_files(options: argparse.Namespace) -> Report:
-    device, named = _device(options.device), _by_name(options)
+    from PIL import Image
+
+    device, named = Machine.choose(options.device).devices[0], _by_name(options)
     architectures = _architectures(options.architecture, list(named))
     found, classes = class_folders(Path(options.data))
     nets, notes, channels = {}, [], set()
     for name, file in named.items():
-        nets[name], told = files.built(architectures[name], Path(file), len(classes), options.cmf_normalisation)
+        nets[name], told = files.built(architectures[name], Path(file), len(classes))
         channels.add(files.first_convolution(nets[name].parameters()).shape[1])
         notes += told
     channels = 1 if channels == {1} else 3
-    size = options.size or min(224, *_image_size(next(iter(found["train"].values()))[0]))
+    with Image.open(next(iter(found["train"].values()))[0]) as image:
+        size = options.size or min(224, *image.size)
     mean, std = _constants(options.normalise, size, channels)
     nets = {name: files.with_normalisation(net, mean, std).to(device) for name, net in nets.items()}
     parts = {

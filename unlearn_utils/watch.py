@@ -12,11 +12,12 @@ from torch import nn
 
 from . import foreign
 from .arrays import Arrays, own_state
-from .evaluation import Measured, default_probe, forget_set
+from .evaluation import Measured, default_probe, forget_set, listed, whole
 from .foreign import Where
-from .settings import BadInput, Probe
+from .settings import Probe
 
 READOUTS = {"output": "Output", "probe": "Linear probe", "ncc": "NCC"}
+STYLES = {"Retrain": "--", "Original": ":"}
 
 
 class Watch:
@@ -40,44 +41,37 @@ class Watch:
         probe: Probe | None = None,
         batch_size: int = 256,
     ):
-        if type(every) is not int or every < 1:
-            raise BadInput(f"every is {every!r}, but it must be a whole number of steps from 1 on.")
         parts = {"train": train, "test": test}
         self.parts = {part: list(data) if isinstance(data, Iterator) else data for part, data in parts.items()}
-        self.references = {
-            name: model for name, model in (("Original", original), ("Retrain", retrain)) if model is not None
-        }
-        self.forget, self.every, self.features, self.probe, self.batch_size = forget, every, features, probe, batch_size
+        references = {"Original": original, "Retrain": retrain}
+        self.references = {name: model for name, model in references.items() if model is not None}
+        self.forget, self.every, self.batch_size = listed(forget), whole("every", every), batch_size
+        self.features, self.probe, self.calls = features, probe, 0
         self.rows: list[dict[str, float]] = []
         self.levels: dict[str, dict[str, float]] = {}
         self.started, self.spent = time.time(), 0.0
 
     def __call__(self, model: nn.Module, step: int | None = None) -> None:
         """Read the model at steps 0, ``every``, 2 ``every``, ...; without a ``step`` calls are counted."""
-        self.calls = getattr(self, "calls", -1) + 1
-        if (step if step is not None else self.calls) % self.every == 0:
-            self.read(model, self.calls if step is None else step)
+        step, self.calls = self.calls if step is None else int(step), self.calls + 1
+        if step % self.every == 0:
+            self.read(model, step)
 
     def read(self, model: nn.Module, step: int) -> None:
         """Read the model now. Raises BadInput where it or the data cannot be read."""
         before = time.time()
-        models = {"model": model} | (self.references if not self.levels else {})
-        seen = foreign.pass_over(
-            models, self.parts, dict.fromkeys(models, self.features), self.batch_size, lambda x, *_: x
-        )
-        chosen, probe = (
-            forget_set(self.forget, seen.names),
-            self.probe or default_probe(len(seen.labels["train"]), len(seen.names)),
-        )
+        models = {"model": model} | ({} if self.levels else self.references)
+        where = dict.fromkeys(models, self.features)
+        seen = foreign.pass_over(models, self.parts, where, self.batch_size, lambda things, *_: things)
+        chosen = forget_set(self.forget, seen.names)
+        probe = self.probe or default_probe(len(seen.labels["train"]), len(seen.names))
         with own_state():
-            for name, arrays in seen.arrays.items():
-                found = Measured(name, arrays, seen.labels, chosen, None, seen.device).accuracies(
-                    probe, (0,), list(READOUTS)
-                )[0]
-                if name == "model":
-                    self.rows.append({"step": step, **found, "seconds": time.time() - before})
-                else:
-                    self.levels[name] = found
+            found = {
+                name: Measured(name, arrays, seen, chosen).accuracies(probe, (0,), READOUTS)[0]
+                for name, arrays in seen.arrays.items()
+            }
+        self.rows.append({"step": step, **found.pop("model"), "seconds": time.time() - before})
+        self.levels |= found
         self.spent += time.time() - before
 
     @property
@@ -95,17 +89,11 @@ class Watch:
         figure = Figure(figsize=(6, 3.5), layout="constrained")
         axes = figure.add_subplot(xlabel="step", ylabel="forget accuracy (%)", ylim=(-3, 103))
         for i, (readout, label) in enumerate(READOUTS.items()):
-            axes.plot(self.frame.step, 100 * self.frame[f"{readout}_forget"], marker="o", color=f"C{i}", label=label)
-            for name, style in (("Retrain", "--"), ("Original", ":")):
-                if name in self.levels:
-                    axes.axhline(
-                        100 * self.levels[name][f"{readout}_forget"], color=f"C{i}", linestyle=style, linewidth=1
-                    )
-        axes.legend(
-            title=" ".join(
-                f"{name} {style}" for name, style in (("Retrain", "--"), ("Original", ":")) if name in self.levels
-            )
-        )
+            column = f"{readout}_forget"
+            axes.plot(self.frame.step, 100 * self.frame[column], marker="o", color=f"C{i}", label=label)
+            for name, level in self.levels.items():
+                axes.axhline(100 * level[column], color=f"C{i}", linestyle=STYLES[name], linewidth=1)
+        axes.legend(title=" ".join(f"{name} {STYLES[name]}" for name in self.levels))
         return figure
 
     def __repr__(self) -> str:

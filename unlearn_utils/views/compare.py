@@ -131,7 +131,7 @@ def _column(rows: pd.DataFrame, pairs: Mapping[str, str], column: str, over: str
         lines.append(line | {"values": difference.round(10).tolist()} | _interval(difference))
     roles = rows.drop_duplicates("model").set_index("model").get("method", pd.Series(dtype=str)).map(METHODS)
     controls = [model for model, cls in roles.items() if getattr(cls, "role", "method") not in ("method", "extension")]
-    _correct([line for line in lines if line["model"] not in controls and not np.isnan(line["p"])])
+    holm([line for line in lines if line["model"] not in controls and not np.isnan(line["p"])])
     return lines
 
 
@@ -147,7 +147,7 @@ def _interval(difference: np.ndarray) -> dict[str, float]:
     return bounds | {"p": p, "p_holm": p, "smallest": smallest, "significant": p < ALPHA}
 
 
-def _correct(lines: list[dict]) -> None:
+def holm(lines: list[dict]) -> None:
     """Holm's step-down over the lines, in place: adjusted p, and the smallest difference at each line's own level."""
     corrected = 0.0
     for rank, line in enumerate(sorted(lines, key=lambda line: line["p"])):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import html
 import io
 import json
-import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,22 +52,21 @@ FIRST = [
     for key in LABELS
     if key.endswith(("_retain", "_forget")) and not key.startswith(("margin", "mean", "binary_auroc"))
 ]
+REFERENCES = ("Original", "Retrain", "Untrained")
+KEPT = ("rows", "hits", "checks", "notes", "forget", "classes", "made")  # of a saved report
 COLUMNS = ("output_forget", "probe_forget", "ncc_forget", "binary_forget")
 
 
-@dataclass(frozen=True, repr=False)
 class Verdicts(Comparison):
-    """A comparison in which the verdict is withheld where a raised check makes it meaningless."""
-
-    withheld: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # codes by model and column
+    """A comparison in which the verdict is ``withheld`` where a raised check, named there, makes it meaningless."""
 
     def text(self, line) -> str:
-        codes = self.withheld.get((line.model, line.column))
-        return f"– ({', '.join(codes)})" if codes else super().text(line)
+        return f"– ({line.withheld})" if line.withheld else super().text(line)
 
     @property
     def caption(self) -> str:
-        return super().caption + (" A check in place of a difference: no verdict is given." if self.withheld else "")
+        told = " A check in place of a difference: no verdict is given." if self.frame.withheld.any() else ""
+        return super().caption + told
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -93,8 +90,17 @@ class Report:
     @property
     def images(self) -> pd.DataFrame:
         """A row per model, start of the probe and forget-class test image, 1 where a readout is right."""
-        roles = self.rows.set_index("model").method
-        return _images(self.hits, roles, self.made["starts"])
+        return self._images(self.hits)
+
+    def _images(self, hits: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
+        """Hits as rows for ``compare``; what has no start, like NCC, is the same for all."""
+        roles, starts, frames = self.rows.set_index("model").method, self.made["starts"], []
+        for model, readouts in hits.items():
+            n, s = next(iter(readouts.values())).shape[1], len(starts)
+            columns = {name: np.broadcast_to(found, (s, n)).ravel().astype(float) for name, found in readouts.items()}
+            places = {"seed": np.repeat(starts, n), "image": np.tile(np.arange(n), s)}
+            frames.append(pd.DataFrame({"model": model, "method": roles[model], **places, **columns}))
+        return pd.concat(frames, ignore_index=True)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -122,56 +128,33 @@ class Report:
         """
         if not isinstance(reference, str):
             return self._since(reference, columns)
-        shown = {"original": "Original", "retrain": "Retrain", "untrained": "Untrained", "random": "Untrained"}
-        name = shown.get(reference.casefold(), reference)
+        names = {name.casefold(): name for name in self.hits} | {"random": "Untrained"}
+        name = names.get(reference.casefold(), reference)
         if name not in self.hits:
             raise BadInput(f"there is no {name} in this report; it has {', '.join(self.hits)}.")
         found = with_starts(comparing.compare(self.images, name, columns, over="image"), self.hits)
         if name != "Retrain":
             return found
-        codes = {
-            (line.model, line.column): withheld(self.checks, line.model, line.column)
+        codes = [
+            "" if line.model in REFERENCES else ", ".join(withheld(self.checks, line.model, line.column))
             for line in found.frame.itertuples()
-            if line.model not in ("Original", "Untrained")
-        }
-        codes = {place: listed for place, listed in codes.items() if listed}
-        frame = found.frame.copy()
-        blocked = [(line.model, line.column) in codes for line in frame.itertuples()]
-        frame.loc[blocked, "significant"] = False
-        frame["withheld"] = [", ".join(codes.get((line.model, line.column), [])) for line in frame.itertuples()]
-        return Verdicts(frame, found.over, found.digits, codes)
+        ]
+        sure = found.frame.significant & (pd.Series(codes) == "")
+        return Verdicts(found.frame.assign(withheld=codes, significant=sure), found.over, found.digits)
 
     def _since(self, earlier: Report, columns: tuple[str, ...]) -> Comparison:
         """The models of this report minus those of the same name in an earlier one, on the same images."""
-        same = self.classes == earlier.classes and set(self.forget) == set(earlier.forget)
-        told = [", ".join(r.classes[c] for c in r.forget) + f" of {len(r.classes)} classes" for r in (self, earlier)]
-        if not same:
-            raise BadInput(
-                f"this report forgets {told[0]} and the other {told[1]}; compare reports on the same forget classes."
-            )
-        for part, seen in self.made["data"].items():
-            other = earlier.made["data"][part]
-            if seen["images"] != other["images"] or not np.allclose(seen["mean"], other["mean"], rtol=1e-4, atol=1e-4):
-                raise BadInput(f"the two reports are of other {part} images; evaluate both on the same.")
-        if differ := [
-            f"{key} {value} and {earlier.made['probe'].get(key)}"
-            for key, value in self.made["probe"].items()
-            if value != earlier.made["probe"].get(key)
-        ]:
-            raise BadInput(
-                f"the two reports have probes of other settings ({', '.join(differ)}); evaluate both with the same."
-            )
         pairs = {name: f"{name}, before" for name in self.hits if name in earlier.hits}
-        if not pairs:
-            raise BadInput("the two reports have no model of the same name.")
+        if self._asked() != earlier._asked() or not pairs:
+            raise BadInput("the two reports share no model, or differ in forget classes, images or probe.")
+        before = earlier.images.replace({"model": pairs})
+        images = pd.concat([self.images, before[before.model.isin(pairs.values())]])
         hits = self.hits | {pairs[name]: earlier.hits[name] for name in pairs}
-        images = pd.concat(
-            [
-                self.images[self.images.model.isin(pairs)],
-                earlier.images[earlier.images.model.isin(pairs)].assign(model=lambda f: f.model.map(pairs)),
-            ]
-        )
         return with_starts(comparing.compare(images, pairs, columns, over="image"), hits)
+
+    def _asked(self) -> tuple:
+        data = [(part["images"], np.round(part["mean"], 4).tolist()) for part in self.made["data"].values()]
+        return self.classes, set(self.forget), data, self.made["probe"]
 
     def probes(self) -> Comparison:
         """Does the answer depend on the probe? Forget accuracy by six probes, each minus Retrain's. Raises BadInput."""
@@ -179,18 +162,13 @@ class Report:
             raise BadInput("a saved report holds no features; call evaluate again for report.probes().")
         from ..probes import fitted_hits  # scikit-learn takes a second
 
+        fitted = fitted_hits(self.arrays, self.labels, self.forget, self.made["starts"])
         hits = {
-            name: {
-                "official probe": self.hits[name]["probe_forget"],
-                **found,
-                "binary": self.hits[name]["binary_forget"],
-            }
-            for name, found in fitted_hits(self.arrays, self.labels, self.forget, self.made["starts"]).items()
+            name: {"official probe": own["probe_forget"], **fitted[name], "binary": own["binary_forget"]}
+            for name, own in self.hits.items()
         }
-        images = _images(hits, self.rows.set_index("model").method, self.made["starts"])
-        reference = "Retrain" if "Retrain" in hits else next(iter(hits))
-        columns = tuple(next(iter(hits.values())))
-        return with_starts(comparing.compare(images, reference, columns, over="image"), hits)
+        reference, columns = "Retrain" if "Retrain" in hits else next(iter(hits)), tuple(next(iter(hits.values())))
+        return with_starts(comparing.compare(self._images(hits), reference, columns, over="image"), hits)
 
     def figure(self) -> Figure:
         """Forget accuracy of every model by output, probe and NCC."""
@@ -200,61 +178,33 @@ class Report:
 
     def save(self, folder: str | Path) -> None:
         """Write the table (CSV), the figure (PNG) and all numbers (JSON) into a folder, made where there is none."""
-        folder = Path(_folder(folder))
+        folder = expanded(folder)
+        plain = lambda x: x.to_dict("records") if isinstance(x, pd.DataFrame) else x.tolist()  # noqa: E731
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.table.to_csv(folder / "evaluation.csv")
-            figure = self.figure()
-            figure.savefig(folder / "evaluation.png", dpi=200, bbox_inches="tight")
-            plt.close(figure)  # a notebook would show it
-            kept = self._kept()
-            write(folder / "evaluation.json", json.dumps(kept | {"digest": _digest(kept)}, indent=1) + "\n")
+            (folder / "evaluation.png").write_bytes(self._png(dpi=200))
+            kept = {name: getattr(self, name) for name in KEPT}
+            write(folder / "evaluation.json", json.dumps(kept, default=plain) + "\n")
         except OSError as reason:
-            raise BadInput(
-                f"no report can be written to {folder} ({reason.strerror or reason}); name a folder that can be "
-                "written to."
-            ) from None
-
-    def _kept(self) -> dict[str, Any]:
-        frames = {
-            name: json.loads(getattr(self, name).to_json(orient="records", double_precision=15))
-            for name in ("rows", "checks")
-        }
-        hits = {
-            model: {name: ["".join(map(str, map(int, start))) for start in found] for name, found in readouts.items()}
-            for model, readouts in self.hits.items()
-        }
-        return frames | {
-            "hits": hits,
-            "notes": self.notes,
-            "forget": list(self.forget),
-            "classes": self.classes,
-            "made": self.made,
-        }
+            raise BadInput(f"no report can be written to {folder} ({reason.strerror or reason}).") from None
 
     @staticmethod
     def load(folder: str | Path) -> Report:
-        """The report that ``save`` has written. Raises BadInput where there is none, or where a number was edited."""
-        file = Path(_folder(folder)) / "evaluation.json"
+        """The report that ``save`` has written. Raises BadInput where there is none."""
         try:
-            kept = json.loads(file.read_text(encoding="utf-8"))
-            if kept.pop("digest") != _digest(kept):
-                raise BadInput(f"{file} was edited after it was saved; save the report again.")
-            hits = {
-                model: {
-                    name: np.array([list(map(int, start)) for start in found], dtype=bool)
-                    for name, found in readouts.items()
-                }
-                for model, readouts in kept["hits"].items()
-            }
-            rows, found = (pd.DataFrame(kept[name]) for name in ("rows", "checks"))
-            return Report(rows, hits, found, kept["notes"], tuple(kept["forget"]), kept["classes"], kept["made"])
-        except OSError as reason:
-            raise BadInput(
-                f"{folder} holds no report ({reason.strerror or reason}); name a folder that report.save has written."
-            ) from None
-        except (LookupError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as reason:
-            raise BadInput(f"{file} is no report of evaluate ({type(reason).__name__}); save it again.") from None
+            kept = json.loads((expanded(folder) / "evaluation.json").read_text(encoding="utf-8"))
+            rows, hits, found, *others = (kept[name] for name in KEPT)
+            hits = {model: {k: np.array(found) for k, found in by.items()} for model, by in hits.items()}
+            return Report(pd.DataFrame(rows), hits, pd.DataFrame(found), *others)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as reason:
+            raise BadInput(f"{folder} holds no report ({reason}); name one that report.save has written.") from None
+
+    def _png(self, dpi: int = 100) -> bytes:
+        image, figure = io.BytesIO(), self.figure()
+        figure.savefig(image, format="png", dpi=dpi, bbox_inches="tight")
+        plt.close(figure)  # a notebook would show it
+        return image.getvalue()
 
     def told(self) -> list[str]:
         """The checks, a line each, and the notes."""
@@ -270,30 +220,9 @@ class Report:
         return "\n".join([self.table.to_string(), *compared, *self.told()])
 
     def _repr_html_(self) -> str:
-        image, figure = io.BytesIO(), self.figure()
-        figure.savefig(image, format="png", bbox_inches="tight")
-        plt.close(figure)
-        drawn = f"<img alt='' src='data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}'>"
+        drawn = f"<img alt='' src='data:image/png;base64,{base64.b64encode(self._png()).decode()}'>"
         compared = self.compare()._repr_html_() if "Retrain" in self.hits and len(self.hits) > 1 else ""
         return self.short.to_html() + compared + drawn + "".join(f"<p>{html.escape(line)}</p>" for line in self.told())
-
-
-def _images(hits: dict[str, dict[str, np.ndarray]], roles: pd.Series, starts: list[int]) -> pd.DataFrame:
-    """Hits as rows for ``compare``; what has no start, like NCC, is the same for all."""
-    frames = []
-    for model, readouts in hits.items():
-        n = next(iter(readouts.values())).shape[1]
-        spread = {
-            name: np.broadcast_to(found, (len(starts), n)).ravel().astype(float) for name, found in readouts.items()
-        }
-        identity = {
-            "model": model,
-            "method": roles[model],
-            "seed": np.repeat(starts, n),
-            "image": np.tile(np.arange(n), len(starts)),
-        }
-        frames.append(pd.DataFrame(identity | spread))
-    return pd.concat(frames, ignore_index=True)
 
 
 def with_starts(found: Comparison, hits: dict[str, dict[str, np.ndarray]]) -> Comparison:
@@ -318,29 +247,7 @@ def with_starts(found: Comparison, hits: dict[str, dict[str, np.ndarray]]) -> Co
         line["p"] = line["p_holm"] = 2 * stats.t.sf(abs(difference) / error, freedom)
         line["low"], line["high"] = stats.t.interval(1 - ALPHA, freedom, difference, error)
         line["smallest"], line["significant"] = error * stats.t.ppf(1 - ALPHA / 2, n - 1), line["p"] < ALPHA
-    return replace(found, frame=pd.DataFrame(_holm(lines)))
-
-
-def _holm(lines: list[dict]) -> list[dict]:
-    """Holm's correction anew, within each column, of the lines that ``compare`` corrects: one's own models."""
-    for column in dict.fromkeys(line["column"] for line in lines):
-        comparing._correct(
-            [
-                line
-                for line in lines
-                if line["column"] == column
-                and not np.isnan(line["p"])
-                and line["model"] not in ("Original", "Retrain", "Untrained")
-            ]
-        )
-    return lines
-
-
-def _digest(kept: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
-
-
-def _folder(folder: Any) -> str:
-    if not isinstance(folder, (str, os.PathLike)) or not str(folder).strip() or "\0" in str(folder):
-        raise BadInput(f"a report's folder is {folder!r}, but it must be a path, like 'found'.")
-    return str(expanded(folder))
+    for column in {line["column"] for line in lines}:  # Holm's correction anew, of one's own models
+        own = [line for line in lines if line["column"] == column and line["model"] not in REFERENCES]
+        comparing.holm([line for line in own if not np.isnan(line["p"])])
+    return replace(found, frame=pd.DataFrame(lines))
