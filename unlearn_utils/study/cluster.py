@@ -24,7 +24,7 @@ from tqdm import tqdm
 from ..data import Dataset
 from ..settings import BadInput
 from . import code
-from .cells import Task, dataset_of, images_of, received
+from .cells import Task, dataset_of, images_of, received, stored
 from .machine import Machine
 from .store import Damaged, Files, Store
 from .worker import Away, Outcome, UserDefined, compute, reason, welcome
@@ -87,7 +87,7 @@ def work(asked: Asked, images: Dataset | None, records: list[tuple[dict, Files]]
         if asked.device != "cpu" and torch.cuda.is_available():  # workers of one host, which are numbered, share GPUs
             device = f"cuda:{number % torch.cuda.device_count() if isinstance(number, int) else 0}"
         outcomes = compute(asked.tasks, asked.keys, device, asked.users)
-        made = [{} if o.reason else Store().packed(task.spec) for task, o in zip(asked.tasks, outcomes, strict=True)]
+        made = [{} if o.reason else stored(task).packed() for task, o in zip(asked.tasks, outcomes, strict=True)]
         return Reply(outcomes=tuple(outcomes), made=tuple(made))
 
 
@@ -139,7 +139,7 @@ class Cluster(Executor):
         while reply.images or reply.records:
             lacking = [task for key, task in behind(asked.tasks).items() if key in reply.records]
             try:
-                records = [(task.spec, Store().packed(task.spec)) for task in lacking]
+                records = [(task.spec, stored(task).packed()) for task in lacking]
             except Damaged as error:
                 return [Outcome(0.0, str(error), damaged=True)] * len(asked.tasks)
             images = dataset_of(asked.tasks[0].cell.profile) if reply.images else None

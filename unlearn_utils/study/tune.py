@@ -1,4 +1,4 @@
-"""The search that chose the learning rates (SVD: its alpha) of a profile: ``python -m unlearn_utils.study.tune PROFILE``.
+"""The search that chose the learning rates (SVD: its alpha) of a profile: ``python -m unlearn_utils.study.tune NAME``.
 
 The rule and the candidates stand in the profile's ``[tuning]``. The table of all candidates is written to
 ``figures/<profile>/tuning.csv``; the winners are put into the profile by hand.
@@ -15,50 +15,39 @@ import torch
 from ..methods import METHODS
 from ..metrics import pooled_accuracy
 from ..paths import Outputs, write
-from ..settings import READOUTS, BadInput
+from ..settings import BadInput
 from . import profiles
 from .cells import Cell, stored
+from .machine import Machine
 from .profiles import Profile
 from .readings import Reading
-from .sweep import Failure, Machine, run
+from .sweep import Failure, run
 from .variants import VARIANTS, recipe_of
 
-
-def searched(profile: Profile, method: str, variant: str) -> tuple[str, list[float]]:
-    """What the search varies, and its candidates: the method's own where ``[tuning.<method>]`` names them."""
-    own = profile.tuning.get(method, {})
-    return own.get("setting", "lr"), own.get(variant) or profile.tuning[variant]
+MODEL = ["method", "variant", "setting", "value"]  # what names a candidate
 
 
 def candidates(name: str, data_dir: str) -> list[tuple[str, str, str, float, Cell]]:
-    """(method, variant, setting, value, cell) of every model of the search, on held-out training images."""
-    listed = []
+    """(method, variant, setting, value, cell) of every model of the search, on held-out training images.
+
+    The unlearning methods vary their learning rate over the profile's candidates; those of ``[tuning.<method>]``, and
+    the ``setting`` there, take their place, and a closed form has only its own.
+    """
     profile = profiles.load(name, data_dir=data_dir)
     profiles.check_names(profile, METHODS, VARIANTS)
     if not profile.tuning:
         raise BadInput(f"profile '{name}' has no [tuning]: its rates are the authors', and nothing is searched.")
-    for method, variant in unlearning_recipes(profile):
-        setting, values = searched(profile, method, variant)
-        for value in values:
+    listed = []
+    for method, variant in ((m, v) for m, variants in profile.recipes.items() for v in variants):
+        own = profile.tuning.get(method, {})
+        values = own.get(variant) or ([] if METHODS[method].closed_form else profile.tuning.get(variant, []))
+        setting = own.get("setting", "lr")
+        for value in values if METHODS[method].start == "original" else []:
             changed = {"data.evaluate_on": "validation", f"recipes.{method}.{variant}.{setting}": value}
             search = profiles.load(name, changed, data_dir)
             for seed, forget in search.pairs(profile.tuning["seeds"], profile.tuning["forget_sets"]):
                 listed.append((method, variant, setting, value, Cell(search, seed, forget, method, variant)))
     return listed
-
-
-def unlearning_recipes(profile: Profile) -> list[tuple[str, str]]:
-    """(method, variant) of the unlearning methods that have candidates; a closed form has only its own."""
-
-    def listed(method: str) -> dict:
-        return profile.tuning.get(method, {}) | ({} if METHODS[method].closed_form else profile.tuning)
-
-    return [
-        (method, variant)
-        for method, variants in profile.recipes.items()
-        for variant in variants
-        if METHODS[method].start == "original" and variant in listed(method)
-    ]
 
 
 def held_out(cell: Cell, forget: tuple[int, ...], readout: str) -> tuple[float, float]:
@@ -92,24 +81,16 @@ def winner(rows: pd.DataFrame, tolerance: float, ties: str = "larger") -> int:
 def table(name: str, data_dir: str, machine: Machine) -> pd.DataFrame:
     """One row per method, variant and candidate: mean accuracies over the search's cells, and whether it won."""
     listed = candidates(name, data_dir)
-    originals = [Cell(cell.profile, cell.seed, (), "original") for *_, cell in listed]
+    cells = [c for *_, cell in listed for c in (Cell(cell.profile, cell.seed, (), "original"), cell)]
     try:
-        run(
-            [Reading.of(cell, name) for cell in [*originals, *(cell for *_, cell in listed)] for name in READOUTS],
-            machine,
-        )
+        run([Reading.of(cell, readout) for cell in cells for readout in ("output", "probe", "ncc")], machine)
     except Failure as failure:
         raise BadInput(f"the search is not complete: {failure}") from None
-    names = ("method", "variant", "setting", "value")
-    rows = [dict(zip(names, row)) | score(cell) for *row, cell in listed]
-    means = pd.DataFrame(rows).groupby(list(names), sort=False).mean().reset_index().round(6)
-    rule = profiles.load(name).tuning
-    winners = [
-        winner(rows, rule["tolerance"], rule.get("ties", "larger"))
-        for _, rows in means.groupby(["method", "variant"], sort=False)
-    ]
-    means["chosen"] = means.index.isin(winners)
-    return means
+    rows = pd.DataFrame([dict(zip(MODEL, named)) | score(cell) for *named, cell in listed])
+    means, rule = rows.groupby(MODEL, sort=False).mean().reset_index().round(6), profiles.load(name).tuning
+    by_model = means.groupby(MODEL[:2], sort=False)
+    winners = [winner(some, rule["tolerance"], rule.get("ties", "larger")) for _, some in by_model]
+    return means.assign(chosen=means.index.isin(winners))
 
 
 def disagreements(profile: Profile, means: pd.DataFrame) -> list[str]:
@@ -119,9 +100,7 @@ def disagreements(profile: Profile, means: pd.DataFrame) -> list[str]:
         recipe = recipe_of(profile, row.method, row.variant)
         value = recipe.lr if row.setting == "lr" else recipe.constants.get(row.setting)
         if value != row.value:
-            listed.append(
-                f"{row.method}.{row.variant}: {row.setting} is {value} in the profile, {row.value} in the search"
-            )
+            listed.append(f"{row.method}.{row.variant}: {row.setting} is {value} there, {row.value} in the search")
     return listed
 
 
