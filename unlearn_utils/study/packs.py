@@ -185,17 +185,20 @@ def refuse_two_originals(*packs: Records) -> None:
     """Raise BadInput where a model from scratch has two weights, or where it is not known whose weights they are."""
     models = {question: record for records in packs for question, record in records.items()}
     weights: dict[str, set[str]] = {}
+    strangers = set()
     for record in (record for records in packs for record in records.values()):
         root: dict | None = record
         while root and (above := root["asked"].get("start" if root["kind"] == "model" else "model")):
             root = models.get(above)
-        here = weights.setdefault(root["question"] if root else "", {""} if not root else set())
-        here |= {record["original"]} | ({root["result"]["weights"]} if root and root["kind"] == "model" else set())
-    if two := sorted({one or "none named" for those in weights.values() if len(those) > 1 for one in those}):
+        if root is None:
+            strangers.add(record["original"])
+        elif root["kind"] == "model":
+            weights.setdefault(root["question"], set()).update({record["original"], root["result"]["weights"]})
+    if strangers := strangers.union(*(those for those in weights.values() if len(those) > 1)):
         raise BadInput(
-            f"these are results of two Originals, or of models that they do not hold ({', '.join(two)}), and two "
-            "Originals never stand in one table; execute all notebooks again at once, or bring the models of one "
-            "machine to the other first (--carry, --bring)."
+            f"these are results of two Originals, or of models that they do not hold ({', '.join(sorted(strangers))}), "
+            "and two Originals never stand in one table; execute all notebooks again at once, or bring the models of "
+            "one machine to the other first (--carry, --bring)."
         )
 
 
