@@ -34,7 +34,9 @@ def names(tasks) -> list[str]:
 @pytest.fixture
 def pack(ran) -> Pack:
     cells = [ran.cell(*pair, *model) for model in MODELS for pair in ran.pairs]
-    return packs.collect(ran.profile.name, images_of(ran.profile), names(r for cell in cells for r in readings_of(cell)))
+    return packs.collect(
+        ran.profile.name, images_of(ran.profile), names(r for cell in cells for r in readings_of(cell))
+    )
 
 
 # Collecting
