@@ -10,7 +10,7 @@ from PIL import Image
 
 from unlearn_utils import methods
 from unlearn_utils.settings import BadInput
-from unlearn_utils.study import profiles, tune
+from unlearn_utils.study import parameters, profiles, tune
 from unlearn_utils.study.cells import Cell, Trained, features_spec
 from unlearn_utils.study.store import Store
 from unlearn_utils.study.variants import RECORDED, VARIANTS, recipe_of
@@ -34,14 +34,14 @@ def test_every_profile_loads_and_its_methods_take_its_constants(name):
 @pytest.mark.parametrize("name", FROM_THE_PAPER)
 def test_one_word_switches_to_the_papers_table_and_to_the_scripts_and_both_name_the_same_settings(name):
     printed = "table5" if name.endswith("_vit") else "table4"
-    own, table, scripts = (profiles.load(name, hyperparameters=which) for which in ("", printed, "scripts"))
+    own, table, scripts = (profiles.load(name, {"recipes": which}) for which in ("", printed, "scripts"))
     changed = [
         {(m, v) for m in own.recipes for v in own.recipes[m] if table.recipes[m][v] != other.recipes[m][v]}
         for other in (own, scripts)
     ]
     assert changed[1] and changed[0] <= changed[1]
-    with pytest.raises(BadInput, match="no hyper-parameters 'tabel4'"):
-        profiles.load(name, hyperparameters="tabel4")
+    with pytest.raises(BadInput, match="no recipes 'tabel4'"):
+        profiles.load(name, {"recipes": "tabel4"})
 
 
 def test_what_unlearns_on_a_quarter_of_the_width_is_what_unlearns_on_the_whole():
@@ -177,3 +177,43 @@ def test_a_variant_takes_the_recipe_that_it_says():
     assert len(set(RECORDED.values())) == len(RECORDED) and not set(RECORDED.values()) & set(VARIANTS)
     with pytest.raises(BadInput, match="no recipe for method 'scrub', variant 'tuned'"):
         recipe_of(profile, "scrub", "tuned")
+
+
+@pytest.mark.parametrize(
+    "name, given, meant",
+    [
+        ("seeds", "1", [1]),
+        ("seeds", (), []),
+        ("forget", "[3, [4, 5]]", [3, [4, 5]]),
+        ("forget", "cat", ["cat"]),
+        ("methods", "salun", ["salun"]),
+        ("shots", "(1, 2)", [1, 2]),
+        ("gamma", 1, 1.0),
+        ("overrides", "{'probe.epochs': 1}", {"probe.epochs": 1}),
+        ("machine", {"jobs": 2}, {"jobs": 2}),
+        ("of_a_notebook_alone", "-3", -3),
+    ],
+)
+def test_a_parameter_is_read_as_its_kind(name, given, meant):
+    found = parameters.read(name, given, default=0)
+    assert (found, type(found)) == (meant, type(meant))
+
+
+@pytest.mark.parametrize(
+    "name, given, told",
+    [
+        ("seeds", "a", "must be a whole number"),
+        ("seeds", -1, "must be at least 0"),
+        ("shots", [0], "must be at least 1"),
+        ("draws", 2.5, "must be a whole number"),
+        ("overrides", 3, "must be a table"),
+        ("machine", {"devise": "cpu"}, "no key 'machine.devise'; allowed are cluster"),
+        ("machine", {"jobs": -1}, "must be at least 0"),
+        ("machine", {"results": "x"}, "one of , committed"),
+        ("machine", {"cluster": 3}, "must be a text"),
+        ("of_a_notebook_alone", "x", "must be of type int, like 0"),
+    ],
+)
+def test_a_parameter_of_another_kind_or_out_of_range_is_refused(name, given, told):
+    with pytest.raises(BadInput, match=told):
+        parameters.read(name, given, default=0)

@@ -311,7 +311,8 @@ from unlearn_utils.study.cells import stored
 from unlearn_utils.study.machine import Machine
 from unlearn_utils.study.readings import Reading
 names = ("mine", "theirs")
-study = Study("digits", [3], [0], {tiny!r} | {{f"recipes.{{name}}.linear": {{"epochs": 2, "lr": 0.1}} for name in names}})
+overrides = {tiny!r} | {{f"recipes.{{name}}.linear": {{"epochs": 2, "lr": 0.1}} for name in names}}
+study = Study("digits", [3], [0], overrides)
 tasks = [Reading.of(study.cell(0, (3,), n), r) for n in names for r in ("geometry", f"neighbour_{{n}}")]
 for elsewhere in (False, True):
     sweep.code.edited = lambda: elsewhere  # so that one process of its own computes
