@@ -5,6 +5,7 @@ import json
 import lzma
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -13,7 +14,7 @@ from conftest import learned_study
 from unlearn_utils import Study, paths, sources
 from unlearn_utils.methods import METHODS
 from unlearn_utils.settings import BadInput
-from unlearn_utils.study import packs, store, sweep
+from unlearn_utils.study import exchange, packs, store, sweep
 from unlearn_utils.study.cells import images_of, trained
 from unlearn_utils.study.packs import NAME, Pack
 from unlearn_utils.study.readings import Reading, readings_of
@@ -240,10 +241,12 @@ def test_merging_keeps_the_first_where_both_have_a_result_and_says_so():
 
 
 @pytest.mark.parametrize("some", [True, False])
-def test_a_refresh_of_some_notebooks_keeps_what_the_others_show(some, tmp_path):
-    packs.write(of(ORIGINAL, SCRUB, RETRAIN), tmp_path / NAME)
-    packs.refresh(of(ORIGINAL | {"seconds": 12.5}), tmp_path / NAME, some)
-    kept = packs.read(tmp_path / NAME).records
+def test_a_refresh_of_some_notebooks_keeps_what_the_others_show(some, home, monkeypatch):
+    place, study = home / "figures" / "digits" / NAME, SimpleNamespace(profile=SimpleNamespace(name="digits"))
+    packs.write(of(ORIGINAL, SCRUB, RETRAIN), place)
+    monkeypatch.setattr(exchange, "_collected", lambda _: of(ORIGINAL | {"seconds": 12.5}))
+    exchange.refresh(study, some)
+    kept = packs.read(place).records
     assert len(kept) == (3 if some else 1) and kept[ORIGINAL["question"]]["seconds"] == 12.5
 
 

@@ -81,41 +81,22 @@ def test_every_rate_of_a_profile_won_its_committed_search(name):
 @pytest.mark.parametrize("overrides, named", [
     ({"probe.epoch": 3}, "no key 'probe.epoch'; allowed are batch_size, epochs"),
     ({"probe.epochs": "many"}, "probe.epochs is 'many', but it must be a whole number"),
-    ({"recipes.scrub.linear.lr": "fast"}, "recipes.scrub.linear.lr is 'fast', but it must be a number"),
-    ({"title": 3}, "title is 3, but it must be a text"),
     ({"title.deep": 1}, "title.deep"),
     ({"recipes.scrub.cmf.schedule": "cosin"}, "'cosin', but it must be one of constant, cosine, step"),
-    ({"probe.schedule": "step"}, "one of constant, cosine"),
-    ({"cmf_normalisation": "centred"}, "one of none, unit_length, log_softmax"),
     ({"probe.epochs": 0}, "probe.epochs is 0, but it must be at least 1"),
-    ({"probe.validation": 1.0}, "probe.validation is 1.0, but it must be at least 0 and below 1"),
     ({"recipes.scrub.linear.lr": math.nan}, "lr is nan, but it must be at least 0"),
-    ({"recipes.scrub.linear.lr": 10**400}, "at least 0 and below"),
     ({"recipes": 3}, "recipes is 3, but it must be a table"),
-    ({"recipes.prune.linear": 3}, "recipes.prune.linear is 3, but it must be a table"),
-    ({"runs": 3}, "runs is 3, but it must be a list"),
     ({"runs": []}, "runs is an empty list"),
     ({"runs": [{"seeds": ["a"], "forget_sets": [[0]]}]}, r"runs\[0\].seeds\[0\] is 'a', but it must be a whole number"),
-    ({"runs": [{"seeds": [0], "forget_sets": [0, [1]]}]}, r"forget_sets\[0\] is 0, but it must be a list"),
-    ({"network.blocks": [1, -1]}, r"network.blocks\[1\] is -1, but it must be at least 1"),
     ({"multi_recipes.scrub.cmff": {"epochs": 1, "lr": 0.1}}, "no key 'multi_recipes.scrub.cmff'"),
-])  # fmt: skip
-def test_a_wrong_override_is_refused_by_name(overrides, named):
-    with pytest.raises(BadInput, match=named):
-        profiles.load("digits", overrides)
-
-
-@pytest.mark.parametrize("overrides, named", [
     ({"data.image_size": 16}, "image_size 8"),
     ({"data.crop_to": 16, "data.enlarge_to": 12}, "must not fall"),
-    ({"data.random_resized_crop": True}, "needs data.crop_to"),
-    ({"data.normalisation": "imagenet"}, "takes 3 channels"),
     ({"network.architecture": "vit_small_patch16_224"}, "takes 224 pixels and 3 channels, not 8 and 1"),
     ({"network.architecture": "timm/resnet18", "network.width": 8}, "are a ResNet's; leave them out"),
     ({"network.weights": "imagenet"}, "for timm's encoders only"),
     ({"network.blocks": [1] * 5}, "has 5 stages, but 8 pixels allow at most 4"),
 ])  # fmt: skip
-def test_images_views_and_network_that_do_not_fit_are_refused(overrides, named):
+def test_a_wrong_override_is_refused_by_name(overrides, named):
     with pytest.raises(BadInput, match=named):
         profiles.load("digits", overrides)
 
@@ -124,7 +105,6 @@ def test_images_views_and_network_that_do_not_fit_are_refused(overrides, named):
     ({"recipes.scrub.cmf_none": {"epochs": 1, "lr": 0.1}}, "no key 'recipes.scrub.cmf_none'"),
     ({"recipes.scrubb.cmf": {"epochs": 1, "lr": 0.1}}, "no key 'recipes.scrubb'; allowed are bias_shift"),
     ({"tuning.tolerence": 0.1}, "no key 'tuning.tolerence'"),
-    ({"tuning.unsir.linnear": [0.1]}, "no key 'tuning.unsir.linnear'"),
     ({"left_out": ["unsirr.*"]}, "left_out has 'unsirr..', but it must name models"),
 ])  # fmt: skip
 def test_a_key_that_nobody_would_read_is_refused_by_name(overrides, named):

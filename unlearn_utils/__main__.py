@@ -187,7 +187,8 @@ def work(options: argparse.Namespace, given: dict[Path, dict[str, Any]]) -> int:
     study = Study(options.profile, options.forget, options.seeds, options.overrides, **machine)
     machine["jobs"] = study.machine.jobs
     if options.export or options.merge or options.carry or options.bring:
-        return exchange.exchange(study, options)
+        exchange.exchange(study, options)
+        return 0
     failed = run.run(study, given, machine, options.force or options.refresh_reference or options.check, write_report)
     if options.refresh_reference and not failed and not machine["results"]:
         exchange.refresh(study, bool(options.only))

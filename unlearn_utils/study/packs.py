@@ -202,13 +202,6 @@ def refuse_two_originals(*packs: Records) -> None:
         )
 
 
-def refresh(pack: Pack, place: Path, some: bool) -> None:
-    """Write the pack of a run; one of ``some`` notebooks keeps what the others show."""
-    if some and place.exists():
-        pack, _ = merge(pack, read(place, pack.profile))
-    write(pack, place)
-
-
 def carry(keys: Iterable[str], into: Path) -> int:
     """Copy the models from scratch behind results, named by "kind/key", to a folder that ``bring`` takes; how many.
 
