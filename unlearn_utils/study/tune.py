@@ -10,20 +10,20 @@ import argparse
 import sys
 
 import pandas as pd
-import torch
 
 from ..methods import METHODS
-from ..metrics import pooled_accuracy
 from ..paths import Outputs, write
 from ..settings import BadInput
 from . import profiles
-from .cells import Cell, stored
+from .cells import Cell, images_of, stored
 from .machine import Machine
 from .profiles import Profile
 from .readings import Reading
+from .readouts import row_of
 from .sweep import Failure, run
 from .variants import VARIANTS, recipe_of
 
+READ = ("output", "probe", "ncc")
 MODEL = ["method", "variant", "setting", "value"]  # what names a candidate
 
 
@@ -50,25 +50,21 @@ def candidates(name: str, data_dir: str) -> list[tuple[str, str, str, float, Cel
     return listed
 
 
-def held_out(cell: Cell, forget: tuple[int, ...], readout: str) -> tuple[float, float]:
-    """Held-out (retain, forget) accuracy of a readout of the cell's model."""
-    result = stored(Reading.of(cell, readout)).result
-    if "diverged" in result:  # a rate that is too high, which is what a search is to find out
-        return 0.0, float("nan")
-    counts = torch.tensor(result["counts"])
-    retain = tuple(c for c in range(len(counts)) if c not in forget)
-    return pooled_accuracy(counts, retain), pooled_accuracy(counts, forget)
-
-
 def score(cell: Cell) -> dict[str, float]:
-    """The accuracies of the cell's output, the retain accuracy that it costs, and what its features still hold.
+    """Held-out accuracies of the cell's output, the retain accuracy that it costs, and what its features still hold.
 
     The output alone decides. Probe and NCC are noted, so that everybody can see how they follow the rate.
     """
-    retain, forget = held_out(cell, cell.forget, "output")
-    original, _ = held_out(Cell(cell.profile, cell.seed, (), "original"), cell.forget, "output")
-    features = {name: held_out(cell, cell.forget, name)[1] for name in ("probe", "ncc")}
-    return {"retain": retain, "forget": forget, "cost": original - retain, **features}
+
+    def row(of: Cell) -> dict[str, float]:
+        results = {name: stored(Reading.of(of, name)).result for name in READ}
+        return row_of(len(images_of(of.profile).classes), results, cell.forget)
+
+    own, original = row(cell), row(Cell(cell.profile, cell.seed, (), "original"))
+    retain = own.get("output_retain", 0.0)  # a rate that is too high diverges, which is what a search is to find out
+    forget, probe, ncc = (own.get(f"{name}_forget", float("nan")) for name in READ)
+    cost = original["output_retain"] - retain
+    return {"retain": retain, "forget": forget, "cost": cost, "probe": probe, "ncc": ncc}
 
 
 def winner(rows: pd.DataFrame, tolerance: float, ties: str = "larger") -> int:
@@ -83,7 +79,7 @@ def table(name: str, data_dir: str, machine: Machine) -> pd.DataFrame:
     listed = candidates(name, data_dir)
     cells = [c for *_, cell in listed for c in (Cell(cell.profile, cell.seed, (), "original"), cell)]
     try:
-        run([Reading.of(cell, readout) for cell in cells for readout in ("output", "probe", "ncc")], machine)
+        run([Reading.of(cell, readout) for cell in cells for readout in READ], machine)
     except Failure as failure:
         raise BadInput(f"the search is not complete: {failure}") from None
     rows = pd.DataFrame([dict(zip(MODEL, named)) | score(cell) for *named, cell in listed])
