@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from conftest import learned_study
+from small import readings_of
 
 from unlearn_utils import Study, paths, sources
 from unlearn_utils.methods import METHODS
@@ -17,7 +18,7 @@ from unlearn_utils.settings import BadInput
 from unlearn_utils.study import exchange, packs, store, sweep
 from unlearn_utils.study.cells import images_of, trained
 from unlearn_utils.study.packs import NAME, Pack
-from unlearn_utils.study.readings import Reading, readings_of
+from unlearn_utils.study.readings import Reading
 from unlearn_utils.study.readouts import READOUTS
 from unlearn_utils.study.store import Store, digest, signed
 

@@ -82,11 +82,6 @@ class Profile:
         first = vars(self.runs[0])
         return _pairs([read_table(Runs, {key: value or first[key] for key, value in given.items()}, "")])
 
-    @property
-    def multi_pairs(self) -> list[tuple[int, tuple[int, ...]]]:
-        """The (seed, forget set) pairs in which several classes are forgotten at once."""
-        return _pairs(self.multi_runs)
-
 
 def _pairs(blocks: Iterable[Runs]) -> list[tuple[int, tuple[int, ...]]]:
     return list(dict.fromkeys((s, tuple(sorted(f))) for b in blocks for f in b.forget_sets for s in b.seeds))

@@ -54,11 +54,6 @@ class Reading(Task):
         return read(self.name, at) if at.finite() else {"diverged": True}, {}
 
 
-def readings_of(cell: Cell) -> list[Reading]:
-    """Every readout that a cell has."""
-    return [Reading.of(cell, name) for name, readout in READOUTS.items() if readout.where(cell)]
-
-
 @dataclass(frozen=True)
 class Collapse(Task):
     """Neural collapse on the way: NC1, NC2 and NC3 at the epochs that a training from scratch noted."""
