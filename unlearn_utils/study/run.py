@@ -76,7 +76,7 @@ def _execute(stale: list[Path], given: Given, machine: dict[str, Any], outputs: 
     """Two notebooks at a time, which share the processes; a line for the first figure and for each notebook."""
     started, side_by_side = time.time(), min(2, machine["jobs"], len(stale))
     each = machine | {"jobs": max(1, machine["jobs"] // side_by_side)}
-    pool = loky.ProcessPoolExecutor(side_by_side, initializer=_end_quietly)
+    pool = loky.ProcessPoolExecutor(side_by_side, timeout=60, initializer=_end_quietly)  # idle ones of a killed command
     waiting = {pool.submit(execute, path, given[path], each, outputs) for path in stale}
     done, drawn = [], None
     try:

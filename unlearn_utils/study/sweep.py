@@ -49,7 +49,7 @@ class Interrupted(KeyboardInterrupt):
 def missing(tasks: list[Task]) -> list[Task]:
     """What has to be computed for the tasks: those that are not stored, each once, and before it what it requires.
 
-    A stored result needs nothing any more. Tasks of one model stand together, so that its features are at hand.
+    A stored result needs nothing any more.
     """
     store, found = Store(), {}
 
@@ -62,8 +62,7 @@ def missing(tasks: list[Task]) -> list[Task]:
 
     for task in tasks:
         visit(task)
-    places = {key: place for place, key in reversed(list(enumerate(task.group for task in found.values())))}
-    return sorted(found.values(), key=lambda task: places[task.group])
+    return list(found.values())
 
 
 def run(tasks: list[Task], machine: Machine) -> int:
