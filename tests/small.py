@@ -5,8 +5,8 @@ from pathlib import Path
 
 from unlearn_utils.study import profiles
 from unlearn_utils.study.cells import Cell
-from unlearn_utils.study.readings import readings_of
-from unlearn_utils.study.readouts import row_of
+from unlearn_utils.study.readings import Reading
+from unlearn_utils.study.readouts import READOUTS, row_of
 from unlearn_utils.study.store import Store
 
 TINY = tomllib.loads((Path(__file__).parent / "tiny.toml").read_text())["overrides"]
@@ -32,6 +32,11 @@ def done(task) -> dict:
         Store().put(task.spec, *task.compute("cpu"), seconds=0.0, device="cpu")
         record = Store().get(task.spec)
     return record.result
+
+
+def readings_of(of: Cell) -> list[Reading]:
+    """Every readout that a cell has."""
+    return [Reading.of(of, name) for name, readout in READOUTS.items() if readout.where(of)]
 
 
 def row(of: Cell, forget=(3,)) -> dict:

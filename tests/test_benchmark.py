@@ -2,10 +2,10 @@
 
 import sys
 
+import benchmark
 import pytest
 import torch
 
-import benchmark
 from unlearn_utils.data import replace
 from unlearn_utils.settings import Views
 

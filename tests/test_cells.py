@@ -21,15 +21,10 @@ def test_images_that_change_on_the_disk_are_noticed_at_the_next_sweep(home, tmp_
 
     def key() -> str:
         look_again()
-        given = {
-            "data.source": "folder",
-            "data.folder": str(tmp_path / "pictures"),
-            "data.image_size": 8,
-            "data.channels": 1,
-        }
-        return trained(
-            Study("image_folder", [[0]], [0], given, device="cpu")._cell((0, (0,)), "random_label", "linear")
-        ).key
+        given = {"data.source": "folder", "data.folder": str(tmp_path / "pictures")}
+        given |= {"data.image_size": 8, "data.channels": 1}
+        study = Study("image_folder", [[0]], [0], given, device="cpu")
+        return trained(study.cell(0, (0,), "random_label")).key
 
     before = key()
     assert key() == before
@@ -42,8 +37,6 @@ def test_a_projected_model_is_found_again_with_its_projection(study):
     sweep.run([trained(cell)], ONE)
     model = load_model(cell, "cpu")
     assert torch.linalg.matrix_rank(model.projection) == len(model.projection) - 2
-
-
 
 
 def test_a_cmf_cell_starts_from_the_cmf_original_and_ends_with_the_means_of_its_features(ran):
@@ -66,7 +59,7 @@ def test_a_sham_starts_from_retrain_and_only_what_unlearns_has_one(ran):
     assert torch.equal(run.model.head.weight, start.head.weight) and run.forget_classes == (0,)
     assert not torch.equal(load_model(cell, "cpu").head.weight, start.head.weight)
     with pytest.raises(BadInput, match="trained from scratch"):
-        ran.cell(0, (), "original", "sham").start
+        print(ran.cell(0, (), "original", "sham").start)
 
 
 def test_classifier_only_leaves_the_encoder_bit_for_bit_and_changes_the_head(ran):

@@ -9,9 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent

@@ -17,7 +17,7 @@ VITS = ("cifar10_vit", "cifar100_vit", "tiny_imagenet_vit")
 def under(name):
     """The profile as it is, with the printed table, and with the scripts."""
     printed = "table5" if name in VITS else "table4"
-    return [profiles.load(name, hyperparameters=which) for which in ("", printed, "scripts")]
+    return [profiles.load(name, {"recipes": which}) for which in ("", printed, "scripts")]
 
 
 @pytest.mark.parametrize(

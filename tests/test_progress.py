@@ -16,54 +16,33 @@ from unlearn_utils.study import progress
 from unlearn_utils.study.progress import Progress, tracked
 
 
-@pytest.fixture
-def watched(monkeypatch):
-    """watched(): standard error as a terminal, which keeps what is written."""
-    monkeypatch.delenv(progress.QUIET, raising=False)
-    monkeypatch.setattr(progress, "in_a_notebook", lambda: False)
-
-    def terminal(is_one=True):
-        screen = io.StringIO()
-        screen.isatty = lambda: is_one
-        monkeypatch.setattr(sys, "stderr", screen)
-        return screen
-
-    return terminal
-
-
-def a_sweep():
-    with Progress(3) as shown:
-        shown.done("model of A: 1.0 s")
-        time.sleep(0.15)
-        shown.done("model of B and 1 more: 1.0 s", 2)
+def a_sweep(monkeypatch, capsys, terminal=True, notebook=False, quiet=False) -> tuple[str, str]:
+    """What a sweep of three tasks shows on the screen, and what it prints."""
+    screen = io.StringIO()
+    screen.isatty = lambda: terminal
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(progress, "in_a_notebook", lambda: notebook)
+    monkeypatch.setenv(progress.QUIET, "1" if quiet else "")
+    shown = Progress(3)
+    shown.done("model of A: 1.0 s")
+    time.sleep(0.15)
+    shown.done("model of B and 1 more: 1.0 s", 2)
+    shown.bar.close()
+    return screen.getvalue(), capsys.readouterr().out
 
 
-def test_a_log_gets_one_plain_line_for_each_batch(watched, capsys):
-    screen = watched(is_one=False)
-    a_sweep()
-    assert capsys.readouterr().out == "[1/3] model of A: 1.0 s\n[3/3] model of B and 1 more: 1.0 s\n"
-    assert not screen.getvalue()
+def test_a_log_gets_a_line_for_each_batch_and_who_looks_on_a_bar_that_goes(monkeypatch, capsys):
+    lines = "[1/3] model of A: 1.0 s\n[3/3] model of B and 1 more: 1.0 s\n"
+    assert a_sweep(monkeypatch, capsys, terminal=False) == ("", lines)
+    bar, printed = a_sweep(monkeypatch, capsys)
+    assert re.search(r"3/3 \[\d\d:\d\d<\d\d:\d\d, .*task", bar) and bar.endswith("\r") and not printed
+    nothing, bar = a_sweep(monkeypatch, capsys, notebook=True)
+    assert not nothing and "3/3" in bar and bar.endswith("\r")
+    assert a_sweep(monkeypatch, capsys, notebook=True, quiet=True) == ("", "")
 
 
-def test_a_terminal_gets_a_bar_with_the_time_left(watched, capsys):
-    screen = watched()
-    a_sweep()
-    assert re.search(r"3/3 \[\d\d:\d\d<\d\d:\d\d, .*task", screen.getvalue()) and not capsys.readouterr().out
-
-
-def test_a_notebook_that_a_command_executes_gets_nothing(watched, capsys, monkeypatch):
-    screen = watched()
-    monkeypatch.setenv(progress.QUIET, "1")
-    monkeypatch.setattr(progress, "in_a_notebook", lambda: True)
-    a_sweep()
-    assert list(tracked("ab", "letters", 2)) == ["a", "b"]
-    assert (screen.getvalue(), capsys.readouterr().out) == ("", "")
-
-
-def test_what_is_tracked_comes_in_its_order_and_its_bar_goes(watched):
-    screen = watched()
-    assert list(tracked(range(3), "numbers", 0)) == [0, 1, 2]
-    assert "numbers" in screen.getvalue() and screen.getvalue().endswith("\r")
+def test_what_is_tracked_comes_in_its_order():
+    assert list(tracked(range(3), "numbers", 0)) == [0, 1, 2] == list(tracked(range(3), "numbers", 3))
 
 
 class Kernel:
@@ -74,33 +53,34 @@ class Kernel:
         environment.pop(progress.QUIET, None)
         self.manager, self.client = start_new_kernel(kernel_name="python3", env=environment, cwd=str(home))
 
-    def run(self, source, on_message=lambda message: None, timeout=240):
-        """The reply, what a saved notebook would keep, and all that the one place of the bar showed."""
-        asked, kept, places, shown = self.client.execute(source), [], {}, []
+    def run(self, source, at_every_turn=lambda: None, timeout=240):
+        """Whether it succeeded, its text, and the traceback of an error."""
+        asked, text, traceback = self.client.execute(source), "", []
         ended = time.time() + timeout
         while time.time() < ended:
+            at_every_turn()
             try:
                 message = self.client.get_iopub_msg(timeout=0.2)
             except queue.Empty:
-                on_message(None)
-                continue
-            if message["parent_header"].get("msg_id") != asked:
                 continue
             kind, content = message["header"]["msg_type"], message["content"]
-            if kind == "status" and content["execution_state"] == "idle":
-                while (reply := self.client.get_shell_msg(timeout=30))["parent_header"].get("msg_id") != asked:
-                    pass  # to a question at the start
-                return reply["content"], kept, shown
-            if kind == "display_data":
-                places[content["transient"]["display_id"]] = content
-                kept.append(content)
-            elif kind == "update_display_data":
-                places[content["transient"]["display_id"]]["data"] = content["data"]
-                shown.append(content["data"].get("text/plain", ""))
-            elif kind in ("stream", "error"):
-                kept.append(content)
-            on_message(message)
+            if message["parent_header"].get("msg_id") == asked:
+                if kind == "status" and content["execution_state"] == "idle":
+                    return text, traceback
+                text += content["text"] if kind == "stream" else ""
+                traceback = content["traceback"] if kind == "error" else traceback
         raise TimeoutError(source)
+
+    def workers(self) -> list[psutil.Process]:
+        """Processes that compute for it and have not ended."""
+
+        def computes(process: psutil.Process) -> bool:
+            try:
+                return process.status() != psutil.STATUS_ZOMBIE and "popen_loky" in " ".join(process.cmdline())
+            except psutil.NoSuchProcess:  # it has just ended
+                return False
+
+        return list(filter(computes, psutil.Process(self.manager.provisioner.pid).children(recursive=True)))
 
 
 @pytest.fixture
@@ -108,18 +88,6 @@ def kernel(home):
     started = Kernel(home)
     yield started
     started.manager.shutdown_kernel(now=True)
-
-
-def workers_of(kernel) -> list[psutil.Process]:
-    """Processes that compute for a kernel and have not ended."""
-
-    def computes(process: psutil.Process) -> bool:
-        try:
-            return process.status() != psutil.STATUS_ZOMBIE and "popen_loky" in " ".join(process.cmdline())
-        except psutil.NoSuchProcess:  # it has just ended
-            return False
-
-    return list(filter(computes, psutil.Process(kernel.manager.provisioner.pid).children(recursive=True)))
 
 
 TASKS = """
@@ -135,40 +103,36 @@ class Noted(Task):
     name: str
     kind, code, requires = "noted", "", []
     asked = property(lambda task: {"name": task.name})
+    group = property(lambda task: task.name)
 
     def compute(self, device):
-        time.sleep(SECONDS)
+        time.sleep(0.2)
         return {"done": True}, {}
 
-tasks = [Noted(Cell(None, 0, (), "random"), f"{i} of COUNT") for i in range(COUNT)]
-machine = Machine(("cpu",), JOBS)
+tasks = [Noted(Cell(None, 0, (), "random"), f"task {i}") for i in range(100)]
+machine = Machine(("cpu",), 2)
 """
 
 
 def test_a_live_notebook_shows_one_bar_and_survives_an_interrupt(kernel, home):
-    """The bar has the time left, and nothing of it is kept; what is finished is stored, and the workers end."""
-    kernel.run(TASKS.replace("SECONDS", "0.2").replace("COUNT", "8").replace("JOBS", "1"))
-    reply, kept, shown = kernel.run("sweep.run(tasks, machine); print('after')")
-    assert reply["status"] == "ok" and any(re.search(r"[1-7]/8 \[\d\d:\d\d<\d\d:\d\d", text) for text in shown)
-    assert [content.get("data", content.get("text")) for content in kept] == [{}, "after\n"]
-    kernel.run(TASKS.replace("SECONDS", "0.5").replace("COUNT", "40").replace("JOBS", "2"))
-    already = set(home.glob(".store/noted/*/record.json"))
-    stored, interrupted = lambda: sorted(set(home.glob(".store/noted/*/record.json")) - already), []
+    """What is finished is stored, and the workers end."""
+    kernel.run(TASKS)
+    stored, interrupted = lambda: set(home.glob(".store/noted/*/record.json")), []
 
-    def interrupt(_):
-        if len(stored()) >= 2 and not interrupted:
+    def interrupt():
+        if len(stored()) >= 4 and not interrupted:
             interrupted.append(True)
             kernel.manager.interrupt_kernel()
 
-    _, kept, _ = kernel.run("sweep.run(tasks, machine)", interrupt)
-    assert kept[-1]["ename"] == "Interrupted" and 2 <= len(stored()) < 40
-    assert kept[-1]["traceback"] == ["Interrupted: what is finished is stored; run the cell again to go on from there."]
+    text, traceback = kernel.run("sweep.run(tasks, machine)", interrupt)
+    assert traceback == ["Interrupted: what is finished is stored; run the cell again to go on from there."]
+    assert re.search(r"[1-9]/100 \[\d\d:\d\d<\d\d:\d\d", text) and text.endswith("\r")
     before = {path: path.stat().st_mtime_ns for path in stored()}
-    reply, [printed], _ = kernel.run("print(len(sweep.missing(tasks)))")
-    assert reply["status"] == "ok" and printed["text"] == f"{40 - len(before)}\n"
+    assert 4 <= len(before) < 100
+    assert kernel.run("print(len(sweep.missing(tasks)))") == (f"{100 - len(before)}\n", [])
     ended = time.time() + 30
-    while workers_of(kernel) and time.time() < ended:
+    while kernel.workers() and time.time() < ended:
         time.sleep(0.2)
-    assert not workers_of(kernel)
-    reply, _, _ = kernel.run("sweep.run([tasks[-1]], machine); assert sweep.missing(tasks[-1:]) == []")
-    assert reply["status"] == "ok" and all(path.stat().st_mtime_ns == at for path, at in before.items())
+    assert not kernel.workers()
+    assert not kernel.run("sweep.run(tasks[:1] + tasks[-1:], Machine(('cpu',), 1))")[1]
+    assert all(path.stat().st_mtime_ns == at for path, at in before.items())

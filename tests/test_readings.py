@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from small import LEARNED, cell, done, profile, row
+from small import LEARNED, cell, done, profile, readings_of, row
 from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
 from unlearn_utils import attacks, metrics
@@ -16,7 +16,7 @@ from unlearn_utils.representation import Features, output_predictions
 from unlearn_utils.settings import BadInput
 from unlearn_utils.study import store
 from unlearn_utils.study.cells import dataset_of, features_spec, load_features, load_model, trained
-from unlearn_utils.study.readings import Attacked, Collapse, Curve, Embedded, Reading, Steps, readings_of, thinned
+from unlearn_utils.study.readings import Attacked, Collapse, Curve, Embedded, Reading, Steps, thinned
 from unlearn_utils.study.readouts import READOUTS, At, look, read, readout, row_of
 from unlearn_utils.study.store import Store
 from unlearn_utils.training import generator

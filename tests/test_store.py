@@ -13,91 +13,80 @@ import torch
 from unlearn_utils.study import store
 from unlearn_utils.study.cells import dataset_of, features_spec, load_features, load_model, load_state, stored, trained
 from unlearn_utils.study.readings import Reading
-from unlearn_utils.study.store import Damaged, Store, digest
+from unlearn_utils.study.store import Damaged, Store, signed
 
 SPEC = {"kind": "model", "seed": 0, "rate": 0.1}
+WEIGHTS = {"a": torch.tensor([0.1, float("nan"), -0.0]), "b": torch.tensor([1.0]).bfloat16(), "c": torch.tensor(3)}
 
 
 @pytest.fixture
 def filled(home) -> Store:
     filled = Store()
-    filled.put(SPEC, {"accuracy": [0.5, 1.0]}, {"weights": {"w": torch.arange(4.0)}}, 1.5, "cpu")
+    filled.put(SPEC, {"accuracy": [0.5, float("nan")]}, {"weights": WEIGHTS}, 1.5, "cpu")
     return filled
 
 
-def test_a_result_comes_back_as_it_was(filled):
-    record = filled.get(SPEC)
-    assert record.result == {"accuracy": [0.5, 1.0]} and record.seconds == 1.5
-    assert torch.equal(record.tensors("weights")["w"], torch.arange(4.0))
-
-
-def test_another_parameter_is_another_result(filled):
+def test_a_result_comes_back_bit_for_bit_under_its_own_spec_alone(filled):
+    record = filled.get(dict(reversed(SPEC.items())))  # the order of keys is no parameter
+    assert record.result["accuracy"][0] == 0.5 and record.result["accuracy"][1] != record.result["accuracy"][1]
+    for name, tensor in record.tensors("weights").items():
+        assert tensor.dtype == WEIGHTS[name].dtype
+        assert torch.equal(tensor.reshape(-1).view(torch.uint8), WEIGHTS[name].reshape(-1).view(torch.uint8))
     assert filled.get(SPEC | {"rate": 0.2}) is None
-    assert filled.get(dict(reversed(SPEC.items()))) is not None  # the order of keys is no parameter
+    filled.put(SPEC, {"accuracy": []}, {}, 1.0, "cpu")  # a second writer of the same
+    assert filled.get(SPEC).result["accuracy"][0] == 0.5
 
 
-def cut(file: Path) -> None:
-    content = file.read_bytes()
-    file.unlink()  # tensors that are loaded lie in the old file
-    file.write_bytes(content[:-3])
-
-
-DAMAGE = {
-    "nothing": lambda text: b"", "a list": lambda text: b"[]", "no body": lambda text: b"{}",
-    "no text": lambda text: b"\xff\xfe",
-    "another number": lambda text: text.replace(b"0.5", b"0.9"), "2,000 lists": lambda text: b"[" * 2000 + b"]" * 2000,
-    "100,000 lists": lambda text: b"[" * 100_000,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: b"",
+        lambda text: b"[]",
+        lambda text: b"\xff\xfe",
+        lambda text: text.replace(b"0.5", b"0.9"),
+        lambda text: b"[" * 100_000,
+    ],
+)
 def test_a_damaged_record_is_removed_and_computed_again(filled, damage, capsys):
     file = filled.folder(SPEC) / "record.json"
     file.write_bytes(damage(file.read_bytes()))
-    assert filled.get(SPEC) is None
+    assert filled.get(SPEC) is None and not filled.folder(SPEC).exists()
     assert "damaged; it will be computed again" in capsys.readouterr().out
-    assert not filled.folder(SPEC).exists()
 
 
 def test_damaged_tensors_are_found_when_they_are_loaded_and_removed(filled):
-    cut(filled.folder(SPEC) / "weights.safetensors")
-    record = filled.get(SPEC)
-    assert record is not None  # a look at the store reads no tensors
+    file = filled.folder(SPEC) / "weights.safetensors"
+    file.write_bytes(file.read_bytes()[:-3])
     with pytest.raises(Damaged, match="is damaged; run again to compute it anew"):
-        record.tensors("weights")
+        filled.get(SPEC).tensors("weights")
     assert not filled.folder(SPEC).exists()
 
 
-@pytest.mark.parametrize("problem", [errno.EMFILE, errno.EIO, errno.EACCES])
-def test_a_file_that_cannot_be_read_now_is_not_removed(filled, problem, monkeypatch):
-    record, content = filled.get(SPEC), sorted(filled.folder(SPEC).iterdir())
-
+def test_a_file_that_cannot_be_read_now_is_not_removed(filled, monkeypatch):
     def refused(path):
-        raise OSError(problem, os.strerror(problem))
+        raise OSError(errno.EIO, "Input/output error")
 
+    record = filled.get(SPEC)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", refused)
         for read in (lambda: filled.get(SPEC), lambda: record.tensors("weights")):
             with pytest.raises(OSError):
                 read()
-    assert sorted(filled.folder(SPEC).iterdir()) == content and filled.get(SPEC).result == record.result
+    assert filled.get(SPEC).tensors("weights")
 
 
-@pytest.mark.parametrize("kind", ["file", "dangling link", "link to a folder", "folder without a record", "pipe"])
+@pytest.mark.parametrize("kind", ["file", "dangling link", "link to a folder", "folder without a record"])
 def test_what_lies_in_the_place_of_a_result_makes_room_for_it_and_nothing_else_is_touched(kind, home):
     foreign, place = home / "foreign", Store().folder(SPEC)
     foreign.mkdir()
     (foreign / "kept.txt").write_text("")
     place.parent.mkdir(parents=True)
-    targets = {"dangling link": home / "nowhere", "link to a folder": foreign}
-    if kind == "file":
-        place.write_text("")
-    elif kind in ("folder without a record", "pipe"):
-        place.mkdir()
-        if kind == "pipe":
-            os.mkfifo(place / "record.json")
-    else:
-        place.symlink_to(targets[kind])
+    {
+        "file": lambda: place.write_text(""),
+        "dangling link": lambda: place.symlink_to(home / "nowhere"),
+        "link to a folder": lambda: place.symlink_to(foreign),
+        "folder without a record": place.mkdir,
+    }[kind]()
     Store().put(SPEC, {"accuracy": 1.0}, {}, 0.0, "cpu")
     assert Store().get(SPEC).result == {"accuracy": 1.0}
     assert place.is_dir() and not place.is_symlink() and (foreign / "kept.txt").exists()
@@ -125,103 +114,53 @@ def test_a_write_that_is_cut_off_leaves_nothing(home, monkeypatch, file):
 
 
 def test_what_killed_runs_left_is_removed_when_nobody_can_want_it(filled):
-    day, half_written = 86400, filled.root / "model" / ".partial-1"
-    locks = [filled.root / "locks" / name for name in ("held for two days", "old")]
-    half_written.mkdir()
-    locks[0].parent.mkdir()
-    trainings = [filled.root / "unfinished" / name for name in ("recent.pt", "old.pt")]
-    trainings[0].parent.mkdir()
-    ages = {half_written: 2, locks[0]: 2, locks[1]: 31, trainings[0]: 2, trainings[1]: 31}
-    for file, age in ((file, days * day) for file, days in ages.items()):
-        file.is_dir() or file.write_bytes(b"")
-        os.utime(file, (time.time() - age,) * 2)
+    ages = {"model/.partial-1": 2, "locks/new": 2, "locks/old": 31, "unfinished/new.pt": 2, "unfinished/old.pt": 31}
+    for name, days in ages.items():
+        (filled.root / name).parent.mkdir(exist_ok=True)
+        (filled.root / name).write_bytes(b"")
+        os.utime(filled.root / name, (time.time() - days * 86400,) * 2)
     filled.tidy()
-    assert not half_written.exists()
-    assert [file.exists() for file in (*locks, *trainings)] == [True, False, True, False]
+    assert [name for name in ages if (filled.root / name).exists()] == ["locks/new", "unfinished/new.pt"]
     assert filled.get(SPEC)
 
 
-def test_the_second_writer_of_the_same_result_keeps_the_first(filled):
-    filled.put(SPEC, {"accuracy": [0.0, 0.0]}, {}, 1.0, "cpu")
-    assert filled.get(SPEC).result == {"accuracy": [0.5, 1.0]}
-
-
-def test_numbers_keep_their_hash_and_weights_their_bits(filled):
-    weights = {
-        "a": torch.tensor([0.1, float("nan"), -0.0]),
-        "b": torch.tensor([1.0, 2.0]).bfloat16(),
-        "c": torch.tensor(3),
-    }
-    filled.put(SPEC | {"seed": 2}, {"nan": float("nan")}, {"weights": weights}, 0.0, "cpu")
-    record = filled.get(SPEC | {"seed": 2})
-    found = record.tensors("weights")
-    assert all(
-        found[k].dtype == t.dtype and found[k].numpy(force=True).tobytes() == t.numpy(force=True).tobytes()
-        for k, t in weights.items()
-        if t.dtype != torch.bfloat16
-    )
-    assert torch.equal(found["b"], weights["b"]) and record.result["nan"] != record.result["nan"]
-
-
-def features_of_32_bits():
-    return {"train": torch.tensor([[1 / 3]]), "test": torch.tensor([[0.5]])}
-
-
-# From elsewhere
-
-OUTSIDE = ["../../x", "/tmp/x", "a/b", "..", "", ".hidden", "a\\b", "a\n"]
-
-
-def signed(record: dict) -> dict:
-    return record | {"checksum": digest(record["body"])}
-
-
-@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/b", "..", "", ".hidden", "a\\b", "a\n"])
 def test_what_comes_from_elsewhere_names_only_files_of_its_own_folder(name, filled, tmp_path, monkeypatch):
-    packed = filled.packed(SPEC)
+    packed = filled.get(SPEC).packed()
+    body = json.loads(packed["record.json"])["body"]
+    body["files"][name] = hashlib.sha256(b"x").hexdigest()
+    (filled.folder(SPEC) / "record.json").write_bytes(signed(body))
+    assert filled.get(SPEC) is None
     monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / "other" / "home"))
     before = sorted(tmp_path.rglob("*"))
-    record = json.loads(packed["record.json"])
-    record["body"]["files"][name] = hashlib.sha256(b"x").hexdigest()
     with pytest.raises(Damaged):
-        Store().unpack(SPEC, packed | {name: b"x", "record.json": json.dumps(signed(record)).encode()})
-    for spec in (SPEC | {"kind": name}, SPEC | {"kind": f"../{name}"}):
+        Store().unpack(SPEC, packed | {name: b"x", "record.json": signed(body)})
+    for kind in (name, f"../{name}"):
         with pytest.raises(Damaged):
-            Store().put(spec, {}, {}, 0.0, "cpu")
+            Store().put(SPEC | {"kind": kind}, {}, {}, 0.0, "cpu")
     assert [path for path in tmp_path.rglob("*") if path not in before and not path.is_dir()] == []
 
 
-def test_a_stored_record_that_names_a_file_elsewhere_is_not_believed(filled):
-    (filled.root / "outside.safetensors").write_bytes(b"x")
-    file = filled.folder(SPEC) / "record.json"
-    record = json.loads(file.read_text())
-    record["body"]["files"]["../../outside.safetensors"] = hashlib.sha256(b"x").hexdigest()
-    file.write_text(json.dumps(signed(record)))
-    assert filled.get(SPEC) is None
-
-
-@pytest.mark.parametrize("spoil", [
-    lambda files: files, lambda files: files | {"weights.safetensors": files["weights.safetensors"][:-1]},
-    lambda files: files | {"record.json": files["record.json"].replace(b'"seconds": ', b'"seconds": 1')},
-    lambda files: {"record.json": files["record.json"]}, lambda files: files | {"record.json": b"[" * 2000},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda files: {},
+        lambda files: {"weights.safetensors": files["weights.safetensors"][:-1]},
+        lambda files: {"record.json": files["record.json"].replace(b'"seconds": ', b'"seconds": 1')},
+        lambda files: {"more": b"x"},
+        lambda files: {"record.json": b"[" * 2000},
+    ],
+)
 def test_a_result_travels_from_store_to_store_whole_or_not_at_all(spoil, filled, tmp_path, monkeypatch):
-    packed, here = filled.packed(SPEC), filled.get(SPEC)
+    packed = filled.get(SPEC).packed()
     monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / "other"))
-    if (sent := spoil(packed)) != packed:
+    if spoiled := spoil(packed):
         with pytest.raises(Damaged, match="damaged on its way"):
-            Store().unpack(SPEC, sent)
+            Store().unpack(SPEC, packed | spoiled)
         assert Store().get(SPEC) is None
     else:
-        Store().unpack(SPEC, sent)
-        there = Store().get(SPEC)
-        assert there.checksum == here.checksum and torch.equal(there.tensors("weights")["w"], torch.arange(4.0))
-
-
-def test_a_result_that_is_damaged_here_is_not_sent(filled):
-    (filled.folder(SPEC) / "weights.safetensors").write_bytes(b"")
-    with pytest.raises(Damaged):
-        filled.packed(SPEC)
+        Store().unpack(SPEC, packed)
+        assert Store().get(SPEC).packed() == packed
 
 
 def test_a_claim_is_one_processs_at_a_time(filled):
@@ -231,13 +170,10 @@ def test_a_claim_is_one_processs_at_a_time(filled):
         assert again
 
 
-# Features
-
-
 def test_features_are_bounded_and_the_oldest_make_room(home, monkeypatch):
     specs = [{"kind": "features", "model": i} for i in range(4)]
     for age, spec in zip((40, 30, 20, 10), specs, strict=True):
-        Store().keep_features(spec, features_of_32_bits(), "cpu")
+        Store().keep_features(spec, {"train": torch.tensor([[1 / 3]]), "test": torch.tensor([[0.5]])}, "cpu")
         size = sum(file.stat().st_size for file in Store().folder(spec).iterdir())
         monkeypatch.setattr(store, "FEATURES_KEPT", 2.5 * size)  # room for two
         os.utime(Store().folder(spec), (time.time() - age,) * 2)
@@ -247,11 +183,10 @@ def test_features_are_bounded_and_the_oldest_make_room(home, monkeypatch):
 def test_features_that_made_room_or_are_damaged_come_back_bit_for_bit(ran):
     cell = ran.cell(0, (0,), "random_label")
     place, before = Store().folder(features_spec(cell)), load_features(cell, "cpu")
-    for harm in (store.remove, lambda place: cut(place / "features.safetensors")):
+    for harm in (store.remove, lambda place: (place / "features.safetensors").unlink()):
         harm(place)
         again = load_features(cell, "cpu")
-        assert torch.equal(again.train, before.train) and torch.equal(again.test, before.test)
-        assert place.exists()
+        assert torch.equal(again.train, before.train) and torch.equal(again.test, before.test) and place.exists()
 
 
 @pytest.mark.parametrize("model", [("prune", "linear"), ("random_label", "classifier")])
@@ -264,14 +199,11 @@ def test_a_model_whose_head_alone_changed_stores_no_encoder_and_shares_the_origi
     assert Reading.of(cell, "output").key != Reading.of(original, "output").key
 
 
-@pytest.mark.parametrize(
-    "model", [("prune", "linear"), ("random_label", "classifier"), ("random_label", "linear"), ("scrub", "cmf")]
-)
+@pytest.mark.parametrize("model", [("prune", "linear"), ("random_label", "linear"), ("scrub", "cmf")])
 def test_a_model_that_shares_tensors_with_its_start_is_loaded_whole(ran, model):
     cell = ran.cell(0, (0,), *model)
-    loaded = load_model(cell, "cpu")
+    loaded, dataset = load_model(cell, "cpu"), dataset_of(ran.profile)
     with torch.no_grad():
-        dataset = dataset_of(ran.profile)
         direct = loaded.features(dataset.test_view(dataset.test.pixels))
     assert torch.equal(direct, load_features(cell, "cpu").test)
     assert load_state(cell).keys() >= loaded.state_dict().keys()

@@ -17,92 +17,63 @@ from typing import Any
 
 from .paths import REFERENCE, ROOT, expanded, home
 from .settings import BadInput
-from .study import profiles
+from .study import parameters, profiles
 
 NOTEBOOKS = ROOT / "notebooks"
+
+
+def _named(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it names nothing; name a file or folder, or leave it out")
+    return text
+
+
+def _number(text: str) -> int:
+    if int(text) < 0:
+        raise argparse.ArgumentTypeError("it must be 0 or more")
+    return int(text)
+
+
+REPEATED = {"action": "append", "default": []}
+SWITCH = {"action": "store_true"}
+OPTIONS = [  # name, what it takes, help
+    ("profile", {"default": "digits", "metavar": "NAME"}, f"one of {', '.join(profiles.names())}"),
+    ("only", {**REPEATED, "metavar": "NOTEBOOK"}, "execute this notebook (repeatable)"),
+    ("set", {**REPEATED, "metavar": "NAME=VALUE"}, "set a notebook parameter (repeatable), e.g. --set 'forget=[3, 5]'"),
+    ("device", {"default": "auto"}, "auto (default), cpu, cuda or cuda:N"),
+    ("data-dir", {"default": "", "metavar": "DIR"}, "a folder with train/<class>/ and test/<class>/, or for downloads"),
+    ("batch-size", {"type": _number, "default": 0}, "images that go through a network at once, for less memory"),
+    ("jobs", {"type": _number, "default": 0}, "processes (default: one per core or GPU)"),
+    ("cluster", {"default": "", "metavar": "ADDRESS"}, "of a Dask scheduler (tcp://host:8786); 'local' starts one"),
+    ("results", {"default": "", "choices": ["", "committed"]}, "'committed': from the repository, without images"),
+    ("force", SWITCH, "execute every notebook again, also unchanged ones"),
+    ("check", SWITCH, "draw everything from the committed results and compare it with what is committed"),
+    ("fresh", SWITCH, "with --check: compute the results here instead, and say by how much they differ"),
+    ("export", {"type": _named, "metavar": "FILE"}, "write the results that the executed notebooks used into one file"),
+    ("merge", {**REPEATED, "type": _named, "metavar": "FILE"}, "add such a file to the committed results (repeatable)"),
+    ("carry", {"type": _named, "metavar": "DIR"}, "copy the Originals and Retrains, for another machine"),
+    ("bring", {"type": _named, "metavar": "DIR"}, "take over Originals and Retrains that --carry wrote"),
+    ("refresh-reference", SWITCH, "for maintainers: write the committed results, figures and notebooks"),
+    ("test", SWITCH, "run the tests instead"),
+]
 
 
 class Parser(argparse.ArgumentParser):
     """Refuses with one sentence that lists the options."""
 
     def error(self, message: str) -> None:
-        options = ", ".join(option for action in self._actions for option in action.option_strings)
-        sys.exit(f"run_all.sh: {message}; the options are {options}.")
+        sys.exit(f"run_all.sh: {message}; the options are {', '.join(f'--{name}' for name, *_ in OPTIONS)}.")
 
 
 def parser() -> argparse.ArgumentParser:
     made = Parser(
         prog="./run_all.sh",
         allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Execute every notebook of the companion and regenerate every figure and table and the report.",
         epilog="Results are cached in .store/ and never computed twice; figures go to figures/local/<profile>/.",
     )
-    add = made.add_argument
-    add("--profile", default="digits", metavar="NAME", help=f"one of {', '.join(profiles.names())}")
-    add("--only", action="append", default=[], metavar="NOTEBOOK", help="execute this notebook (repeatable)")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        dest="settings",
-        help="set a notebook parameter (repeatable), e.g. --set 'forget=[3, 5]'",
-    )
-    add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
-    add(
-        "--data-dir",
-        default="",
-        metavar="DIR",
-        help="where a data set lies or is downloaded to, or a folder with train/<class>/ and test/<class>/",
-    )
-    add(
-        "--batch-size",
-        type=int,
-        default=0,
-        metavar="N",
-        help="images that go through a network at once, for less memory; the recipe's batches stay",
-    )
-    add("--jobs", type=int, default=0, metavar="N", help="processes (default: one per core or GPU)")
-    add(
-        "--cluster",
-        default="",
-        metavar="ADDRESS",
-        help="run on the workers of a Dask scheduler, e.g. tcp://host:8786; 'local' starts one here",
-    )
-    add(
-        "--results",
-        default="",
-        metavar="committed",
-        help="'committed': take results from the repository, without images",
-    )
-    add("--force", action="store_true", help="execute every notebook again, also unchanged ones")
-    add(
-        "--check",
-        action="store_true",
-        help="draw everything from the committed results and compare it with what is committed",
-    )
-    add(
-        "--fresh",
-        action="store_true",
-        help="with --check: compute the results here instead, and say by how much they differ",
-    )
-    add("--export", metavar="FILE", help="write the results that the executed notebooks used into one file")
-    add(
-        "--merge",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="add such a file to the committed results (repeatable)",
-    )
-    add("--carry", metavar="DIR", help="copy the Originals and Retrains, for another machine")
-    add("--bring", metavar="DIR", help="take over Originals and Retrains that --carry wrote")
-    add(
-        "--refresh-reference",
-        action="store_true",
-        help="for maintainers: write the committed results, figures and notebooks",
-    )
-    add("--test", action="store_true", help="run the tests instead")
+    for name, takes, told in OPTIONS:
+        made.add_argument(f"--{name}", help=told, **takes)
     return made
 
 
@@ -131,81 +102,59 @@ def chosen_notebooks(only: list[str]) -> list[Path]:
             "there are no notebooks beside this package; run it from a clone of the repository. (evaluate, for "
             "models of your own, runs anywhere: python -m unlearn_utils evaluate --help.)"
         )
-    chosen = set()
-    for name in only:
-        wanted = name.removesuffix(".ipynb")
-        match = [path for path in everything if wanted in (path.stem, path.stem.partition("_")[0])]
-        if not match:
-            raise BadInput(f"there is no notebook '{name}'; choose from {', '.join(p.stem for p in everything)}.")
-        chosen.add(match[0])
-    return [path for path in everything if path in chosen or not only]
+    known = {name: path for path in everything for name in (path.stem, path.name, path.stem.partition("_")[0])}
+    if unknown := [name for name in only if name not in known]:
+        raise BadInput(f"there is no notebook '{unknown[0]}'; choose from {', '.join(p.stem for p in everything)}.")
+    return sorted({known[name] for name in only}) or everything
 
 
-def settings_of(given: list[str], notebooks: list[Path]) -> dict[str, Any]:
-    """The ``--set`` options, checked against the kinds of the notebooks' parameters."""
-    known = {key: value for path in notebooks for key, value in parameters_of(path).items()}
-    settings = {}
+def settings_of(given: list[str], own: dict[Path, dict[str, Any]]) -> dict[str, Any]:
+    """The ``--set`` options as the kinds of the notebooks' parameters."""
+    known, settings = {name: value for defaults in own.values() for name, value in defaults.items()}, {}
     for item in given:
         name, equals, text = item.partition("=")
         if not equals or name not in known:
             raise BadInput(f"--set {item[:80]}: write NAME=VALUE with one of {', '.join(sorted(known))}.")
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-            value = text
-        kind = type(known[name])
-        value = [value] if kind is list and not isinstance(value, (list, tuple)) else value
-        value = kind(value) if (kind, type(value)) in ((float, int), (list, tuple)) else value
-        if type(value) is not kind:
-            raise BadInput(f"--set {item[:80]}: {name} must be of type {kind.__name__}, like {known[name]!r}.")
-        settings[name] = value
+        settings[name] = parameters.read(name, text, known[name])
     return settings
 
 
 def checked(argv: list[str]) -> tuple[argparse.Namespace, dict[Path, dict[str, Any]]]:
-    """The options, and for each notebook the parameters that are not its own; ends with one sentence where they cannot be used."""
+    """The options, and for each notebook the parameters that are not its own; ends with one sentence where they cannot
+    be used."""
     options = parser().parse_args(argv)
     try:
-        if options.test:
-            raise BadInput("--test takes no other option.")
-        if empty := [name for name in ("export", "merge", "carry", "bring") if getattr(options, name) in ("", [""])]:
-            raise BadInput(f"--{empty[0]} names nothing; name a file or folder, or leave it out.")
-        if options.results not in ("", "committed"):
-            raise BadInput(f"--results is '{options.results}', but it must be 'committed', or left out.")
-        if options.batch_size < 0:
-            raise BadInput(f"--batch-size is {options.batch_size}, but it must be a number of images, or 0 for all.")
-        if (options.refresh_reference or options.check) and (options.settings or options.batch_size):
-            raise BadInput("--check and --refresh-reference take a profile as it is; leave out --set and --batch-size.")
-        if options.fresh and not options.check:
-            raise BadInput("--fresh goes with --check.")
-        home()
-        notebooks = chosen_notebooks(options.only)
-        changed = {"profile": options.profile} | settings_of(options.settings, notebooks)
-        if not all(type(seed) is int for seed in changed.get("seeds", [])):
-            raise BadInput(f"--set seeds is {changed['seeds']!r}, but it must be a list of whole numbers, like [0, 1].")
-        options.data_dir = str(expanded(options.data_dir).resolve()) if options.data_dir else ""
-        if options.batch_size:
-            changed["overrides"] = {"network.images_per_pass": options.batch_size} | changed.get("overrides", {})
-        own = {path: parameters_of(path) for path in notebooks}
-        usual = changed["profile"] == parser().get_default("profile")
-        given = {
-            path: {key: value for key, value in changed.items() if own[path].get(key, value) != value}
-            for path in notebooks
-            if usual or options.only or "profile" in own[path]
-        }
-        if unused := [name for name in changed if name != "profile" and not any(name in own[path] for path in given)]:
-            raise BadInput(f"no notebook that would run has a parameter {unused[0]}.")
-        options.profile, options.overrides = changed["profile"], changed.get("overrides", {})
-        profiles.load(
-            options.profile,
-            {k: v for k, v in options.overrides.items() if k != "recipes"},
-            options.data_dir,
-            options.overrides.get("recipes", ""),
-        )
-        options.forget, options.seeds = changed.get("forget", []), changed.get("seeds", [])
+        return options, _given(options)
     except BadInput as problem:
         sys.exit(f"run_all.sh: {problem}")
-    return options, given
+
+
+def _given(options: argparse.Namespace) -> dict[Path, dict[str, Any]]:
+    """The parameters by notebook; ``options`` get forget sets, seeds and overrides."""
+    if options.test:
+        raise BadInput("--test takes no other option.")
+    if (options.refresh_reference or options.check) and (options.set or options.batch_size):
+        raise BadInput("--check and --refresh-reference take a profile as it is; leave out --set and --batch-size.")
+    if options.fresh and not options.check:
+        raise BadInput("--fresh goes with --check.")
+    home()
+    own = {path: parameters_of(path) for path in chosen_notebooks(options.only)}
+    changed = {"profile": options.profile} | settings_of(options.set, own)
+    if options.batch_size:
+        changed["overrides"] = {"network.images_per_pass": options.batch_size} | changed.get("overrides", {})
+    usual = changed["profile"] == "digits"
+    given = {
+        path: {name: value for name, value in changed.items() if defaults.get(name, value) != value}
+        for path, defaults in own.items()
+        if usual or options.only or "profile" in defaults
+    }
+    if unused := [name for name in changed if name != "profile" and not any(name in own[path] for path in given)]:
+        raise BadInput(f"no notebook that would run has a parameter {unused[0]}.")
+    options.data_dir = str(expanded(options.data_dir).resolve()) if options.data_dir else ""
+    options.profile, options.overrides = changed["profile"], changed.get("overrides", {})
+    options.forget, options.seeds = changed.get("forget", []), changed.get("seeds", [])
+    profiles.load(options.profile, options.overrides, options.data_dir)
+    return given
 
 
 def main() -> int:
@@ -232,20 +181,16 @@ def work(options: argparse.Namespace, given: dict[Path, dict[str, Any]]) -> int:
     from .views.check import compared
     from .views.report import write_report
 
-    results = "committed" if options.check and not options.fresh else options.results
-    machine = {
-        "device": options.device,
-        "jobs": options.jobs,
-        "cluster": options.cluster,
-        "results": results,
-        "data_dir": options.data_dir,
-    }
+    machine = {name: getattr(options, name) for name in ("device", "jobs", "cluster", "results", "data_dir")}
+    if options.check and not options.fresh:
+        machine["results"] = "committed"
     study = Study(options.profile, options.forget, options.seeds, options.overrides, **machine)
     machine["jobs"] = study.machine.jobs
     if options.export or options.merge or options.carry or options.bring:
-        return exchange.exchange(study, options)
+        exchange.exchange(study, options)
+        return 0
     failed = run.run(study, given, machine, options.force or options.refresh_reference or options.check, write_report)
-    if options.refresh_reference and not failed and not results:
+    if options.refresh_reference and not failed and not machine["results"]:
         exchange.refresh(study, bool(options.only))
     return failed or (compared(study, options.fresh) if options.check else 0)
 

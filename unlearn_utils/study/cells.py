@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -124,20 +123,24 @@ def look_again(tasks: Iterable[Task] = ()) -> None:
 
 
 class Task(ABC):
-    """Something to compute once: what is ``asked``, by which ``code``, after what it ``requires``."""
+    """Something to compute once: what is ``asked``, by which code, after what it ``requires``."""
 
     kind: str
     cell: Cell
+    by: ClassVar[tuple] = ()  # the functions and classes that compute it
 
     @property
-    @abstractmethod
+    def about(self) -> dict[str, Any]:
+        """What is wanted of the cell's model, as JSON values."""
+        return {}
+
+    @property
     def asked(self) -> dict[str, Any]:
-        """What is wanted, as JSON values; other tasks by their question."""
+        return {"model": trained(self.cell).question, **self.about}
 
     @property
-    @abstractmethod
     def code(self) -> str:
-        """The version of the code that computes it."""
+        return code.version(*self.by)
 
     @property
     def requires(self) -> list[Task]:
@@ -161,7 +164,7 @@ class Task(ABC):
     @property
     def group(self) -> str:
         """Tasks of one group are best computed together: all readings of a model load it once."""
-        return self.key
+        return trained(self.cell).key
 
     @property
     def label(self) -> str:
@@ -199,7 +202,7 @@ class Trained(Task):
     @property
     def code(self) -> str:
         encoder = models.encoder_of(self.cell.profile.network.architecture)
-        making = code.version(begin, train, generator, refit_head, models.build, encoder, extract, hits)
+        making = code.version(begin, train, generator, refit_head, models.build, encoder, extract, hits, Checkpoint)
         return digest([making, code.version(METHODS[self.cell.method])])
 
     @property
@@ -336,13 +339,8 @@ def features_spec(cell: Cell) -> dict[str, Any]:
 def load_features(cell: Cell, device: str) -> Features:
     """Features of the cell's model: kept ones, or by one pass again where they had to make room."""
     spec = features_spec(cell)
-    record = Store().get(spec)
-    try:
-        if record:
-            os.utime(record.folder)  # the least recently used make room
-            return Features(**{part: f.float() for part, f in record.tensors("features").items()}).to(device)
-    except Damaged:
-        pass
+    if kept := Store().features(spec):
+        return Features(**kept).to(device)
     features = extract(load_model(cell.encoder, device), dataset_of(cell.profile).to(device), views_of(cell, device))
     Store().keep_features(spec, vars(features), device)
     return features.to(device)

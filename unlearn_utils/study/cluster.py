@@ -21,13 +21,11 @@ import torch
 from distributed import Client, KilledWorker, LocalCluster, get_worker, wait
 from tqdm import tqdm
 
-from .. import sources
 from ..data import Dataset
 from ..settings import BadInput
 from . import code
-from .cells import Task, dataset_of, images_of, received
+from .cells import Task, dataset_of, images_of, received, stored
 from .machine import Machine
-from .profiles import Profile
 from .store import Damaged, Files, Store
 from .worker import Away, Outcome, UserDefined, compute, reason, welcome
 
@@ -67,17 +65,17 @@ def work(asked: Asked, images: Dataset | None, records: list[tuple[dict, Files]]
     """On a worker: compute tasks from what was sent and what is here already."""
     with _one_batch:
         os.environ["UNLEARN_HOME"] = str(Path(get_worker().local_directory) / "home")  # goes when the worker goes
-        here, profile = Asked.torch, asked.tasks[0].cell.profile
-        if here != asked.torch:
-            return Reply(f"it has torch {here}, the driver {asked.torch}")
+        data, number = asked.tasks[0].cell.profile.data, get_worker().name
+        if Asked.torch != asked.torch:
+            return Reply(f"it has torch {Asked.torch}, the driver {asked.torch}")
         if asked.device == "cuda" and not torch.cuda.is_available():
             return Reply("it has no GPU")
         if code.edited():
             return Reply("its files have changed since it started, so it has to be started again")
         welcome(asked.users)
         if images:
-            received[profile.data] = images
-        if not _has_images(profile, asked.images):
+            received[data] = images
+        if data not in received or received[data].fingerprint != asked.images:
             return Reply(images=True)
         for spec, files in records:
             Store().unpack(spec, files)
@@ -85,27 +83,12 @@ def work(asked: Asked, images: Dataset | None, records: list[tuple[dict, Files]]
             return Reply("its code is not the driver's")
         if lacking := tuple(key for key, task in behind(asked.tasks).items() if Store().get(task.spec) is None):
             return Reply(records=lacking)
-        outcomes = compute(asked.tasks, asked.keys, _device(asked.device), asked.users)
-        made = [{} if o.reason else Store().packed(task.spec) for task, o in zip(asked.tasks, outcomes, strict=True)]
+        device = "cpu"
+        if asked.device != "cpu" and torch.cuda.is_available():  # workers of one host, which are numbered, share GPUs
+            device = f"cuda:{number % torch.cuda.device_count() if isinstance(number, int) else 0}"
+        outcomes = compute(asked.tasks, asked.keys, device, asked.users)
+        made = [{} if o.reason else stored(task).packed() for task, o in zip(asked.tasks, outcomes, strict=True)]
         return Reply(outcomes=tuple(outcomes), made=tuple(made))
-
-
-def _has_images(profile: Profile, fingerprint: str) -> bool:
-    """Whether it was sent these images, or has them in a data folder of its own; it makes and fills none."""
-    if profile.data.folder and profile.data not in received and not sources.folder_of(profile.data).is_dir():
-        return False
-    try:
-        return dataset_of(profile).fingerprint == fingerprint
-    except BadInput:
-        return False
-
-
-def _device(asked: str) -> str:
-    """Workers of one host, which are numbered, share out its GPUs."""
-    if asked == "cpu" or not torch.cuda.is_available():
-        return "cpu"
-    number = get_worker().name
-    return f"cuda:{number % torch.cuda.device_count() if isinstance(number, int) else 0}"
 
 
 class Cluster(Executor):
@@ -156,7 +139,7 @@ class Cluster(Executor):
         while reply.images or reply.records:
             lacking = [task for key, task in behind(asked.tasks).items() if key in reply.records]
             try:
-                records = [(task.spec, Store().packed(task.spec)) for task in lacking]
+                records = [(task.spec, stored(task).packed()) for task in lacking]
             except Damaged as error:
                 return [Outcome(0.0, str(error), damaged=True)] * len(asked.tasks)
             images = dataset_of(asked.tasks[0].cell.profile) if reply.images else None

@@ -190,12 +190,10 @@ def _value(name: str, thing: Any, held: list, above: tuple = ()) -> Any:
         made = None if isinstance(thing, MOVING) else thing.__reduce_ex__(2)  # as it would be pickled
     except Exception:  # of somebody else's class: it cannot
         made = None
+    if isinstance(made, str):
+        return made
     if made is not None:
-        return (
-            made
-            if isinstance(made, str)
-            else [_value(name, list(part) if hasattr(part, "__next__") else part, held, above) for part in made]
-        )
+        return [_value(name, list(part) if hasattr(part, "__next__") else part, held, above) for part in made]
     kind = type(thing).__name__
     if (name, kind) not in _TOLD:
         print(f"'{name}' is a {kind}, which has no value that a key can hold: what changes in it is not noticed.")

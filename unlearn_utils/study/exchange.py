@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
 from ..paths import Outputs
 from ..settings import BadInput
 from . import packs, run
-from .cells import Task, images_of, trained
+from .cells import images_of, trained
 from .study import REFERENCES, Study
 
 
-def exchange(study: Study, options) -> int:
+def exchange(study: Study, options: Namespace) -> None:
     """What --bring, --merge, --export and --carry ask for. Raises BadInput."""
     name, reference = study.profile.name, packs.reference(study.profile.name)
     if options.bring:
-        print(f"{packs.bring(Path(options.bring), roots(study))} models added to the cache.")
+        models = [method for method in REFERENCES if study.has(method)]
+        roots = [trained(study.cell(*pair, method)) for pair in study.pairs for method in models]
+        print(f"{packs.bring(Path(options.bring), roots)} models added to the cache.")
     if options.merge:
         merged = packs.read(reference, name) if reference.exists() else None
         for path in options.merge:
@@ -24,30 +27,26 @@ def exchange(study: Study, options) -> int:
             print(f"{path}: {said}")
         packs.write(merged, _committed(name))
     if options.export:
-        pack = collected(study)
+        pack = _collected(study)
         packs.write(pack, Path(options.export))
         print(f"{len(pack.records)} results in {options.export}")
     if options.carry:
         if not (count := packs.carry(run.used_by(study.outputs), Path(options.carry))):
             raise BadInput("no model of this study is cached here, so --carry has nothing to copy; run it first.")
         print(f"{count} models in {options.carry}")
-    return 0
-
-
-def roots(study: Study) -> list[Task]:
-    """The trainings from scratch of a study: what --bring may take over."""
-    names = [name for name in REFERENCES if study.has(name)]
-    return [trained(study.cell(seed, forget, name)) for seed, forget in study.pairs for name in names]
-
-
-def collected(study: Study) -> packs.Pack:
-    """The results that the executed notebooks of a study used, and the models behind them."""
-    return packs.collect(study.profile.name, images_of(study.profile), run.used_by(study.outputs))
 
 
 def refresh(study: Study, some: bool) -> None:
     """Write the committed results; where only some notebooks were executed, those of the others stay."""
-    packs.refresh(collected(study), _committed(study.profile.name), some)
+    pack, place = _collected(study), _committed(study.profile.name)
+    if some and place.exists():
+        pack, _ = packs.merge(pack, packs.read(place, study.profile.name))
+    packs.write(pack, place)
+
+
+def _collected(study: Study) -> packs.Pack:
+    """The results that the executed notebooks of a study used, and the models behind them."""
+    return packs.collect(study.profile.name, images_of(study.profile), run.used_by(study.outputs))
 
 
 def _committed(name: str) -> Path:

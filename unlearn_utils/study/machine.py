@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import ipaddress
-import os
 import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -13,8 +12,6 @@ import loky
 import torch
 
 from ..settings import BadInput
-
-CLUSTER = "UNLEARN_CLUSTER"  # set by a command for its notebooks: an address is not kept in what they show
 
 
 @dataclass(frozen=True)
@@ -29,18 +26,16 @@ class Machine:
     def choose(device: str = "auto", jobs: int = 0, cluster: str = "") -> Machine:
         """``auto`` takes every GPU, or the CPU; ``jobs`` 0 takes one process per core, or per GPU.
 
-        Raises BadInput for a device that is not there, a negative number of jobs, or a cluster that cannot be used.
+        Raises BadInput for a device that is not there, or a cluster that cannot be used.
         """
         gpus = tuple(f"cuda:{i}" for i in range(torch.cuda.device_count()))
         allowed = {"auto": gpus or ("cpu",), "cpu": ("cpu",), **{g: (g,) for g in gpus}}
         if gpus:
             allowed["cuda"] = gpus
-        if cluster := checked(cluster or os.environ.get(CLUSTER, "")):
+        if cluster := checked(cluster):
             allowed = allowed if cluster == "local" else {kind: (kind,) for kind in ("auto", "cpu", "cuda")}
         if device not in allowed:
             raise BadInput(f"device '{device}' is not available here; choose one of {', '.join(allowed)}.")
-        if type(jobs) is not int or jobs < 0:
-            raise BadInput(f"jobs is {jobs!r}, but it must be 0 (one per core or GPU) or a positive number.")
         devices = allowed[device]
         return Machine(devices, jobs or (len(devices) if devices[0] in gpus else loky.cpu_count()), cluster)
 
@@ -51,16 +46,14 @@ def checked(cluster: str) -> str:
         raise BadInput("cluster needs Dask, which is not installed here; run pip install 'unlearn-utils[cluster]'.")
     if cluster in ("", "local"):
         return cluster
-    address = str(cluster).removeprefix("public:")
+    address = cluster.removeprefix("public:")
     try:
         parts = urlsplit(address)
         if parts.scheme not in ("tcp", "tls") or not parts.hostname or not parts.port:
             raise ValueError("is no address like tcp://host:8786 or tls://host:8786, nor 'local'")
         found = {entry[4][0].partition("%")[0] for entry in socket.getaddrinfo(parts.hostname, parts.port)}
     except (ValueError, OSError) as why:
-        raise BadInput(
-            f"cluster is {cluster!r}, which cannot be used ({getattr(why, 'strerror', None) or why})."
-        ) from None
+        raise BadInput(f"cluster is {cluster!r}, which cannot be used ({why}).") from None
     if parts.scheme == "tcp" and address == cluster and any(ipaddress.ip_address(ip).is_global for ip in found):
         raise BadInput(
             f"{address} is a public address without TLS, where whoever reaches the scheduler can run programs on its "

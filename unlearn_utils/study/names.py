@@ -1,10 +1,10 @@
-"""What a user calls things: forget sets, seeds and models by name, and in what a study is not the profile's own."""
+"""What a user calls things: forget sets and models by name, and in what a study is not the profile's own."""
 
 from __future__ import annotations
 
-import ast
-import dataclasses
+from collections import ChainMap
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from ..methods import METHODS
@@ -24,11 +24,10 @@ def models_of(profile: Profile, models: Models, variant: Models = "linear") -> l
     variants, listed = [variant] if isinstance(variant, str) else list(variant), []
     for name in [models] if isinstance(models, str) else models:
         method, _, own = name.partition(".")
-        if method not in METHODS:
-            raise BadInput(f"there is no method '{method}'; choose from {', '.join(METHODS)}.")
         for kind in [own] if own else variants:
-            if kind not in VARIANTS:
-                raise BadInput(f"there is no variant '{kind}'; choose from {', '.join(VARIANTS)}.")
+            for what, given, known in (("method", method, METHODS), ("variant", kind, VARIANTS)):
+                if given not in known:
+                    raise BadInput(f"there is no {what} '{given}'; choose from {', '.join(known)}.")
             if isinstance(models, str) or has_recipe(profile, method, kind):
                 listed.append((method, kind))
             elif own or len(variants) == 1:
@@ -41,18 +40,13 @@ def has_recipe(profile: Profile, method: str, variant: str) -> bool:
     return method == "random" or all(name in recipes for name in needs(variant))
 
 
-def sets_of(profile: Profile, forget: Any) -> list[tuple[int, ...]]:
+def sets_of(profile: Profile, forget: list) -> list[tuple[int, ...]]:
     """Forget sets as sorted class numbers. Raises BadInput for what is no class."""
-    lists = {"single": profile.runs, "multi": profile.multi_runs}
-    if isinstance(forget, str) and forget.startswith("["):  # papermill -p hands over text
-        forget = ast.literal_eval(forget)
-    found = []
-    for entry in [forget] if isinstance(forget, (str, int)) else forget:
+    lists, found = {"single": profile.runs, "multi": profile.multi_runs}, []
+    for entry in forget:
         if isinstance(entry, str) and entry in lists:
             if not lists[entry]:
-                raise BadInput(
-                    f"profile '{profile.name}' has no list '{entry}'; list the forget sets, like [[0, 1], [2, 3]]."
-                )
+                raise BadInput(f"profile '{profile.name}' has no list '{entry}'; list the sets, like [[0, 1], [2, 3]].")
             found += [tuple(sorted(listed)) for block in lists[entry] for listed in block.forget_sets]
         else:
             group = entry if isinstance(entry, (list, tuple)) else [entry]
@@ -63,33 +57,20 @@ def sets_of(profile: Profile, forget: Any) -> list[tuple[int, ...]]:
 def _numbers(profile: Profile, named: Any) -> tuple[int, ...]:
     """The classes that a number, a name or the name of a coarse class stands for."""
     images = images_of(profile)
-    if type(named) is int:
-        return (named,)
-    if named in images.classes:
-        return (images.classes.index(named),)
-    if named not in images.groups:
-        known = ", ".join([*images.classes, *images.groups][:20])
-        raise BadInput(f"there is no class {named!r} in profile '{profile.name}'; its classes are {known}.")
-    return tuple(images.groups[named])
-
-
-def seeds_of(seeds: Any) -> list[int]:
-    """Whole numbers. Raises BadInput for anything else."""
-    listed = [seeds] if isinstance(seeds, int) else list(seeds)
-    if not all(type(seed) is int for seed in listed):
-        raise BadInput(f"seeds is {seeds!r}, but it must be a list of whole numbers, like [0, 1].")
-    return listed
+    known = images.groups | {name: (number,) for number, name in enumerate(images.classes)}
+    if named in known:
+        return tuple(known[named])
+    if type(named) is int or str(named).isdecimal():
+        return (int(named),)
+    raise BadInput(f"there is no class {named!r} in '{profile.name}'; its classes are {', '.join(list(known)[:20])}.")
 
 
 def differences(profile: Profile, own: Profile) -> dict[str, Any]:
     """The settings in which a profile is not its own, by dotted key."""
 
-    def flat(value: Any, path: str) -> dict[str, Any]:
-        if dataclasses.is_dataclass(value):
-            value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        if not isinstance(value, dict):
-            return {path: value}
-        return {k: v for key, part in value.items() for k, v in flat(part, f"{path}.{key}".lstrip(".")).items()}
+    def flat(table: dict, path: str = "") -> dict[str, Any]:
+        parts = [flat(v, f"{path}{k}.") if isinstance(v, dict) else {f"{path}{k}": v} for k, v in table.items()]
+        return dict(ChainMap(*parts))
 
-    mine, usual = flat(profile, ""), flat(own, "")
+    mine, usual = flat(asdict(profile)), flat(asdict(own))
     return {key: repr(mine.get(key)) for key in sorted(mine.keys() | usual.keys()) if mine.get(key) != usual.get(key)}

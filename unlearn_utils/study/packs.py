@@ -24,20 +24,11 @@ from .cells import Task
 from .code import is_user_defined
 from .profiles import Images
 from .readouts import READOUTS
-from .store import Damaged, Record, Store, content_of, digest, plain
+from .store import BROKEN, Damaged, Record, Store, digest, plain
 
 NAME = "results.jsonl.xz"
 FORMAT = 2  # 1 had no digest
 FIELDS = {"question", "kind", "asked", "code", "made_with", "seconds", "original", "result"}  # of a record
-COUNTS = {
-    "counts",
-    "hits",
-    "train_hits",
-    "test_hits",
-    "output",
-    "probe",
-    "ncc",
-}  # what a result calls numbers of images
 Records = dict[str, dict[str, Any]]  # by question
 
 
@@ -74,15 +65,16 @@ def read(path: Path, of: str = "") -> Pack:
         if head["format"] > 1 and head["digest"] != _digest(pack):
             raise ValueError("it was changed since it was written")
         for record in listed:
-            _check(record)
+            if lacking := FIELDS - record.keys():
+                raise KeyError(", ".join(sorted(lacking)))
+            if record["question"] != digest({"kind": record["kind"], **record["asked"]}):
+                raise ValueError(f"a record does not answer its question {record['question']}")
             if record != pack.records[record["question"]]:
                 raise ValueError(f"question {record['question']} has two answers")
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as problem:
+    except (AttributeError, *BROKEN) as problem:
         raise BadInput(f"{path} is no intact result pack ({type(problem).__name__}: {problem}).") from None
     if of and pack.profile != of:
-        raise BadInput(
-            f"{path} is a result pack of profile '{pack.profile}', but '{of}' is asked for; name a pack of '{of}'."
-        )
+        raise BadInput(f"{path} is a result pack of profile '{pack.profile}', but '{of}' is asked for.")
     return pack
 
 
@@ -100,35 +92,16 @@ def _lines(path: Path, only_head: bool = False) -> list[dict]:
         with lzma.open(path, "rt", encoding="utf-8") as file:
             lines = [json.loads(line) for line in ([file.readline()] if only_head else file)]
         form = lines[0]["format"]
-    except FileNotFoundError:
-        raise BadInput(
-            f"there is no result pack {path}; --export writes one, and without --results committed all is computed."
-        ) from None
     except OSError as problem:
-        raise BadInput(f"{path} cannot be read as a result pack ({problem.strerror or problem}).") from None
-    except (EOFError, LookupError, TypeError, ValueError, RecursionError, lzma.LZMAError) as problem:
+        raise BadInput(
+            f"there is no result pack that can be read at {path} ({problem.strerror or problem}); --export writes one, "
+            "and without --results committed all is computed."
+        ) from None
+    except (EOFError, LookupError, lzma.LZMAError, *BROKEN) as problem:
         raise BadInput(f"{path} is no intact result pack ({type(problem).__name__}: {problem}).") from None
     if form not in (1, FORMAT):
         raise BadInput(f"{path} has format {form}, but format {FORMAT} is read here; update one of them.")
     return lines
-
-
-def _check(record: dict[str, Any]) -> None:
-    """Raises KeyError or ValueError where a record cannot be what a study wrote."""
-    if missing := (FIELDS - record.keys()) | ({"commit", "hardware"} - record["made_with"].keys()):
-        raise KeyError(", ".join(sorted(missing)))
-    if record["question"] != digest({"kind": record["kind"], **record["asked"]}):
-        raise ValueError(f"a record does not answer its question {record['question']}")
-
-    def visit(value: Any, counted: bool) -> None:
-        for name, part in value.items() if isinstance(value, dict) else ():
-            visit(part, name in COUNTS)
-        for part in value if isinstance(value, list) else ():
-            visit(part, counted)
-        if counted and not isinstance(value, (dict, list)) and (type(value) is not int or value < 0):
-            raise ValueError(f"{value!r:.40} is no number of images")
-
-    visit(record["result"], False)
 
 
 def _digest(pack: Pack) -> str:
@@ -136,12 +109,10 @@ def _digest(pack: Pack) -> str:
 
 
 def write(pack: Pack, path: Path) -> None:
-    """Write a pack in one step; the same records give the same file."""
+    """Write a pack in one step; the same records give the same file. Raises BadInput where that is not possible."""
     head = {"format": FORMAT, "profile": pack.profile, "images": asdict(pack.images), "digest": _digest(pack)}
     lines = [head, *(pack.records[question] for question in sorted(pack.records))]
     text = "".join(json.dumps(line, sort_keys=True, separators=(",", ":")) + "\n" for line in lines)
-    if path.is_dir():
-        raise BadInput(f"{path} is a folder; name a file for the pack, like {path / NAME}.")
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,9 +120,7 @@ def write(pack: Pack, path: Path) -> None:
         partial.replace(path)
     except OSError as problem:
         partial.unlink(missing_ok=True)
-        raise BadInput(
-            f"no pack can be written to {path} ({problem.strerror}); make room, or name another file."
-        ) from None
+        raise BadInput(f"no pack can be written to {path} ({problem.strerror}); name another file.") from None
 
 
 def _behind(keys: Iterable[str]) -> dict[str, Record]:
@@ -190,70 +159,47 @@ def collect(profile: str, images: Images, keys: Iterable[str]) -> Pack:
         about = {"question": question, "kind": kind, "asked": asked, "code": record.spec["code"]}
         made = {"made_with": record.made_with, "seconds": round(record.seconds, 2), "original": original(record)}
         records.setdefault(question, about | made | {"result": record.result})
-    if two := _strangers(records):
-        raise BadInput(
-            f"these results come from two Originals ({', '.join(two)}); execute all notebooks again at once."
-        )
+    refuse_two_originals(records)
     return Pack(profile, images, records)
 
 
 def merge(first: Pack, second: Pack) -> tuple[Pack, str]:
     """Both as one, and one line on it. Where both hold a question, the first stays.
 
-    Raises BadInput for packs of other profiles or images, and where results of two Originals could meet.
+    Raises BadInput for packs of other profiles or images, and where results of two Originals would meet.
     """
     if (first.profile, first.images) != (second.profile, second.images):
         raise BadInput(
             f"a pack of '{first.profile}' ({first.images.fingerprint}) and one of '{second.profile}' "
             f"({second.images.fingerprint}) do not belong together; merge packs of one profile on the same images."
         )
-    merged = Pack(first.profile, first.images, second.records | first.records)
-    if others := _strangers(first.records, second.records):
-        raise BadInput(
-            f"the packs of '{first.profile}' hold results of two Originals, or of models that they do not hold "
-            f"({', '.join(others)}), and two Originals never stand in one table; bring the first's models over "
-            "(--carry, --bring), compute again and merge, or refresh all notebooks at once."
-        )
+    refuse_two_originals(first.records, second.records)
     both = first.records.keys() & second.records.keys()
     other = sum(first.records[question]["result"] != second.records[question]["result"] for question in both)
     said = f"{len(second.records) - len(both)} results added to {len(first.records)}; {len(both)} stand in both"
-    return merged, said + (f", {other} of them with other numbers (the first stays)." if other else ".")
+    said += f", {other} of them with other numbers (the first stays)." if other else "."
+    return Pack(first.profile, first.images, second.records | first.records), said
 
 
-def _strangers(*packs: Records) -> list[str]:
-    """Weights by which two Originals could meet: a model from scratch has two, or it is not known whose they are."""
+def refuse_two_originals(*packs: Records) -> None:
+    """Raise BadInput where a model from scratch has two weights, or where it is not known whose weights they are."""
     models = {question: record for records in packs for question, record in records.items()}
-
-    def root(record: dict[str, Any]) -> str:
-        """The question of the model from scratch that a result goes back to; empty where a model between is missing."""
-        while above := record["asked"].get("start" if record["kind"] == "model" else "model"):
-            if above not in models:
-                return ""
-            record = models[above]
-        return record["question"] if record["kind"] == "model" else ""
-
-    placed: dict[str, set[str]] = {}
-    lost: list[set[str]] = []
-    for records in packs:
-        lost.append(set())
-        for record in records.values():
-            weights = placed.setdefault(where, set()) if (where := root(record)) else lost[-1]
-            weights.add(record["original"])
-            if where == record["question"]:
-                weights.add(record["result"]["weights"])
-    known, unknown = set().union(*placed.values()), set().union(*lost)
-    strangers = {one for weights in placed.values() if len(weights) > 1 for one in weights}
-    strangers |= unknown - known - set.intersection(*lost)
-    if len(packs) > 1 and "" in known | unknown:
-        strangers.add("")
-    return sorted(one or "none named" for one in strangers)
-
-
-def refresh(pack: Pack, place: Path, some: bool) -> None:
-    """Write the pack of a run; one of ``some`` notebooks keeps what the others show."""
-    if some and place.exists():
-        pack, _ = merge(pack, read(place, pack.profile))
-    write(pack, place)
+    weights: dict[str, set[str]] = {}
+    strangers = set()
+    for record in (record for records in packs for record in records.values()):
+        root: dict | None = record
+        while root and (above := root["asked"].get("start" if root["kind"] == "model" else "model")):
+            root = models.get(above)
+        if root is None:
+            strangers.add(record["original"])
+        elif root["kind"] == "model":
+            weights.setdefault(root["question"], set()).update({record["original"], root["result"]["weights"]})
+    if strangers := strangers.union(*(those for those in weights.values() if len(those) > 1)):
+        raise BadInput(
+            f"these are results of two Originals, or of models that they do not hold ({', '.join(sorted(strangers))}), "
+            "and two Originals never stand in one table; execute all notebooks again at once, or bring the models of "
+            "one machine to the other first (--carry, --bring)."
+        )
 
 
 def carry(keys: Iterable[str], into: Path) -> int:
@@ -262,12 +208,11 @@ def carry(keys: Iterable[str], into: Path) -> int:
     Raises BadInput where that cannot be written.
     """
     roots = [record.folder for record in _behind(keys).values() if not _models_of(record)]
-    for source in roots:
-        try:
+    try:
+        for source in roots:
             shutil.copytree(source, into / "model" / source.name, dirs_exist_ok=True)
-        except OSError as problem:
-            reason = problem.strerror or problem.args[0][0][-1]  # the first one of shutil's own, of several files
-            raise BadInput(f"no models can be written to {into} ({reason}); name another folder.") from None
+    except OSError as problem:
+        raise BadInput(f"no models can be written to {into} ({problem}); name another folder.") from None
     return len(roots)
 
 
@@ -283,15 +228,14 @@ def bring(folder: Path, wanted: Iterable[Task] = ()) -> int:
     store, taken = Store(), 0
     for source in found:
         try:
-            body = json.loads(content_of(source / "record.json"))["body"]
+            body = json.loads((source / "record.json").read_bytes())["body"]
             if [body["spec"]["kind"], digest(body["spec"])] != ["model", source.name]:
                 raise ValueError("it is another result")
             spec = specs.get(digest({"kind": "model", **body["spec"]["asked"]}), body["spec"])
-            if store.folder(spec).exists():
-                continue
-            contents = {name: content_of(source / plain(name)) for name in (*body["files"], "record.json")}
-            store.unpack(body["spec"], contents, spec)
-            taken += 1
-        except (Damaged, ValueError, KeyError, TypeError, RecursionError, FileNotFoundError):
+            if not store.folder(spec).exists():
+                contents = {name: (source / plain(name)).read_bytes() for name in (*body["files"], "record.json")}
+                store.unpack(body["spec"], contents, spec)
+                taken += 1
+        except (Damaged, FileNotFoundError, *BROKEN):
             print(f"{source} is damaged and left out; carry it again.")
     return taken

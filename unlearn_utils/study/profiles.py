@@ -82,11 +82,6 @@ class Profile:
         first = vars(self.runs[0])
         return _pairs([read_table(Runs, {key: value or first[key] for key, value in given.items()}, "")])
 
-    @property
-    def multi_pairs(self) -> list[tuple[int, tuple[int, ...]]]:
-        """The (seed, forget set) pairs in which several classes are forgotten at once."""
-        return _pairs(self.multi_runs)
-
 
 def _pairs(blocks: Iterable[Runs]) -> list[tuple[int, tuple[int, ...]]]:
     return list(dict.fromkeys((s, tuple(sorted(f))) for b in blocks for f in b.forget_sets for s in b.seeds))
@@ -97,12 +92,12 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
-def load(name: str, overrides: dict[str, Any] | None = None, data_dir: str = "", hyperparameters: str = "") -> Profile:
+def load(name: str, overrides: Mapping[str, Any] | None = None, data_dir: str = "") -> Profile:
     """Read a profile; ``overrides`` maps dotted keys to values, e.g. ``{"probe.epochs": 5}``.
 
-    ``data_dir`` takes the place of the profile's image folder; ``hyperparameters`` names one of the profile's
-    alternatives, a table of such overrides. Raises BadInput for an unknown profile or key, or a value of the wrong kind
-    or out of range.
+    ``{"recipes": "table4"}`` takes one of the profile's alternatives, a table of such overrides; ``data_dir`` takes the
+    place of its image folder. Raises BadInput for an unknown profile or key, or a value of the wrong kind or out of
+    range.
     """
     if name not in names():
         raise BadInput(f"there is no profile '{name}'; choose one of {', '.join(names())}.")
@@ -110,13 +105,12 @@ def load(name: str, overrides: dict[str, Any] | None = None, data_dir: str = "",
         table = tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
         raise BadInput(f"profile '{name}' cannot be read as TOML ({problem}).") from None
-    alternatives = {"": {}} | table.pop("alternatives", {})
-    if hyperparameters not in alternatives:
-        known = ", ".join(filter(None, alternatives)) or "no alternatives"
-        raise BadInput(f"profile '{name}' has no hyper-parameters '{hyperparameters}'; it has {known}.")
-    if not isinstance(overrides or {}, Mapping):
-        raise BadInput(f"overrides is {overrides!r}, but it must be a table, like {{'probe.epochs': 5}}.")
-    changed = alternatives[hyperparameters] | dict(overrides or {})
+    alternatives, changed = {"": {}} | table.pop("alternatives", {}), dict(overrides or {})
+    if isinstance(which := changed.get("recipes"), str):
+        if which not in alternatives:
+            known = ", ".join(filter(None, alternatives)) or "no alternatives"
+            raise BadInput(f"profile '{name}' has no recipes '{which}'; it has {known}.")
+        changed = alternatives[which] | {key: value for key, value in changed.items() if key != "recipes"}
     _override(table, changed | ({"data.folder": data_dir} if data_dir else {}), name)
     profile = read_table(Profile, table, f"profile '{name}': ", name=name, images=None)
     if data_dir and profile.data.source == "digits":

@@ -22,16 +22,8 @@ from .readouts import READOUTS, At, look, read
 from .variants import recorded
 
 
-class OfModel(Task):
-    """A task that reads a trained model; all of one model run together."""
-
-    @property
-    def group(self) -> str:
-        return trained(self.cell).key
-
-
 @dataclass(frozen=True)
-class Reading(OfModel):
+class Reading(Task):
     """One readout of one model; where the training diverged it says so instead."""
 
     cell: Cell
@@ -43,11 +35,11 @@ class Reading(OfModel):
         return Reading(cell.encoder if READOUTS[name].of_features else cell, name)
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def about(self) -> dict[str, Any]:
         uses = {part: asdict(getattr(self.cell.profile, part)) for part in READOUTS[self.name].uses}
         if self.name.endswith("_in_head") and self.cell.head != "cmf":  # whose own normalisation is part of the model
             uses["cmf_geometry"] = recorded(self.cell.profile.cmf_normalisation)
-        return {"readout": self.name, "model": trained(self.cell).question, **uses}
+        return {"readout": self.name, **uses}
 
     @property
     def code(self) -> str:
@@ -62,41 +54,25 @@ class Reading(OfModel):
         return read(self.name, at) if at.finite() else {"diverged": True}, {}
 
 
-def readings_of(cell: Cell) -> list[Reading]:
-    """Every readout that a cell has."""
-    return [Reading.of(cell, name) for name, readout in READOUTS.items() if readout.where(cell)]
-
-
 @dataclass(frozen=True)
-class Collapse(OfModel):
+class Collapse(Task):
     """Neural collapse on the way: NC1, NC2 and NC3 at the epochs that a training from scratch noted."""
 
     cell: Cell
     kind = "collapse"
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        return {"model": trained(self.cell).question}
-
-    @property
-    def code(self) -> str:
-        return code.version(geometry.nc1_of_moments, geometry.nc2, geometry.nc3)
+    by = (geometry.nc1_of_moments, geometry.nc2, geometry.nc3)
 
     def compute(self, device: str) -> Result:
         record, epochs = stored(trained(self.cell)), []
         counts = torch.bincount(dataset_of(self.cell.profile).train.labels)
         moments = record.tensors("moments")
-        for at in record.result["history"]:
-            means, within, weight = (moments[f"{at['epoch']}.{name}"] for name in ("means", "within", "weight"))
+        for epoch in (at["epoch"] for at in record.result["history"]):
+            means, within, weight = (moments[f"{epoch}.{name}"] for name in ("means", "within", "weight"))
             centre = (means * counts[:, None]).sum(0) / counts.sum()
             centred = means - centre
+            nc1 = geometry.nc1_of_moments(means, centre, within)
             epochs.append(
-                {
-                    "epoch": at["epoch"],
-                    "nc1": geometry.nc1_of_moments(means, centre, within),
-                    "nc2": geometry.nc2(centred),
-                    "nc3": geometry.nc3(weight, centred),
-                }
+                {"epoch": epoch, "nc1": nc1, "nc2": geometry.nc2(centred), "nc3": geometry.nc3(weight, centred)}
             )
         return {"epochs": epochs}, {}
 
@@ -106,6 +82,15 @@ class OfRun(Task):
 
     The run is the cell's own: what is read on the way draws no random number of it.
     """
+
+    by = (
+        *(begin, train, generator, refit_head, extract, worth_reading),
+        *(output_predictions, metrics.probed, metrics.nearest),
+    )
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return {"probe": asdict(self.cell.profile.probe)}
 
     @property
     def requires(self) -> list[Task]:
@@ -145,38 +130,31 @@ class OfRun(Task):
         return ends
 
 
+def predictions(at: At, model: Model, features: Features, test: Tensor) -> dict[str, Tensor]:
+    """What output, probe and NCC predict of test features (n, d) of a model on its way."""
+    common = (features.train, at.train_labels, test, at.classes)
+    return {
+        "output": output_predictions(model, test),
+        "probe": metrics.probed(*common, at.recipe, at.seed).argmax(1),
+        "ncc": metrics.nearest(*common)[0],
+    }
+
+
 @dataclass(frozen=True)
 class Curve(OfRun):
     """Output, probe and NCC against the optimiser step while the method runs, as confusion counts."""
 
     cell: Cell
     kind = "curve"
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        return {"model": trained(self.cell).question, "probe": asdict(self.cell.profile.probe)}
-
-    @property
-    def code(self) -> str:
-        reading = (metrics.confusion, metrics.probed, metrics.nearest, output_predictions, extract, worth_reading)
-        return code.version(*reading, begin, train, generator, refit_head)
+    by = (*OfRun.by, metrics.confusion)
 
     def compute(self, device: str) -> Result:
         at, readings = At(self.cell, device), []
 
-        def counts(predicted: Tensor) -> list[list[int]]:
-            return metrics.confusion(predicted, at.test_labels, at.classes).tolist()
-
         def read(model: Model, features: Features, step: int) -> None:
-            common = (features.train, at.train_labels, features.test, at.classes)
-            readings.append(
-                {
-                    "x": step,
-                    "output": counts(output_predictions(model, features.test)),
-                    "probe": counts(metrics.probed(*common, at.recipe, at.seed).argmax(1)),
-                    "ncc": counts(metrics.nearest(*common)[0]),
-                }
-            )
+            predicted = predictions(at, model, features, features.test)
+            counts = {n: metrics.confusion(p, at.test_labels, at.classes).tolist() for n, p in predicted.items()}
+            readings.append({"x": step, **counts})
 
         ends = self.follow(device, read, every_epoch=True)
         return {"readings": readings, "epoch_ends": ends}, {}
@@ -194,58 +172,35 @@ class Steps(OfRun):
     images: int = 300  # at most so many, the first of each class
     steps: int = 12  # at most so many, the Original and the end among them
     kind = "steps"
+    by = (*OfRun.by, class_means, geometry.plane_of, geometry.in_plane)
 
     @property
-    def asked(self) -> dict[str, Any]:
-        shown = {"images": self.images, "steps": self.steps}
-        return {"model": trained(self.cell).question, "probe": asdict(self.cell.profile.probe), **shown}
-
-    @property
-    def code(self) -> str:
-        placing = (geometry.plane_of, geometry.in_plane, class_means)
-        reading = (metrics.probed, metrics.nearest, output_predictions, extract, worth_reading)
-        return code.version(*placing, *reading, begin, train, generator, refit_head)
+    def about(self) -> dict[str, Any]:
+        return super().about | {"images": self.images, "steps": self.steps}
 
     def compute(self, device: str) -> Result:
         at, readings, chosen = At(self.cell, device), [], {}
 
         def read(model: Model, features: Features, step: int) -> None:
-            if not chosen:
-                chosen.update(self._chosen(at, features))
-            if torch.isfinite(features.train).all() and torch.isfinite(features.test).all():  # else it diverged
-                readings.append({"step": step, **self._reading(at, model, features, **chosen)})
+            means = class_means(features.train, at.train_labels, at.classes)
+            if not chosen:  # from the features before the first step; the forget class first: its distance is 0
+                classes = (means - means[self.cell.forget[0]]).norm(dim=1).argsort()[:3].tolist()
+                kept = torch.cat([torch.where(at.test_labels == c)[0][: self.images // 3] for c in classes])
+                chosen.update(classes=classes, kept=kept, plane=geometry.plane_of(means[classes]))
+            if not (torch.isfinite(features.train).all() and torch.isfinite(features.test).all()):
+                return  # it diverged
+            shown = features.test[chosen["kept"]]
+            places = {
+                name: _rounded(geometry.in_plane(points, *chosen["plane"]), 3)
+                for name, points in {"points": shown, "means": means[chosen["classes"]]}.items()
+            }
+            found = {name: p.tolist() for name, p in predictions(at, model, features, shown).items()}
+            readings.append({"step": step, **places, **found})
 
         self.follow(device, read, every_epoch=False)
-        kept = chosen["kept"]
-        return {
-            "classes": chosen["classes"],
-            "images": kept.tolist(),
-            "labels": at.test_labels[kept].tolist(),
-            "readings": thinned(readings, self.steps),
-        }, {}
-
-    def _chosen(self, at: At, features: Features) -> dict[str, Any]:
-        """The three classes, the images and the plane, from the features before the first step."""
-        means = class_means(features.train, at.train_labels, at.classes)
-        apart = (means - means[self.cell.forget[0]]).norm(dim=1)
-        classes = apart.argsort()[:3].tolist()  # the forget class first: its distance is 0
-        kept = [torch.where(at.test_labels == c)[0][: self.images // 3] for c in classes]
-        return {"classes": classes, "kept": torch.cat(kept), "plane": geometry.plane_of(means[classes])}
-
-    def _reading(
-        self, at: At, model: Model, features: Features, classes: list[int], kept: Tensor, plane: tuple
-    ) -> dict:
-        test, common = features.test[kept], (features.train, at.train_labels)
-        means = class_means(*common, at.classes)[classes]
-        predicted = {
-            "output": output_predictions(model, test),
-            "probe": metrics.probed(*common, test, at.classes, at.recipe, at.seed).argmax(1),
-            "ncc": metrics.nearest(*common, test, at.classes)[0],
-        }
-        places = {
-            name: _rounded(geometry.in_plane(p, *plane), 3) for name, p in {"points": test, "means": means}.items()
-        }
-        return {**places, **{name: found.tolist() for name, found in predicted.items()}}
+        labels = at.test_labels[chosen["kept"]].tolist()
+        result = {"classes": chosen["classes"], "images": chosen["kept"].tolist(), "labels": labels}
+        return result | {"readings": thinned(readings, self.steps)}, {}
 
 
 def _rounded(points: Tensor, digits: int) -> list[list[float]]:
@@ -260,7 +215,7 @@ def thinned(readings: list, most: int) -> list:
 
 
 @dataclass(frozen=True)
-class Attacked(OfModel):
+class Attacked(Task):
     """One relearning attack on the cell's model, aimed at ``target``: correct test images of each class."""
 
     cell: Cell
@@ -273,23 +228,18 @@ class Attacked(OfModel):
     @staticmethod
     def of(cell: Cell, attack: str, target: tuple[int, ...], shots: tuple[int, ...], draws: int) -> Attacked:
         """Raises BadInput for an unknown attack. One that sees features alone is the same for all with that encoder."""
-        if attack not in attacks.ON_FEATURES + attacks.FINE_TUNING:
-            known = ", ".join(attacks.ON_FEATURES + attacks.FINE_TUNING)
-            raise BadInput(f"there is no attack '{attack}'; choose from {known}.")
+        if attack not in (known := attacks.ON_FEATURES + attacks.FINE_TUNING):
+            raise BadInput(f"there is no attack '{attack}'; choose from {', '.join(known)}.")
         on_features = attack in attacks.ON_FEATURES
         cell = cell.encoder if on_features and attack not in attacks.NEEDS_FORGET_SET else cell
         target = target if attack in attacks.NEEDS_FORGET_SET else ()
         return Attacked(cell, attack, target, *((shots, draws) if on_features else ((), 0)))
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def about(self) -> dict[str, Any]:
         on_features = self.attack in attacks.ON_FEATURES
-        return {
-            "model": trained(self.cell).question,
-            "attack": self.attack,
-            "target": list(self.target),
-            "budget": [list(self.shots), self.draws] if on_features else asdict(self.cell.profile.attack),
-        }
+        budget = [list(self.shots), self.draws] if on_features else asdict(self.cell.profile.attack)
+        return {"attack": self.attack, "target": list(self.target), "budget": budget}
 
     @property
     def code(self) -> str:
@@ -307,37 +257,30 @@ class Attacked(OfModel):
             budget = self.cell.profile.attack
             readings = attacks.fine_tune(at.model, at.dataset, self.attack, self.target, budget, random)
         else:
-            common = (at.train_labels.cpu(), at.test_labels.cpu())
             random = generator("cpu", self.cell.seed, self.attack)  # the same images for every model
-            features, budget = at.features.to("cpu"), (list(self.shots), self.draws, random)
+            common = (at.features.to("cpu"), at.train_labels.cpu(), at.test_labels.cpu())
+            budget = (list(self.shots), self.draws, random)
             if self.attack == "prototype":
-                readings = attacks.prototype(load_model(self.cell, "cpu"), features, *common, self.target, *budget)
+                readings = attacks.prototype(load_model(self.cell, "cpu"), *common, self.target, *budget)
             else:
-                readings = attacks.few_shot(features, *common, *budget, shuffled=self.attack == "few_shot_shuffled")
+                readings = attacks.few_shot(*common, *budget, shuffled=self.attack == "few_shot_shuffled")
         counts = torch.bincount(at.test_labels.cpu()).tolist()
-        return {
-            "readings": [
-                {"x": r["x"], "draw": r["draw"], "hits": [round(a * n) for a, n in zip(r["accuracy"], counts)]}
-                for r in readings
-            ]
-        }, {}
+        hits = [[round(a * n) for a, n in zip(reading["accuracy"], counts)] for reading in readings]
+        return {"readings": [{"x": r["x"], "draw": r["draw"], "hits": h} for r, h in zip(readings, hits)]}, {}
 
 
 @dataclass(frozen=True)
-class Embedded(OfModel):
+class Embedded(Task):
     """Two-dimensional t-SNE of the test features, with the official code's settings."""
 
     cell: Cell
     points: int  # at most so many test images, the first of each class
     kind = "t-SNE"
+    by = (geometry.tsne,)
 
     @property
-    def asked(self) -> dict[str, Any]:
-        return {"model": trained(self.cell).question, "points": self.points}
-
-    @property
-    def code(self) -> str:
-        return code.version(geometry.tsne)
+    def about(self) -> dict[str, Any]:
+        return {"points": self.points}
 
     def compute(self, device: str) -> Result:
         at = look(self.cell, device)

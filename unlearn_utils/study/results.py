@@ -18,12 +18,13 @@ from .profiles import Profile
 from .store import Store
 
 USED = "UNLEARN_USED"  # names a file in which an executed notebook notes the results that it used
+Pair = tuple[int, tuple[int, ...]]  # seed and forget set
 
 
 class Results:
     """What ``Study`` asks for tasks and gives pictures and tables to.
 
-    It brings ``profile``, ``machine``, ``pack``, ``used`` (results by question) and ``differs`` (from the profile's own).
+    It brings ``profile``, ``machine``, ``pack``, ``used`` (results by question), ``differs`` (from the profile's own).
     """
 
     profile: Profile
@@ -42,15 +43,15 @@ class Results:
         from IPython.display import HTML, display
 
         caption = " ".join(filter(None, [caption or getattr(thing, "caption", ""), f"{self.outputs.caption}."]))
-        target = self.outputs.file(name)
-        if hasattr(thing, "savefig"):
+        target, is_figure = self.outputs.file(name), hasattr(thing, "savefig")
+        if is_figure:
             thing.savefig(f"{target}.png", metadata={"Description": caption, "Software": None})
             thing.savefig(f"{target}.pdf", metadata={"Subject": caption, "CreationDate": None})
             if hasattr(thing, "points"):
                 write(target.with_name(f"{name}_points.csv"), thing.points.to_csv(index=False, float_format="%.5g"))
         else:
             thing.write(target, caption)
-        self._note_line(f"file/{name}.{'png' if hasattr(thing, 'savefig') else 'csv'}")
+        _note([f"file/{name}.{'png' if is_figure else 'csv'}"])
         display(thing)
         display(HTML(f"<p><small>{caption}</small></p>"))
 
@@ -64,12 +65,8 @@ class Results:
         return f"{len(committed)} committed results (made on {', '.join(made)}), {len(here)} computed here"
 
     def cell(self, seed: int, forget: tuple[int, ...], method: str, variant: str = "linear") -> Cell:
-        """What stands for one model of the study."""
-        return self._cell((seed, forget), method, variant)
-
-    def _cell(self, pair: tuple[int, tuple[int, ...]], method: str, variant: str) -> Cell:
-        """The Original and the untrained network are the same for every forget set."""
-        return Cell(self.profile, pair[0], () if METHODS[method].sees_all else pair[1], method, variant)
+        """One model of the study; the Original and the untrained network are the same for every forget set."""
+        return Cell(self.profile, seed, () if METHODS[method].sees_all else forget, method, variant)
 
     def _run(self, tasks: list[Task]) -> dict[str, dict[str, Any]]:
         """Results by key: committed, cached, or computed now. What fails is printed and left out."""
@@ -90,44 +87,36 @@ class Results:
                     f"{len(absent)} results are not committed ({absent[0].label}, ...), and they cannot be "
                     f"computed: {problem}"
                 ) from None
+        self.used["committed"] |= {task.question: packed[task.key] for task in tasks if task.key in packed}
+        _note(record["question"] for record in packed.values())
+        return {key: found["result"] for key, found in packed.items()} | self._here(here)
+
+    def _here(self, tasks: list[Task]) -> dict[str, dict[str, Any]]:
+        """Results by key, cached or computed now. What fails is printed and left out."""
         try:
-            sweep.run(here, self.machine)
+            sweep.run(tasks, self.machine)
         except sweep.Failure as failure:
             print(failure)
-        stored = {task.key: record for task in here if (record := Store().get(task.spec))}
-        self.used["committed"] |= {task.question: packed[task.key] for task in tasks if task.key in packed}
-        self.used["here"] |= {task.question: task for task in here if task.key in stored}
-        self._note([task for task in here if task.key in stored], packed)
-        return {key: found["result"] for key, found in packed.items()} | {key: r.result for key, r in stored.items()}
-
-    def _note(self, here: list[Task], packed: dict[str, dict]) -> None:
-        """Tell the command that executes this notebook which results it used."""
-        for note in [
-            *(f"{task.kind}/{task.key}" for task in here),
-            *(record["question"] for record in packed.values()),
-        ]:
-            self._note_line(note)
-
-    def _note_line(self, note: str) -> None:
-        if place := os.environ.get(USED):
-            with Path(place).open("a", encoding="utf-8") as file:
-                file.write(f"{note}\n")
+        found = {task.key: record.result for task in tasks if (record := Store().get(task.spec))}
+        self.used["here"] |= {task.question: task for task in tasks if task.key in found}
+        _note(f"{task.kind}/{task.key}" for task in tasks if task.key in found)
+        return found
 
     def _same_originals(self, here: list[Task]) -> bool:
         """Whether the Originals behind these tasks are cached and are those of the committed results."""
-        for seed in {task.cell.seed for task in here}:
-            original = trained(self._cell((seed, ()), "original", "linear"))
-            record = Store().get(original.spec)
-            if record is None or record.result["weights"] != self.pack.original_of(original):
-                return False
-        return True
+        originals = [trained(self.cell(seed, (), "original")) for seed in {task.cell.seed for task in here}]
+        records = [Store().get(task.spec) for task in originals]
+        return all(r and r.result["weights"] == self.pack.original_of(t) for r, t in zip(records, originals))
 
 
-def identity(cell: Cell, pair: tuple[int, tuple[int, ...]]) -> dict[str, Any]:
-    return {
-        "model": cell.label,
-        "method": cell.method,
-        "variant": cell.variant,
-        "seed": pair[0],
-        "forget": " ".join(map(str, pair[1])),
-    }
+def _note(lines) -> None:
+    """Tell the command that executes this notebook which results and files it used."""
+    if place := os.environ.get(USED):
+        with Path(place).open("a", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+
+
+def identity(cell: Cell, pair: Pair) -> dict[str, Any]:
+    """The columns that say which model a row is of."""
+    forget = " ".join(map(str, pair[1]))
+    return {"model": cell.label, "method": cell.method, "variant": cell.variant, "seed": pair[0], "forget": forget}

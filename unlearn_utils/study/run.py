@@ -34,11 +34,11 @@ from .code import as_text, bare
 from .progress import QUIET
 from .results import USED
 from .store import Store, digest, hardware
-from .study import Study
+from .study import FROM_COMMAND, Study
 
 MADE = "unlearning"  # the key of a notebook's metadata under which the notes on its results stand
 VERSIONS = ("torch", "torchvision", "numpy", "scikit-learn", "pandas", "matplotlib", "seaborn", "papermill")
-Given = dict[Path, dict[str, Any]]
+Given = dict[Path, dict[str, Any]]  # parameters by notebook
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,11 @@ class Executed:
     """How a notebook ended: minutes, and what went wrong."""
 
     name: str
-    minutes: float = 0.0
-    problem: str = ""
+    minutes: float
+    problem: str
+
+    def __str__(self) -> str:
+        return f"  {self.name:28} " + (f"FAILED: {self.problem}" if self.problem else f"{self.minutes:5.2f} min")
 
 
 def run(
@@ -57,47 +60,40 @@ def run(
     started, outputs = time.time(), study.outputs
     stale = [path for path, values in given.items() if again or not unchanged(path, values, machine, outputs)]
     print(f"{study!r}\n{len(stale)} of {len(given)} notebooks to execute", flush=True)
-    done = _execute(stale, given, machine, outputs, started) if stale else []
+    done = _execute(stale, given, machine, outputs) if stale else []
     problems = {one.name: one.problem for one in done if one.problem}
     if stale:
         _write_provenance(study, outputs, done, machine)
-    page = report(outputs, problems)
+    page, by_name = report(outputs, problems), {one.name: one for one in done}
     for path in given:
-        one = next((e for e in done if e.name == path.stem), None)
-        print(
-            f"  {path.stem:28} "
-            + ("unchanged" if one is None else f"FAILED: {one.problem}" if one.problem else f"{one.minutes:5.2f} min")
-        )
+        print(by_name.get(path.stem, f"  {path.stem:28} unchanged"))
     print(f"{len(given)} notebooks on profile '{study.profile.name}' in {(time.time() - started) / 60:.1f} minutes")
     print(f"Figures and tables: {outputs.path}\nReport: {page}")
     return 1 if problems else 0
 
 
-def _execute(
-    stale: list[Path], given: Given, machine: dict[str, Any], outputs: Outputs, started: float
-) -> list[Executed]:
-    """Two notebooks at a time, which share the processes; a line on the screen for the first figure and for each notebook."""
-    side_by_side = min(2, machine["jobs"], len(stale))
+def _execute(stale: list[Path], given: Given, machine: dict[str, Any], outputs: Outputs) -> list[Executed]:
+    """Two notebooks at a time, which share the processes; a line for the first figure and for each notebook."""
+    started, side_by_side = time.time(), min(2, machine["jobs"], len(stale))
     each = machine | {"jobs": max(1, machine["jobs"] // side_by_side)}
-    pool = loky.ProcessPoolExecutor(side_by_side, initializer=_end_quietly)
+    pool = loky.ProcessPoolExecutor(side_by_side, timeout=60, initializer=_end_quietly)  # idle ones of a killed command
     waiting = {pool.submit(execute, path, given[path], each, outputs) for path in stale}
-    done, first = [], False
+    done, drawn = [], None
     try:
         while waiting:
             ended, waiting = wait(waiting, 0.5, FIRST_COMPLETED)
-            if not first and (drawn := _newest(outputs.path, started)):
-                first = True
+            if not drawn and (drawn := next((f for f in outputs.path.glob("*.png") if _since(f, started)), None)):
                 print(f"first figure after {time.time() - started:.0f} s: {drawn}", flush=True)
             for future in ended:
                 done.append(future.result())
-                print(f"  {done[-1].name}: {done[-1].problem or f'{done[-1].minutes:.2f} min'}", flush=True)
+                print(done[-1], flush=True)
     finally:
         pool.shutdown(kill_workers=bool(waiting))
     return done
 
 
-def _newest(folder: Path, since: float) -> Path | None:
-    return next((file for file in folder.glob("*.png") if file.stat().st_mtime >= since), None)
+def _since(file: Path, started: float) -> bool:
+    return file.stat().st_mtime >= started
 
 
 def _end_quietly() -> None:
@@ -112,25 +108,16 @@ def execute(path: Path, parameters: dict[str, Any], machine: dict[str, Any], out
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of comments that it cannot parse
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    os.environ |= {QUIET: "1", "UNLEARN_MACHINE": json.dumps(machine)}
-    began = time.time()
+    os.environ |= {QUIET: "1", FROM_COMMAND: json.dumps(machine)}
+    began, problem = time.time(), ""
     with tempfile.TemporaryDirectory() as scratch:
         partial, used = Path(scratch) / path.name, Path(scratch) / "used"
         os.environ[USED] = str(used)
+        options = {"kernel_name": "python3", "cwd": path.parent, "progress_bar": False, "start_timeout": 300}
         try:
-            papermill.execute_notebook(
-                path,
-                partial,
-                parameters,
-                kernel_name="python3",
-                cwd=path.parent,
-                progress_bar=False,
-                log_output=False,
-                extra_arguments=["--log-level=CRITICAL"],
-                start_timeout=300,
-            )
+            papermill.execute_notebook(path, partial, parameters, **options, extra_arguments=["--log-level=CRITICAL"])
             notebook = tidied(nbformat.read(partial, as_version=4))
-            notes = sorted(set(used.read_text(encoding="utf-8").split("\n")) - {""}) if used.exists() else []
+            notes = sorted(set(used.read_text(encoding="utf-8").splitlines())) if used.exists() else []
             notebook.metadata[MADE] = {"of": _made_of(path, parameters, machine, outputs), "used": " ".join(notes)}
             target = outputs.file(f"notebooks/{path.name}")
             target.parent.mkdir(exist_ok=True)
@@ -139,49 +126,39 @@ def execute(path: Path, parameters: dict[str, Any], machine: dict[str, Any], out
                 notebook.cells = [cell for cell in notebook.cells if "injected" not in str(cell.metadata)]
                 write(path, nbformat.writes(notebook) + "\n")
         except papermill.PapermillExecutionError as error:
-            return Executed(path.stem, (time.time() - began) / 60, f"{error.ename}: {error.evalue}")
+            problem = f"{error.ename}: {error.evalue}"
         except Exception as error:  # the kernel died or is missing, the disk is full: the other notebooks go on
-            return Executed(path.stem, (time.time() - began) / 60, f"{type(error).__name__}: {error}")
-    return Executed(path.stem, (time.time() - began) / 60)
+            problem = f"{type(error).__name__}: {error}"
+    return Executed(path.stem, (time.time() - began) / 60, problem)
 
 
 def tidied(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Without the paths and times that papermill notes in the file."""
-    notebook.metadata.pop("papermill", None)
-    for cell in notebook.cells:
-        cell.metadata.pop("papermill", None)
-        cell.metadata.pop("execution", None)
+    for part in (notebook, *notebook.cells):
+        part.metadata.pop("papermill", None)
+        part.metadata.pop("execution", None)
     return notebook
 
 
 def unchanged(path: Path, parameters: dict[str, Any], machine: dict[str, Any], outputs: Outputs) -> bool:
-    """Whether the executed notebook is what would come out again: same code and parameters, and its results are there."""
-    executed = outputs.path / "notebooks" / path.name
-    if not executed.exists():
-        return False
-    made = nbformat.read(executed, as_version=4).metadata.get(MADE, {})
+    """Whether the executed notebook is what would come out again: the same code, and what it used is there."""
+    executed, store = outputs.path / "notebooks" / path.name, Store().root
+    made = nbformat.read(executed, as_version=4).metadata.get(MADE, {}) if executed.exists() else {}
     if made.get("of") != _made_of(path, parameters, machine, outputs):
         return False
-    store = Store().root
-    for note in made["used"].split():
+
+    def there(note: str) -> bool:
+        """A file beside the notebook, a cached result, or a committed one, which has no slash."""
         kind, _, key = note.partition("/")
-        there = (
-            (outputs.path / key).exists()
-            if kind == "file"
-            else not key or (store / kind / key / "record.json").exists()
-        )
-        if not there:
-            return False
-    return True
+        return (outputs.path / key if kind == "file" else store / kind / key / "record.json").exists() or not key
+
+    return all(map(there, made["used"].split()))
 
 
 def _made_of(path: Path, parameters: dict[str, Any], machine: dict[str, Any], outputs: Outputs) -> str:
     """Hash of a notebook's code, its parameters, the package, and the committed results of all profiles."""
-    sources = [
-        cell.source
-        for cell in nbformat.read(path, as_version=4).cells
-        if cell.cell_type == "code" and "injected" not in str(cell.metadata)
-    ]
+    cells = nbformat.read(path, as_version=4).cells
+    sources = [c.source for c in cells if c.cell_type == "code" and "injected" not in str(c.metadata)]
     which = {name: machine[name] for name in ("results", "data_dir", "device")}
     return digest([sources, parameters, which, outputs.name, _package()])
 
@@ -189,17 +166,17 @@ def _made_of(path: Path, parameters: dict[str, Any], machine: dict[str, Any], ou
 @cache
 def _package() -> str:
     """Hash of all code of the package and of the committed results."""
-    code = [as_text(bare(f.read_text(encoding="utf-8"))) for f in sorted((ROOT / "unlearn_utils").rglob("*.py"))]
-    data = [*sorted((ROOT / "unlearn_utils").rglob("*.toml")), *sorted((ROOT / "figures").glob("*/results.jsonl.xz"))]
+    package = ROOT / "unlearn_utils"
+    code = [as_text(bare(file.read_text(encoding="utf-8"))) for file in sorted(package.rglob("*.py"))]
+    data = [*sorted(package.rglob("*.toml")), *sorted((ROOT / "figures").glob("*/results.jsonl.xz"))]
     return digest([code, [hashlib.sha256(file.read_bytes()).hexdigest() for file in data]])
 
 
-def used_by(outputs: Outputs, names: set[str] | None = None) -> list[str]:
-    """``kind/key`` of all cached results that the executed notebooks of a folder noted. Raises BadInput if there are none."""
+def used_by(outputs: Outputs) -> list[str]:
+    """``kind/key`` of all cached results that the executed notebooks of a folder noted. Raises BadInput without any."""
     notes = set()
-    for path in sorted((outputs.path / "notebooks").glob("[0-9A]*.ipynb")):
-        if names is None or path.stem in names:
-            notes |= set(nbformat.read(path, as_version=4).metadata.get(MADE, {}).get("used", "").split())
+    for path in (outputs.path / "notebooks").glob("[0-9A]*.ipynb"):
+        notes |= set(nbformat.read(path, as_version=4).metadata.get(MADE, {}).get("used", "").split())
     kept = sorted(note for note in notes if "/" in note and not note.startswith("file/"))
     if not kept:
         raise BadInput(f"no notebook in {outputs.path} was executed on results that were computed here; run it first.")
@@ -208,13 +185,17 @@ def used_by(outputs: Outputs, names: set[str] | None = None) -> list[str]:
 
 def _write_provenance(study: Study, outputs: Outputs, done: list[Executed], machine: dict[str, Any]) -> None:
     """Note how this run went; the notes on other notebooks stay."""
+    import psutil
+
     target = outputs.file("provenance.json")
     before = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
+    memory = f"{psutil.virtual_memory().total / 2**30:.0f} GiB of memory"
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     common = {
         "commit": git("rev-parse", "HEAD"),
         "uncommitted changes": bool(git("status", "--porcelain", "--", "unlearn_utils")),
         "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in VERSIONS}},
-        "machine": _machine(),
+        "machine": ", ".join([f"{os.cpu_count()} cores of {hardware('cpu')}", memory, *gpus]),
         "processes": machine["jobs"],
         "results": machine["results"] or "computed here",
     }
@@ -223,11 +204,3 @@ def _write_provenance(study: Study, outputs: Outputs, done: list[Executed], mach
     profile["data"]["folder"] = Path(profile["data"]["folder"]).name  # no path of this machine
     content = {"profile": profile, "notebooks": dict(sorted((before.get("notebooks", {}) | notes).items()))}
     write(target, json.dumps(content, indent=1, default=list) + "\n")
-
-
-def _machine() -> str:
-    import psutil
-
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    memory = psutil.virtual_memory().total / 2**30
-    return ", ".join([f"{os.cpu_count()} cores of {hardware('cpu')}", f"{memory:.0f} GiB of memory", *gpus])

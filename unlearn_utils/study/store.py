@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -27,6 +26,8 @@ from ..paths import git, home
 
 Files = dict[str, bytes]  # of a result, by name
 FEATURES_KEPT = 2e9  # bytes of features: they follow from a model in one pass, so the least recently used may go
+BUSY = 0.05  # seconds to wait for another process that computes the same
+BROKEN = (ValueError, KeyError, TypeError, RecursionError)  # what a record raises that is not as it was written
 
 
 def digest(value: Any) -> str:
@@ -45,11 +46,13 @@ def plain(name: str) -> str:
     return name
 
 
-def content_of(file: Path) -> bytes:
-    """What a file holds. Raises FileNotFoundError where no file is there, but a folder or a pipe."""
-    if not file.is_file():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
-    return file.read_bytes()
+def checksums(files: Files) -> dict[str, str]:
+    return {name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name != "record.json"}
+
+
+def signed(body: dict[str, Any]) -> bytes:
+    """A record as it is written: with its own checksum."""
+    return json.dumps({"body": body, "checksum": digest(body)}, indent=1).encode()
 
 
 @dataclass(frozen=True)
@@ -62,14 +65,10 @@ class Record:
     seconds: float
     made_with: dict[str, str]
     files: dict[str, str]  # checksum by name
-    checksum: str  # of the record itself
 
     def content(self, file: str) -> bytes:
         """A file of tensors as it was written. Raises Damaged where it is another."""
-        try:
-            content = content_of(self.folder / file)
-        except FileNotFoundError:
-            content = b""
+        content = (self.folder / file).read_bytes() if (self.folder / file).is_file() else b""
         if hashlib.sha256(content).hexdigest() != self.files[file]:
             remove(self.folder)
             raise Damaged(f"stored result {self.folder.name} is damaged; run again to compute it anew.")
@@ -78,6 +77,11 @@ class Record:
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Raises Damaged where the file is not what was written."""
         return load(self.content(f"{name}.safetensors"))
+
+    def packed(self) -> Files:
+        """All files by name, for another store. Raises Damaged where they are not what was written."""
+        files = {name: self.content(name) for name in self.files}
+        return files | {"record.json": (self.folder / "record.json").read_bytes()}
 
 
 def remove(path: Path) -> None:
@@ -94,9 +98,8 @@ def hardware(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     described = Path("/proc/cpuinfo")  # elsewhere than on Linux the architecture has to do
-    lines = described.read_text(encoding="utf-8").splitlines() if described.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    name = re.search(r"model name\s*: (.*)", described.read_text(encoding="utf-8")) if described.exists() else None
+    return name[1].strip() if name else platform.processor() or platform.machine()
 
 
 @cache
@@ -143,16 +146,11 @@ class Store:
         """Whether no other process computes the same, or will within it; a claim ends with its process, however."""
         locks = self.root / "locks"
         locks.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(locks / digest(spec))
         try:
-            lock.acquire(blocking=False)
+            with FileLock(locks / digest(spec)).acquire(timeout=BUSY, poll_interval=BUSY / 5):
+                yield True
         except Timeout:
             yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
 
     def get(self, spec: dict[str, Any]) -> Record | None:
         """The result of ``spec``, or None."""
@@ -165,19 +163,16 @@ class Store:
         is no damage.
         """
         folder = self.root / plain(kind) / plain(key)
+        if not folder.exists() and not folder.is_symlink():
+            return None
         try:
-            record = json.loads(content_of(folder / "record.json"))
+            record = json.loads((folder / "record.json").read_bytes())
             body = record["body"]
             if record["checksum"] != digest(body) or [body["spec"]["kind"], digest(body["spec"])] != [kind, key]:
                 raise ValueError("it is not what was written there")
-            for name in body["files"]:
-                if not (folder / plain(name)).is_file():
-                    raise ValueError(f"{name} is missing")
-            return Record(folder, **body, checksum=record["checksum"])
-        except (FileNotFoundError, NotADirectoryError):
-            if not folder.exists() and not folder.is_symlink():
-                return None
-        except (ValueError, KeyError, TypeError, RecursionError, Damaged):
+            if all((folder / plain(name)).is_file() for name in body["files"]):
+                return Record(folder, **body)
+        except (FileNotFoundError, NotADirectoryError, Damaged, *BROKEN):
             pass
         print(f"stored result {folder.relative_to(self.root)} is damaged; it will be computed again.")
         remove(folder)
@@ -189,11 +184,9 @@ class Store:
             f"{name}.safetensors": save({key: t.detach().cpu().contiguous() for key, t in named.items()})
             for name, named in tensors.items()
         }
-        files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-        origin = {"seconds": seconds, "made_with": _made_with(device)}
-        body = json.loads(json.dumps({"spec": spec, "result": result, "files": files, **origin}))
-        record = json.dumps({"body": body, "checksum": digest(body)}, indent=1)
-        self._place(spec, contents | {"record.json": record.encode()})
+        body = {"spec": spec, "result": result, "files": checksums(contents), "seconds": seconds}
+        body = json.loads(json.dumps(body | {"made_with": _made_with(device)}))
+        self._place(spec, contents | {"record.json": signed(body)})
 
     def _place(self, spec: dict, contents: Files) -> None:
         folder = self.folder(spec)
@@ -209,33 +202,21 @@ class Store:
                 if self.get(spec) is None:  # else another process was first: its result is as good
                     partial.rename(folder)
 
-    def packed(self, spec: dict[str, Any]) -> Files:
-        """The files of a result, by name, for another store. Raises Damaged where it is not there."""
-        record = self.get(spec)
-        if record is None:
-            raise Damaged(f"stored result {digest(spec)} is not there; run again to compute it.")
-        files = {name: record.content(name) for name in record.files}
-        return files | {"record.json": content_of(record.folder / "record.json")}
-
     def unpack(self, spec: dict[str, Any], contents: Files, kept_as: dict[str, Any] | None = None) -> None:
         """Take a result from another store, in one step. Raises Damaged where it is not what was written there.
 
         ``kept_as`` is another spec under which it is kept, of the same question.
         """
+        spec, kept_as = (json.loads(json.dumps(one)) for one in (spec, kept_as or spec))
         try:
             record = json.loads(contents["record.json"])
-            found = {plain(n): hashlib.sha256(c).hexdigest() for n, c in contents.items() if n != "record.json"}
-            wanted = [digest(record["body"]), json.loads(json.dumps(spec)), record["body"]["files"]]
-            intact = [record["checksum"], record["body"]["spec"], found] == wanted
-        except (ValueError, KeyError, TypeError, RecursionError):
+            body, found = record["body"], checksums({plain(name): content for name, content in contents.items()})
+            intact = [record["checksum"], body["spec"], found] == [digest(body), spec, body["files"]]
+        except BROKEN:
             intact = False
         if not intact:
             raise Damaged(f"result {digest(spec)} was damaged on its way here.")
-        if kept_as not in (None, spec):
-            body = record["body"] | {"spec": json.loads(json.dumps(kept_as))}
-            signed = json.dumps({"body": body, "checksum": digest(body)}, indent=1)
-            contents, spec = contents | {"record.json": signed.encode()}, kept_as
-        self._place(spec, contents)
+        self._place(kept_as, contents | {"record.json": signed(body | {"spec": kept_as})})
 
     def keep_features(self, spec: dict[str, Any], features: dict[str, Tensor], device: str) -> None:
         """Keep features for later readings, in 16 bits where that loses nothing; the oldest make room."""
@@ -249,3 +230,11 @@ class Store:
             kept += size
             if kept > FEATURES_KEPT and folder.name != digest(spec):
                 remove(folder)
+
+    def features(self, spec: dict[str, Any]) -> dict[str, Tensor] | None:
+        """Kept features as they were; None where they had to make room, or are damaged."""
+        with suppress(Damaged):
+            if record := self.get(spec):
+                os.utime(record.folder)  # the least recently used make room
+                return {part: f.float() for part, f in record.tensors("features").items()}
+        return None

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,20 +18,20 @@ from ..models import Model, check_network
 from ..paths import REFERENCE, ROOT
 from ..representation import Features
 from ..settings import READOUTS, BadInput
-from . import packs, profiles, sweep
-from .cells import Cell, dataset_of, images_of, load_features, load_model, trained
+from . import packs, parameters, profiles
+from .cells import Cell, Task, dataset_of, images_of, load_features, load_model, trained
 from .machine import Machine
-from .names import Models, differences, has_recipe, models_of, seeds_of, sets_of
+from .names import Models, differences, has_recipe, models_of, sets_of
 from .packs import Pack
 from .readings import Attacked, Collapse, Curve, Embedded, Reading, Steps
 from .readouts import READOUTS as READ
 from .readouts import row_of
-from .results import Results, identity
+from .results import Pair, Results, identity
 from .variants import VARIANTS, needs, recipe_of
 
 REFERENCES = ("original", "retrain", "retrain_again", "random")
+SHOTS = (1, 2, 5, 10, 50)  # images per class of a few-shot probe
 SHOWN = ("output", "probe", "ncc", "geometry", "turn", "probe_in_head", "ncc_in_head")  # what ``measure`` reads
-MACHINE = {"device": "auto", "jobs": 0, "cluster": "", "results": "", "data_dir": ""}
 FROM_COMMAND = "UNLEARN_MACHINE"  # what a command says of the machine: it is not kept in what notebooks show
 
 
@@ -41,32 +41,23 @@ class Study(Results):
     ``forget`` lists classes or sets of classes by number or name: ``[3, "cat"]`` are two sets of one class,
     ``[[3, 5]]`` is one of two; ``"single"`` and ``"multi"`` are the profile's lists; empty takes the profile's own.
     ``overrides`` changes any key of the profile, ``{"recipes.random_label.linear.lr": 0.05}``; ``{"recipes":
-    "table4"}`` takes one of its alternatives. ``machine`` is what is not the experiment: ``device`` ("auto", "cpu",
-    "cuda", "cuda:1"), ``jobs`` (processes; 0: one per core or GPU), ``cluster`` ("local" or a Dask scheduler's
-    address), ``results`` ("committed": the profile's committed results, which need no images), ``data_dir``.
+    "table4"}`` takes one of its alternatives. ``machine`` is what is not the experiment: ``device``, ``jobs``,
+    ``cluster``, ``results`` and ``data_dir``, as ``parameters.Options`` explains them.
 
     Models are named by method, or by method and variant: "random_label", "random_label.cmf". Raises BadInput.
     """
 
     def __init__(self, profile: str = "digits", forget=(), seeds=(), overrides=None, **machine):
-        if unknown := machine.keys() - MACHINE.keys():
-            raise BadInput(f"machine has no entry {', '.join(sorted(unknown))}; it takes {', '.join(MACHINE)}.")
-        options = MACHINE | json.loads(os.environ.get(FROM_COMMAND, "{}")) | machine
-        if options["results"] not in ("", "committed"):
-            raise BadInput(
-                f"results is {options['results']!r}, but it must be '' (compute what is missing) or 'committed'."
-            )
-        changed = dict(overrides or {})
-        alternative = changed.pop("recipes", "")
-        if os.environ.get(REFERENCE) == profile:  # the committed results themselves are being made
-            options["results"] = ""
-        own = profiles.load(profile, data_dir=options["data_dir"])
-        loaded = profiles.load(profile, changed, options["data_dir"], alternative)
+        given = json.loads(os.environ.get(FROM_COMMAND, "{}")) | machine
+        options = parameters.Options(**parameters.read("machine", given))
+        own = profiles.load(profile, data_dir=options.data_dir)
+        loaded = profiles.load(profile, parameters.read("overrides", overrides or {}), options.data_dir)
         profiles.check_names(loaded, METHODS, VARIANTS)
-        self.machine = Machine.choose(options["device"], options["jobs"], options["cluster"])
-        committed = packs.reference(profile)
-        self.pack: Pack | None = packs.read(committed, profile) if options["results"] else None
-        self.differs = differences(loaded, own)
+        self.machine = Machine.choose(options.device, options.jobs, options.cluster)
+        self.differs, committed = differences(loaded, own), packs.reference(profile)
+        # Where the committed results themselves are being made, none of them is used.
+        use_them = options.results and os.environ.get(REFERENCE) != profile
+        self.pack: Pack | None = packs.read(committed, profile) if use_them else None
         if self.pack:
             loaded = dataclasses.replace(loaded, images=self.pack.images)
         else:
@@ -74,7 +65,8 @@ class Study(Results):
             if committed.exists() and images_of(loaded).fingerprint != packs.read_images(committed).fingerprint:
                 self.differs["images"] = images_of(loaded).fingerprint
         self.profile = loaded
-        self.pairs = tuple(loaded.pairs(seeds_of(seeds), sets_of(loaded, forget)))
+        sets = sets_of(loaded, parameters.read("forget", forget))
+        self.pairs = tuple(loaded.pairs(parameters.read("seeds", seeds), sets))
         if self.pairs != tuple(own.pairs()):
             self.differs["pairs of seed and forget set"] = [[seed, list(f)] for seed, f in self.pairs]
         for _, forgotten in self.pairs:
@@ -103,10 +95,10 @@ class Study(Results):
 
     def __repr__(self) -> str:
         """One line: data, network, classes, forget sets, seeds, device, and where results come from."""
-        sets, seeds = {f for _, f in self.pairs}, {s for s, _ in self.pairs}
+        sets, seeds = (len(set(part)) for part in zip(*[(forget, seed) for seed, forget in self.pairs]))
         return (
-            f"{self.profile.title}; {len(self.classes)} classes; {_count(len(sets), 'forget set')}, "
-            f"{_count(len(seeds), 'seed')}; {self.machine.jobs} x {self.machine.devices[0]}; {self._origin()}"
+            f"{self.profile.title}; {len(self.classes)} classes; {sets} forget set{'s' * (sets != 1)}, "
+            f"{seeds} seed{'s' * (seeds != 1)}; {self.machine.jobs} x {self.machine.devices[0]}; {self._origin()}"
         )
 
     @property
@@ -119,7 +111,7 @@ class Study(Results):
 
     @property
     def tuning(self) -> pd.DataFrame:
-        """The search that chose the profile's rates: a row per method, variant and candidate. Raises BadInput without one."""
+        """The search that chose the profile's rates: a row per model and candidate. Raises BadInput without one."""
         path = ROOT / "figures" / self.profile.name / "tuning.csv"
         if not path.exists():
             raise BadInput(
@@ -131,6 +123,10 @@ class Study(Results):
         """Studies of the committed results of every other profile that has some."""
         names = [name for name in profiles.names() if name != self.profile.name and packs.reference(name).exists()]
         return [Study(name, results="committed") for name in names]
+
+    def has(self, method: str, variant: str = "linear") -> bool:
+        """Whether the profile has what it takes to train this model, and does not leave it out."""
+        return has_recipe(self.profile, method, variant) and self.profile.asks_for(method, variant)
 
     def recipes(self, models: Models, variant: Models = "linear") -> pd.DataFrame:
         """What will be trained: a row per model with its optimiser, and the constants of its method."""
@@ -144,12 +140,10 @@ class Study(Results):
                 "schedule": recipe.schedule,
                 "batch size": recipe.batch_size,
             }
-            constants = ", ".join(f"{key} = {value:g}" for key, value in recipe.constants.items())
-            rows[self._cell((0, self.forget), method, kind).label] = (
-                trains if recipe.epochs else dict.fromkeys(trains, "–")
-            ) | {
+            rows[self.cell(0, self.forget, method, kind).label] = {
+                **(trains if recipe.epochs else dict.fromkeys(trains, "–")),
                 "trained": "classifier" if VARIANTS[kind].encoder_frozen or METHODS[method].head_only else "all layers",
-                "constants": constants,
+                "constants": ", ".join(f"{key} = {value:g}" for key, value in recipe.constants.items()),
                 "rate from": self._whose(method, kind),
             }
         return pd.DataFrame(rows).T.rename_axis("model")
@@ -173,15 +167,11 @@ class Study(Results):
 
     def _trained(self, name: str, variant: str, forget, seed: int | None) -> Cell:
         ((method, kind),) = self._models(name, variant)
-        at = (
-            self.pairs[0][0] if seed is None else seed,
-            self.forget if forget is None else sets_of(self.profile, forget)[0],
-        )
-        cell = self._cell(at, method, kind)
+        asked = self.forget if forget is None else sets_of(self.profile, parameters.read("forget", forget))[0]
+        cell = self.cell(self.pairs[0][0] if seed is None else seed, asked, method, kind)
         dataset_of(self.profile)  # raises BadInput where the images are not here
-        sweep.run([trained(cell)], self.machine)
-        self.used["here"][trained(cell).question] = trained(cell)
-        self._note([trained(cell)], {})
+        if not self._here([trained(cell)]):
+            raise BadInput(f"{trained(cell).label} could not be computed, for the reason above.")
         return cell
 
     # ---- rows ----
@@ -194,83 +184,52 @@ class Study(Results):
 
         ``readouts`` adds "margin", "members", "collapse", "refitted", or one of a cell's own.
         """
-        listed = [(name, "linear") for name in REFERENCES] if references else []
-        listed = self._asked_for(dict.fromkeys([*listed, *self._models(models, variant)]))
         if unknown := set(readouts) - READ.keys():
             raise BadInput(f"there is no readout {', '.join(sorted(unknown))}; choose from {', '.join(READ)}.")
-        guests = [
-            name for name, readout in READ.items() if not readout.function.__module__.startswith("unlearn_utils.")
-        ]
-        wanted = list(dict.fromkeys([*SHOWN, *readouts, *guests]))
-        cells = [(pair, self._cell(pair, *model)) for model in listed for pair in self.pairs]
-        tasks = {
-            (pair, cell.label): [Reading.of(cell, name) for name in wanted if READ[name].where(cell)]
-            for pair, cell in cells
-        }
-        results, rows = self._run([task for of in tasks.values() for task in of]), []
-        for pair, cell in cells:
-            found = {task.name: results[task.key] for task in tasks[pair, cell.label] if task.key in results}
-            if found:
-                rows.append(identity(cell, pair) | row_of(len(self.classes), found, pair[1]))
-            if any("diverged" in result for result in found.values()):
-                print(f"{cell.label}, forget {pair[1]}: the training diverged, so its measurements are missing.")
+        theirs = [name for name, read in READ.items() if not read.function.__module__.startswith("unlearn_utils.")]
+        wanted, rows = dict.fromkeys([*SHOWN, *readouts, *theirs]), []
+        listed = [*(self._models(REFERENCES) if references else []), *self._models(models, variant)]
+        tasks = lambda cell, pair: [Reading.of(cell, name) for name in wanted if READ[name].where(cell)]  # noqa: E731
+        for row, (_, forget), found in self._each(listed, tasks):
+            results = {task.name: result for task, result in found}
+            rows.append(row | row_of(len(self.classes), results, forget))
+            if any("diverged" in result for result in results.values()):
+                print(f"{row['model']}, forget {forget}: the training diverged, so its measurements are missing.")
         return pd.DataFrame(rows, columns=None if rows else ["model", "method", "variant", "seed", "forget"])
 
-    def costs(self, models: Models, variant: Models = "linear") -> pd.DataFrame:
-        """A row per model, forget set and seed: epochs, and gradient passes over the training set."""
-        images = sum(images_of(self.profile).train)
-        return self._rows(
-            self._asked_for(self._models(models, variant)),
-            lambda cell, pair: trained(cell),
-            lambda result, pair: [
-                {"epochs": result["history"][-1]["epoch"], "gradient_passes": result["images_seen"] / images}
-            ],
-        )
-
-    def history(self, models: Models = ("original", "retrain", "retrain_again", "random")) -> pd.DataFrame:
+    def history(self, models: Models = REFERENCES) -> pd.DataFrame:
         """A row per reading during training from scratch: epoch, loss, accuracies, NC1 to NC3."""
-        listed = [
-            (pair, self._cell(pair, *model)) for model in self._asked_for(self._models(models)) for pair in self.pairs
-        ]
-        results = self._run([task for _, cell in listed for task in (trained(cell), Collapse(cell))])
         rows = []
-        for pair, cell in listed:
-            training, collapse = results.get(trained(cell).key), results.get(Collapse(cell).key)
-            for at, collapsed in (
-                zip(training["history"], collapse["epochs"], strict=True) if training and collapse else ()
-            ):
+        for row, (_, forget), found in self._each(self._models(models), lambda c, _: [trained(c), Collapse(c)]):
+            if len(found) < 2:  # one of them failed
+                continue
+            (_, training), (_, collapse) = found
+            for at, collapsed in zip(training["history"], collapse["epochs"], strict=True):
                 pooled = {
                     f"{part}_{side}": value
                     for part in ("train", "test")
-                    for side, value in self._pool(at[f"{part}_hits"], pair[1], part).items()
+                    for side, value in self._pool(at[f"{part}_hits"], forget, part).items()
                 }
-                rows.append(identity(cell, pair) | pooled | {"loss": at["loss"]} | collapsed)
+                rows.append(row | pooled | {"loss": at["loss"]} | collapsed)
         return pd.DataFrame(rows)
 
     def curve(self, method: str = "random_label") -> pd.DataFrame:
         """A row per optimiser step, readout and forget set of the first few: accuracies while ``method`` runs."""
         _has_steps(method)
-
-        def made(result: dict, pair) -> list[dict]:
-            return [
-                {
-                    "step": reading["x"],
-                    "readout": label,
-                    "retain": pooled["retain"],
-                    "forget_accuracy": pooled["forget"],
-                    "epoch": sum(end <= reading["x"] for end in result["epoch_ends"]),
-                }
-                for reading in result["readings"]
-                for name, label in READOUTS.items()
-                for pooled in [self._pool(np.diagonal(reading[name]), pair[1], "test")]
-            ]
-
-        return self._rows([(method, "linear")], lambda cell, pair: Curve(cell), made, self.few.pairs)
+        rows = []
+        for row, (_, forget), [(_, result)] in self.few._each([(method, "linear")], lambda c, _: [Curve(c)]):
+            for reading in result["readings"]:
+                epoch = sum(end <= reading["x"] for end in result["epoch_ends"])
+                for name, label in READOUTS.items():
+                    pooled = self._pool(np.diagonal(reading[name]), forget, "test")
+                    accuracies = {"retain": pooled["retain"], "forget_accuracy": pooled["forget"]}
+                    rows.append(row | {"step": reading["x"], "readout": label, **accuracies, "epoch": epoch})
+        return pd.DataFrame(rows)
 
     def steps(self, method: str = "random_label") -> dict[str, Any] | None:
         """Test images of the forget class and its two nearest classes in one plane, step by step, of the first set."""
         _has_steps(method)
-        task = Steps(self._cell(self.pairs[0], method, "linear"))
+        task = Steps(self.cell(*self.pairs[0], method))
         result = self._run([task]).get(task.key)
         return result and {
             "model": task.cell.label,
@@ -285,87 +244,61 @@ class Study(Results):
         self,
         models: Models,
         attack: str = "few_shot",
-        shots: Sequence[int] = (1, 2, 5, 10, 50),
+        shots: Sequence[int] = SHOTS,
         draws: int = 5,
         references: bool = True,
     ) -> pd.DataFrame:
-        """A row per reading of a relearning attack: x (images per class, or steps), draw, retain and forget accuracy."""
-        smallest = min(images_of(self.profile).train)
-        if not shots or any(type(k) is not int or not 1 <= k <= smallest for k in shots) or draws < 1:
+        """A row per reading of a relearning attack: x (images per class, or steps), draw, retain, forget accuracy."""
+        shots, draws, rows = parameters.read("shots", shots) or SHOTS, parameters.read("draws", draws), []
+        most, smallest = max([*shots, self.profile.attack.shots]), min(images_of(self.profile).train)
+        if most > smallest or draws < 1:
             raise BadInput(
-                f"shots is {shots!r} and draws is {draws!r}, but both must be whole numbers from 1 on, and "
-                f"the smallest class has {smallest} training images."
+                f"{most} images per class and {draws} draws are asked for, but the smallest class has {smallest} "
+                "training images, and at least one draw is needed."
             )
-        if self.profile.attack.shots > smallest:
-            raise BadInput(
-                f"attack.shots is {self.profile.attack.shots}, but the smallest class has {smallest} images."
-            )
-        listed = [("original", "linear"), ("retrain", "linear"), ("random", "linear")] if references else []
-        made = lambda result, pair: [  # noqa: E731
-            {
-                "attack": attack,
-                "x": reading["x"],
-                "draw": reading["draw"],
-                "retain": pooled["retain"],
-                "forget_accuracy": pooled["forget"],
-            }
-            for reading in result["readings"]
-            for pooled in [self._pool(reading["hits"], pair[1], "test")]
-        ]
-        models = self._asked_for(dict.fromkeys([*listed, *self._models(models)]))
-        return self._rows(models, lambda cell, pair: Attacked.of(cell, attack, pair[1], tuple(shots), draws), made)
+        listed = [*(self._models(["original", "retrain", "random"]) if references else []), *self._models(models)]
+        tasks = lambda cell, pair: [Attacked.of(cell, attack, pair[1], tuple(shots), draws)]  # noqa: E731
+        for row, (_, forget), [(_, result)] in self._each(listed, tasks):
+            for reading in result["readings"]:
+                pooled = self._pool(reading["hits"], forget, "test")
+                at = {"attack": attack, "x": reading["x"], "draw": reading["draw"]}
+                rows.append(row | at | {"retain": pooled["retain"], "forget_accuracy": pooled["forget"]})
+        return pd.DataFrame(rows)
 
     def embedding(self, models: Models, points: int = 2000) -> dict[str, dict[str, np.ndarray]]:
         """t-SNE of test features for the first forget set, by label: ``points`` (n, 2) and ``labels`` (n,)."""
         if points < 3 * len(self.classes):
-            raise BadInput(
-                f"points is {points}, but at least 3 for each of the {len(self.classes)} classes are needed."
-            )
-        tasks = [Embedded(self._cell(self.pairs[0], *model), points) for model in self._asked_for(self._models(models))]
-        results = self._run(tasks)
+            raise BadInput(f"points is {points}, but at least 3 for each of {len(self.classes)} classes are needed.")
+        found = self._each(self._models(models), lambda cell, _: [Embedded(cell, points)], self.pairs[:1])
         return {
-            task.cell.label: {name: np.array(values) for name, values in results[task.key].items()}
-            for task in tasks
-            if task.key in results
+            row["model"]: {name: np.array(values) for name, values in result.items()} for row, _, [(_, result)] in found
         }
 
     # ---- how ----
 
-    def _rows(self, models, task_of: Callable, made: Callable, pairs=None) -> pd.DataFrame:
-        """Rows of one task per model and pair; ``made`` turns a result into what follows the model's name."""
+    def _each(
+        self, models: list[tuple[str, str]], tasks_of: Callable[[Cell, Pair], list[Task]], pairs: Sequence[Pair] = ()
+    ) -> Iterator[tuple[dict[str, Any], Pair, list[tuple[Task, dict]]]]:
+        """For every model and pair the start of a row, the pair, and its tasks with results; not where all failed."""
         listed = []
-        for model in models:
+        for model in dict.fromkeys(model for model in models if self.profile.asks_for(*model)):
             for pair in pairs or self.pairs:
-                cell = self._cell(pair, *model)
-                listed.append((pair, cell, task_of(cell, pair)))
-        results = self._run([task for *_, task in listed])
-        return pd.DataFrame(
-            [
-                identity(cell, pair) | row
-                for pair, cell, task in listed
-                if task.key in results
-                for row in made(results[task.key], pair)
-            ]
-        )
+                cell = self.cell(*pair, *model)
+                listed.append((identity(cell, pair), pair, tasks_of(cell, pair)))
+        results = self._run([task for *_, tasks in listed for task in tasks])
+        for row, pair, tasks in listed:
+            if found := [(task, results[task.key]) for task in tasks if task.key in results]:
+                yield row, pair, found
 
     def _models(self, models: Models, variant: Models = "linear") -> list[tuple[str, str]]:
         return models_of(self.profile, models, variant)
 
-    def has(self, method: str, variant: str = "linear") -> bool:
-        """Whether the profile has what it takes to train this model, and does not leave it out."""
-        return has_recipe(self.profile, method, variant) and self.profile.asks_for(method, variant)
-
-    def _asked_for(self, models) -> list[tuple[str, str]]:
-        return [model for model in models if self.profile.asks_for(*model)]
-
     def _pool(self, hits, forget: tuple[int, ...], part: str) -> dict[str, float]:
         """Share of hits among the images of the retain and of the forget classes."""
         hits, counts = np.asarray(hits, dtype=float), np.array(getattr(images_of(self.profile), part))
-        of_forget = np.isin(np.arange(len(counts)), forget)
-        return {
-            side: float(hits[of].sum() / counts[of].sum())
-            for side, of in (("retain", ~of_forget), ("forget", of_forget))
-        }
+        sides = {"retain": np.isin(np.arange(len(counts)), forget, invert=True)}
+        sides["forget"] = ~sides["retain"]
+        return {side: float(hits[of].sum() / counts[of].sum()) for side, of in sides.items()}
 
 
 def _has_steps(method: str) -> None:
@@ -373,7 +306,3 @@ def _has_steps(method: str) -> None:
         raise BadInput(
             f"'{method}' has no unlearning steps, so it has no curve; choose a method that trains, like random_label."
         )
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'s' * (n != 1)}"

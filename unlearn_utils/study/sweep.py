@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import time
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
-from pathlib import Path
 
 import loky
 
@@ -22,23 +18,22 @@ from .store import Store
 from .worker import Away, Outcome, compute, end_with_parent, reason, user_defined
 
 NOT_RUN = "not run, because what it needs failed"
-GIVEN_UP = "UNLEARN_GIVEN_UP"  # names a file of the tasks that failed in this run, which no notebook of it tries again
-PAUSE = 0.2  # seconds until a task is looked at again that another process computes
+PAUSE = 0.2  # seconds until it is looked again who can take a task, where workers come and go
 
 
 class Failure(RuntimeError):
     """Some tasks could not be computed; the message names each reason once, and what failed for it first."""
 
-    def __init__(self, reasons: dict[str, str]):
+    def __init__(self, failed: dict[str, tuple[str, str]]):
         labels: dict[str, list[str]] = {}
-        for label, _, why in (line.partition(": ") for line in reasons.values()):
+        for label, why in failed.values():
             labels.setdefault(why, []).append(label)
         lines = [
             f"{first}{f' and {len(more)} more' if more else ''}: {why}"
             for why, (first, *more) in sorted(labels.items(), key=lambda item: item[0] == NOT_RUN)
         ]
         super().__init__("\n".join(lines))
-        self.reasons = reasons  # by key
+        self.failed = failed  # label and reason by key
 
     def _render_traceback_(self) -> list[str]:
         return [f"Failure: {self}"]
@@ -54,7 +49,7 @@ class Interrupted(KeyboardInterrupt):
 def missing(tasks: list[Task]) -> list[Task]:
     """What has to be computed for the tasks: those that are not stored, each once, and before it what it requires.
 
-    A stored result needs nothing any more. Tasks of one model stand together, so that its features are at hand.
+    A stored result needs nothing any more.
     """
     store, found = Store(), {}
 
@@ -67,8 +62,7 @@ def missing(tasks: list[Task]) -> list[Task]:
 
     for task in tasks:
         visit(task)
-    places = {key: place for place, key in reversed(list(enumerate(task.group for task in found.values())))}
-    return sorted(found.values(), key=lambda task: places[task.group])
+    return list(found.values())
 
 
 def run(tasks: list[Task], machine: Machine) -> int:
@@ -102,24 +96,21 @@ class _Processes(Executor):
 
     def free(self, busy: list[str]) -> list[str]:
         """The devices that can take a batch, each as often as it has processes free."""
-        free = list(self.slots)
-        for device in busy:
-            free.remove(device)
-        return free
+        return list((Counter(self.slots) - Counter(busy)).elements())
 
     def submit(self, function, tasks: list[Task], keys: list[str], device: str, *more) -> Future:
+        if self.here:
+            future: Future = Future()
+            try:
+                future.set_result(function(tasks, keys, device, *more))
+            except Exception as error:
+                future.set_exception(error)
+            return future
         try:
-            if not self.here:
-                return self._pool(device).submit(function, tasks, keys, device, *more)
+            return self._pool(device).submit(function, tasks, keys, device, *more)
         except BrokenProcessPool:  # since it was last used
             self.pools.pop(device).shutdown(wait=False)
             return self._pool(device).submit(function, tasks, keys, device, *more)
-        future: Future = Future()
-        try:
-            future.set_result(function(tasks, keys, device, *more))
-        except Exception as error:
-            future.set_exception(error)
-        return future
 
     def _pool(self, device: str) -> Executor:
         if device not in self.pools:
@@ -135,100 +126,84 @@ class _Processes(Executor):
 class _Schedule:
     """Tasks that wait, run or failed. A task starts as soon as what it needs is stored and a worker is free.
 
-    Tasks of one model that are ready run together. One that another run computes waits while something else is ready.
-    Where a process dies, all that ran beside it is run once more, each alone: only what dies a second time, and alone,
-    is to blame.
+    Tasks of one model that are ready run together. One that another run computes goes to the end of the queue. Where a
+    process dies, all that ran beside it is run once more, each alone: what dies again is to blame.
     """
 
     def __init__(self, tasks: list[Task], executor: Executor):
-        self.executor = executor
-        self.waiting = {task.key: task for task in tasks}
-        self.needs = {task.key: {needed.key for needed in task.requires} for task in tasks}
-        self.later: dict[str, float] = {}  # when to look again at what another process computes
+        self.executor, self.users, self.progress = executor, user_defined(), Progress(len(tasks))
+        self.waiting: dict[str, Task] = {}
+        self.needs: dict[str, set[str]] = {}
         self.running: dict[Future, tuple[list[Task], str]] = {}
-        self.suspects: list[list[Task]] = []
-        self.failed: dict[str, str] = {}
+        self.suspects: list[Task] = []
+        self.failed: dict[str, tuple[str, str]] = {}
         self.retried: set[str] = set()
         self.deaths: Counter[str] = Counter()
-        self.progress = Progress(len(tasks))
-        self.users = user_defined()
+        self._wait(tasks)
 
-    def run(self) -> dict[str, str]:
-        """What failed, by key, with its reason."""
-        before = _failed_before()
-        for task in [self.waiting.pop(key) for key in before if key in self.waiting]:
-            self._fail(task, before[task.key].removeprefix(f"{task.label}: "))
+    def run(self) -> dict[str, tuple[str, str]]:
+        """What failed, by key: its label and the reason."""
         try:
-            with self.progress:
-                self._give_up()
-                while self.waiting or self.running or self.suspects:
-                    self._start()
-                    self._finish()
-                    self._give_up()
+            while self.waiting or self.running or self.suspects:
+                self._start()
+                self._finish()
         except BaseException as stopped:  # an interrupt: what runs is ended, what is stored stays
             self.executor.shutdown(wait=False, kill_workers=True)
             raise (Interrupted() if type(stopped) is KeyboardInterrupt else stopped) from None
+        finally:
+            self.progress.bar.close()
         self.executor.shutdown()
-        _note({key: why for key, why in self.failed.items() if key not in before})
         return self.failed
+
+    def _wait(self, tasks: list[Task]) -> None:
+        self.waiting |= {task.key: task for task in tasks}
+        self.needs |= {task.key: {needed.key for needed in task.requires} for task in tasks}
 
     def _start(self) -> None:
         free = self.executor.free([worker for _, worker in self.running.values()])
-        alone = bool(self.suspects) and self.executor.shared
-        if alone and self.running:
-            return
-        batches = [self.suspects.pop() for _ in zip(list(self.suspects), free[: 1 if alone else None], strict=False)]
-        if not alone:
-            ready = self._ready()[: len(free) - len(batches)]
-            for task in (task for together in ready for task in together):
-                del self.waiting[task.key]
-            batches += ready
+        if self.suspects and self.executor.shared:
+            free = [] if self.running else free[:1]
+        batches = [*([task] for task in self.suspects), *self._ready()]
         for together, worker in zip(batches, free, strict=False):
+            for task in together:
+                self.waiting.pop(task.key, None)
+            self.suspects = [task for task in self.suspects if task not in together]
             sent = [dataclasses.replace(task) for task in together]  # without their keys: a worker finds its own
             future = self.executor.submit(compute, sent, [task.key for task in together], worker, self.users)
             self.running[future] = together, worker
 
     def _ready(self) -> list[list[Task]]:
         """The tasks that can start, those of one model together."""
-        under_way = [*(tasks for tasks, _ in self.running.values()), *self.suspects]
-        unfinished = self.waiting.keys() | self.failed.keys() | {task.key for tasks in under_way for task in tasks}
-        now = time.monotonic()
+        under_way = [*self.suspects, *(task for tasks, _ in self.running.values() for task in tasks)]
+        unfinished = self.waiting.keys() | {task.key for task in under_way}
         groups: dict[str, list[Task]] = {}
         for key, task in self.waiting.items():
-            if not self.needs[key] & unfinished and self.later.get(key, 0) <= now:
+            if not self.needs[key] & unfinished:
                 groups.setdefault(task.group, []).append(task)
         return list(groups.values())
 
     def _finish(self) -> None:
-        if not self.running:
-            time.sleep(PAUSE)
-        polled = self.later or not self.executor.shared
-        done, _ = wait(self.running, PAUSE if polled else None, FIRST_COMPLETED)
-        alone = len(self.running) == 1 or not self.executor.shared
-        if not alone and any(isinstance(future.exception(), BrokenProcessPool) for future in done):
-            done, _ = wait(self.running)
+        done, _ = wait(self.running, None if self.executor.shared else PAUSE, FIRST_COMPLETED)
         for future in done:
             tasks, _ = self.running.pop(future)
             error = future.exception()
             if error is None:
                 self._end(tasks, future.result())
             elif isinstance(error, Away):
-                self.waiting |= {task.key: task for task in tasks}
+                self._wait(tasks)
             elif isinstance(error, BrokenProcessPool):
-                self._died(tasks, alone)
+                self._died(tasks)
             else:
                 for task in tasks:
                     self._fail(task, reason(error))
 
-    def _died(self, tasks: list[Task], alone: bool) -> None:
+    def _died(self, tasks: list[Task]) -> None:
         self.deaths.update(task.key for task in tasks)
-        deaths = self.deaths[tasks[0].key]
-        if alone and len(tasks) == 1 and deaths >= self.executor.attempts:
-            self._fail(
-                tasks[0], f"{deaths} processes that computed it were killed (out of memory?); fewer --jobs need less"
-            )
-        else:
-            self.suspects += [[task] for task in tasks]
+        for task in tasks:
+            if (deaths := self.deaths[task.key]) < self.executor.attempts:
+                self.suspects.append(task)
+            else:
+                self._fail(task, f"{deaths} processes that computed it were killed (out of memory?); try fewer --jobs")
 
     def _end(self, tasks: list[Task], outcomes: list[Outcome]) -> None:
         done = [task for task, outcome in zip(tasks, outcomes, strict=True) if not (outcome.reason or outcome.busy)]
@@ -236,39 +211,17 @@ class _Schedule:
             more = f" and {len(done) - 1} more" if len(done) > 1 else ""
             self.progress.done(f"{done[0].label}{more}: {sum(o.seconds for o in outcomes):.1f} s", len(done))
         for task, outcome in zip(tasks, outcomes, strict=True):
-            self.later.pop(task.key, None)
             if outcome.busy:
-                self.waiting[task.key] = task
-                self.later[task.key] = time.monotonic() + PAUSE
+                self._wait([task])
             elif outcome.damaged and task.key not in self.retried:
                 self.retried.add(task.key)
-                for again in missing([task]):
-                    self.waiting[again.key] = again
-                    self.needs[again.key] = {needed.key for needed in again.requires}
+                self._wait(missing([task]))
             elif outcome.reason:
                 self._fail(task, outcome.reason)
 
-    def _give_up(self) -> None:
-        while hopeless := [task for key, task in self.waiting.items() if self.needs[key] & self.failed.keys()]:
-            for task in hopeless:
-                del self.waiting[task.key]
-                self._fail(task, NOT_RUN)
-
     def _fail(self, task: Task, why: str) -> None:
-        self.failed[task.key] = f"{task.label}: {why}"
-        self.progress.done(f"FAILED {self.failed[task.key]}")
-
-
-def _failed_before() -> dict[str, str]:
-    """What failed in an earlier sweep of this run, by key, with its reason."""
-    noted, found = Path(os.environ.get(GIVEN_UP, "")), {}
-    for line in noted.read_text(encoding="utf-8").splitlines() if noted.is_file() else ():
-        with suppress(ValueError):  # a line that a full disk cut off
-            found |= json.loads(line)
-    return found
-
-
-def _note(failed: dict[str, str]) -> None:
-    if failed and os.environ.get(GIVEN_UP):
-        with suppress(OSError), open(os.environ[GIVEN_UP], "a", encoding="utf-8") as file:  # else it is tried again
-            file.write(json.dumps(failed) + "\n")
+        self.failed[task.key] = task.label, why
+        self.progress.done(f"FAILED {task.label}: {why}")
+        for key, other in list(self.waiting.items()):
+            if task.key in self.needs[key] and self.waiting.pop(key, None):
+                self._fail(other, NOT_RUN)

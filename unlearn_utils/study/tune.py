@@ -1,4 +1,4 @@
-"""The search that chose the learning rates (SVD: its alpha) of a profile: ``python -m unlearn_utils.study.tune PROFILE``.
+"""The search that chose the learning rates (SVD: its alpha) of a profile: ``python -m unlearn_utils.study.tune NAME``.
 
 The rule and the candidates stand in the profile's ``[tuning]``. The table of all candidates is written to
 ``figures/<profile>/tuning.csv``; the winners are put into the profile by hand.
@@ -10,36 +10,39 @@ import argparse
 import sys
 
 import pandas as pd
-import torch
 
 from ..methods import METHODS
-from ..metrics import pooled_accuracy
 from ..paths import Outputs, write
-from ..settings import READOUTS, BadInput
+from ..settings import BadInput
 from . import profiles
-from .cells import Cell, stored
+from .cells import Cell, images_of, stored
+from .machine import Machine
 from .profiles import Profile
 from .readings import Reading
-from .sweep import Failure, Machine, run
+from .readouts import row_of
+from .sweep import Failure, run
 from .variants import VARIANTS, recipe_of
 
-
-def searched(profile: Profile, method: str, variant: str) -> tuple[str, list[float]]:
-    """What the search varies, and its candidates: the method's own where ``[tuning.<method>]`` names them."""
-    own = profile.tuning.get(method, {})
-    return own.get("setting", "lr"), own.get(variant) or profile.tuning[variant]
+READ = ("output", "probe", "ncc")
+MODEL = ["method", "variant", "setting", "value"]  # what names a candidate
 
 
 def candidates(name: str, data_dir: str) -> list[tuple[str, str, str, float, Cell]]:
-    """(method, variant, setting, value, cell) of every model of the search, on held-out training images."""
-    listed = []
+    """(method, variant, setting, value, cell) of every model of the search, on held-out training images.
+
+    The unlearning methods vary their learning rate over the profile's candidates; those of ``[tuning.<method>]``, and
+    the ``setting`` there, take their place, and a closed form has only its own.
+    """
     profile = profiles.load(name, data_dir=data_dir)
     profiles.check_names(profile, METHODS, VARIANTS)
     if not profile.tuning:
         raise BadInput(f"profile '{name}' has no [tuning]: its rates are the authors', and nothing is searched.")
-    for method, variant in unlearning_recipes(profile):
-        setting, values = searched(profile, method, variant)
-        for value in values:
+    listed = []
+    for method, variant in ((m, v) for m, variants in profile.recipes.items() for v in variants):
+        own = profile.tuning.get(method, {})
+        values = own.get(variant) or ([] if METHODS[method].closed_form else profile.tuning.get(variant, []))
+        setting = own.get("setting", "lr")
+        for value in values if METHODS[method].start == "original" else []:
             changed = {"data.evaluate_on": "validation", f"recipes.{method}.{variant}.{setting}": value}
             search = profiles.load(name, changed, data_dir)
             for seed, forget in search.pairs(profile.tuning["seeds"], profile.tuning["forget_sets"]):
@@ -47,39 +50,21 @@ def candidates(name: str, data_dir: str) -> list[tuple[str, str, str, float, Cel
     return listed
 
 
-def unlearning_recipes(profile: Profile) -> list[tuple[str, str]]:
-    """(method, variant) of the unlearning methods that have candidates; a closed form has only its own."""
-
-    def listed(method: str) -> dict:
-        return profile.tuning.get(method, {}) | ({} if METHODS[method].closed_form else profile.tuning)
-
-    return [
-        (method, variant)
-        for method, variants in profile.recipes.items()
-        for variant in variants
-        if METHODS[method].start == "original" and variant in listed(method)
-    ]
-
-
-def held_out(cell: Cell, forget: tuple[int, ...], readout: str) -> tuple[float, float]:
-    """Held-out (retain, forget) accuracy of a readout of the cell's model."""
-    result = stored(Reading.of(cell, readout)).result
-    if "diverged" in result:  # a rate that is too high, which is what a search is to find out
-        return 0.0, float("nan")
-    counts = torch.tensor(result["counts"])
-    retain = tuple(c for c in range(len(counts)) if c not in forget)
-    return pooled_accuracy(counts, retain), pooled_accuracy(counts, forget)
-
-
 def score(cell: Cell) -> dict[str, float]:
-    """The accuracies of the cell's output, the retain accuracy that it costs, and what its features still hold.
+    """Held-out accuracies of the cell's output, the retain accuracy that it costs, and what its features still hold.
 
     The output alone decides. Probe and NCC are noted, so that everybody can see how they follow the rate.
     """
-    retain, forget = held_out(cell, cell.forget, "output")
-    original, _ = held_out(Cell(cell.profile, cell.seed, (), "original"), cell.forget, "output")
-    features = {name: held_out(cell, cell.forget, name)[1] for name in ("probe", "ncc")}
-    return {"retain": retain, "forget": forget, "cost": original - retain, **features}
+
+    def row(of: Cell) -> dict[str, float]:
+        results = {name: stored(Reading.of(of, name)).result for name in READ}
+        return row_of(len(images_of(of.profile).classes), results, cell.forget)
+
+    own, original = row(cell), row(Cell(cell.profile, cell.seed, (), "original"))
+    retain = own.get("output_retain", 0.0)  # a rate that is too high diverges, which is what a search is to find out
+    forget, probe, ncc = (own.get(f"{name}_forget", float("nan")) for name in READ)
+    cost = original["output_retain"] - retain
+    return {"retain": retain, "forget": forget, "cost": cost, "probe": probe, "ncc": ncc}
 
 
 def winner(rows: pd.DataFrame, tolerance: float, ties: str = "larger") -> int:
@@ -92,24 +77,16 @@ def winner(rows: pd.DataFrame, tolerance: float, ties: str = "larger") -> int:
 def table(name: str, data_dir: str, machine: Machine) -> pd.DataFrame:
     """One row per method, variant and candidate: mean accuracies over the search's cells, and whether it won."""
     listed = candidates(name, data_dir)
-    originals = [Cell(cell.profile, cell.seed, (), "original") for *_, cell in listed]
+    cells = [c for *_, cell in listed for c in (Cell(cell.profile, cell.seed, (), "original"), cell)]
     try:
-        run(
-            [Reading.of(cell, name) for cell in [*originals, *(cell for *_, cell in listed)] for name in READOUTS],
-            machine,
-        )
+        run([Reading.of(cell, readout) for cell in cells for readout in READ], machine)
     except Failure as failure:
         raise BadInput(f"the search is not complete: {failure}") from None
-    names = ("method", "variant", "setting", "value")
-    rows = [dict(zip(names, row)) | score(cell) for *row, cell in listed]
-    means = pd.DataFrame(rows).groupby(list(names), sort=False).mean().reset_index().round(6)
-    rule = profiles.load(name).tuning
-    winners = [
-        winner(rows, rule["tolerance"], rule.get("ties", "larger"))
-        for _, rows in means.groupby(["method", "variant"], sort=False)
-    ]
-    means["chosen"] = means.index.isin(winners)
-    return means
+    rows = pd.DataFrame([dict(zip(MODEL, named)) | score(cell) for *named, cell in listed])
+    means, rule = rows.groupby(MODEL, sort=False).mean().reset_index().round(6), profiles.load(name).tuning
+    by_model = means.groupby(MODEL[:2], sort=False)
+    winners = [winner(some, rule["tolerance"], rule.get("ties", "larger")) for _, some in by_model]
+    return means.assign(chosen=means.index.isin(winners))
 
 
 def disagreements(profile: Profile, means: pd.DataFrame) -> list[str]:
@@ -119,9 +96,7 @@ def disagreements(profile: Profile, means: pd.DataFrame) -> list[str]:
         recipe = recipe_of(profile, row.method, row.variant)
         value = recipe.lr if row.setting == "lr" else recipe.constants.get(row.setting)
         if value != row.value:
-            listed.append(
-                f"{row.method}.{row.variant}: {row.setting} is {value} in the profile, {row.value} in the search"
-            )
+            listed.append(f"{row.method}.{row.variant}: {row.setting} is {value} there, {row.value} in the search")
     return listed
 
 

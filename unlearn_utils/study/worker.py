@@ -126,19 +126,15 @@ def _outcome(task: Task, key: str, device: str) -> Outcome:
 
 def reason(error: BaseException) -> str:
     """Why a task failed, and what helps."""
+    less = "an override of network.images_per_pass (--batch-size), like 32, needs less"
     if isinstance(error, torch.OutOfMemoryError):
-        return "the GPU's memory does not suffice; a --batch-size below that of the recipe, like 32, needs less"
+        return f"the GPU's memory does not suffice; {less}"
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
-        return "the memory does not suffice; fewer --jobs, or a --batch-size below that of the recipe, need less"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"the disk of {home()} is full; make room and run again, what is stored stays"
-    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"{home()} cannot be written ({error.strerror}); make it writable, or set UNLEARN_HOME to another folder"
+        return f"the memory does not suffice; fewer --jobs, or {less}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"{home()} cannot be written to ({error.strerror}); make room, or set UNLEARN_HOME; what is stored stays"
     if isinstance(error, PicklingError):
-        return (
-            f"it cannot be sent to a worker process ({error.__cause__ or error}); take jobs = 1, or define methods and "
-            "readouts without open files, locks and the like"
-        )
+        return f"it cannot be sent to a worker process ({error.__cause__ or error}); take jobs = 1"
     return str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}{_line_of(error)}"
 
 
