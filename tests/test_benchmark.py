@@ -17,8 +17,6 @@ def test_the_plain_loops_images_are_ours_where_there_is_no_chance(dataset):
     assert list(y) == plain.train.labels.tolist()
 
 
-
-
 def test_too_few_images_are_refused(home, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["benchmark", "digits", "--device", "cpu", "--images", "5"])
     with pytest.raises(SystemExit, match="50 training images are fewer than a batch of 128"):

@@ -194,8 +194,6 @@ def test_a_wheel_holds_every_file_of_the_package(from_a_wheel):
     assert files(from_a_wheel) == files(ROOT)
 
 
-
-
 def test_without_a_repository_the_command_says_where_notebooks_are(from_a_wheel, tmp_path):
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(from_a_wheel), "HOME": str(tmp_path)}
     ran = subprocess.run(

@@ -15,8 +15,9 @@ from unlearn_utils.paths import ROOT
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PAGES = [ROOT / name for name in ("README.md", "RESULTS.md", "USAGE.md", "CLUSTER.md", "CONTRIBUTING.md")]
 OURS = (  # words of our own that the field has other ones for
-    r"surely|not apart|told apart|not to be told|cannot tell|held against|stands? beside|false alarms?|second hand|at hand"
-    r"|is honest|names? \d|reads? \d|knows it|still reads?|deserves?|gives away|Expectation\.|Reading\.|scorecard|class centre"
+    r"surely|not apart|told apart|not to be told|cannot tell|held against|stands? beside|false alarms?|second hand"
+    r"|at hand|is honest|names? \d|reads? \d|knows it|still reads?|deserves?|gives away"
+    r"|Expectation\.|Reading\.|scorecard|class centre"
     r"|partly hidden|image passes|searched rate"
 )
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from unlearn_utils import sources
+from unlearn_utils import image_files, sources
 from unlearn_utils.settings import BadInput, Data
 
 
@@ -216,7 +216,7 @@ def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path, monkeypa
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sources, "save_file", full)
+    monkeypatch.setattr(image_files, "save_file", full)
     with pytest.raises(BadInput, match="cannot be kept in .*No space left"):
         sources.load(Data(source="folder", image_size=8, channels=1, folder=str(tmp_path)), tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
@@ -263,8 +263,8 @@ def test_an_image_that_unpacks_to_a_giant_is_named(folder, tmp_path, monkeypatch
 def test_another_decoder_does_not_find_the_old_ones_images(folder, tmp_path, monkeypatch):
     sources.load(folder[1], tmp_path / "cache")
     sources.load.cache_clear()
-    monkeypatch.setattr(sources, "DECODER", sources.DECODER.replace("center_crop", "random_crop"))
-    monkeypatch.setattr(sources, "_decode", lambda file, data: torch.full((1, 8, 8), 7, dtype=torch.uint8))
+    monkeypatch.setattr(image_files, "DECODER", image_files.DECODER.replace("center_crop", "random_crop"))
+    monkeypatch.setattr(image_files, "_decode", lambda file, data: torch.full((1, 8, 8), 7, dtype=torch.uint8))
     assert (sources.load(folder[1], tmp_path / "cache").train.pixels == 7).all()
 
 
@@ -281,8 +281,8 @@ def laid_out(root, places, side=8):
 def both(root, tmp_path):
     """What the profile's reader and that of the shell give: classes, training pixels, labels."""
     dataset = sources.load(Data(source="folder", image_size=8, channels=1, folder=str(root)), tmp_path / "cache")
-    files, names = sources.class_folders(root)
-    images = sources.FolderImages(files["train"], names, 8, 1)
+    files, names = image_files.class_folders(root)
+    images = image_files.FolderImages(files["train"], names, 8, 1)
     pixels = torch.stack([images[i][0] for i in range(len(images))])
     assert names == dataset.classes and torch.equal(pixels, dataset.train.pixels / 255)
     assert [images[i][1] for i in range(len(images))] == dataset.train.labels.tolist()
@@ -324,16 +324,16 @@ def test_sixteen_bits_are_refused_and_not_white(folder, tmp_path):
     Image.fromarray(np.full((8, 8), 40000, dtype=np.uint16)).save(folder[0] / "train" / "b" / "0.png")
     with pytest.raises(BadInput, match="8 bits per channel"):
         sources.load(folder[1], tmp_path / "cache")
-    files, names = sources.class_folders(folder[0])
+    files, names = image_files.class_folders(folder[0])
     with pytest.raises(BadInput, match="b/0.png cannot be read as an image.*8 bits per channel"):
-        sources.FolderImages(files["train"], names, 8, 3)[1]
+        image_files.FolderImages(files["train"], names, 8, 3)[1]
 
 
 def test_a_tiny_imagenet_as_it_is_unpacked_is_read_by_its_list(tiny, tmp_path):
     data, archive, root = tiny
     (root / archive.name).write_bytes(archive.read_bytes())
     sources.load(data, tmp_path / "cache")
-    files, names = sources.class_folders(root / "tiny-imagenet-200")
+    files, names = image_files.class_folders(root / "tiny-imagenet-200")
     assert names == ("goldfish", "crane (n02)", "crane (n03)") and [
         len(listed) for listed in files["test"].values()
     ] == [1, 1, 1]

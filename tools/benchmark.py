@@ -130,7 +130,7 @@ def method_seconds(profile: Profile, dataset: Dataset, device: str) -> Iterator[
         teacher = models.build(network, profile.data.channels, len(dataset.classes), 0).to(device).eval()
         run = Run(model, teacher, dataset, (0,), recipe, torch.Generator(device).manual_seed(0))
 
-        def work() -> None:
+        def work(name=name, recipe=recipe, run=run, model=model) -> None:
             method = build(name, recipe.constants)
             run.begun = method.begin(run)
             train(model, lambda epoch: method.losses(run, epoch), method.phases(recipe))

@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader
 
 from . import files
 from .evaluation import evaluate, role
+from .image_files import FolderImages, class_folders
 from .settings import BadInput
-from .sources import CONSTANTS, FolderImages, class_folders
+from .sources import CONSTANTS
 from .study.machine import Machine
 from .views.own_models import Report
 

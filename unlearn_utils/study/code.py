@@ -28,7 +28,7 @@ from ..settings import BadInput
 
 PACKAGE = __package__.partition(".")[0]
 # What these hold is in a key by its values: settings, pixels, and the study that puts the values there.
-BY_VALUE = tuple(f"{PACKAGE}.{room}" for room in ("settings", "paths", "sources", "study", "views"))
+BY_VALUE = tuple(f"{PACKAGE}.{room}" for room in ("settings", "paths", "image_files", "sources", "study", "views"))
 STANDARD = sysconfig.get_paths()["stdlib"]
 NO_CODE = ("ctx", "kind", "type_comment", "type_ignores")  # fields of a syntax tree
 MOVING = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)  # another value at every use
