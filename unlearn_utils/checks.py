@@ -18,7 +18,7 @@ SHARED = 0.01  # of the test images that may be training images
 
 @dataclass(frozen=True)
 class Found:
-    """A check's result: raised, or None where it does not apply; of ``models`` and ``readouts`` no verdict is given."""
+    """A check's result, None where it does not apply; where raised, ``models`` and ``readouts`` get no verdict."""
 
     raised: bool | None
     told: str = ""
@@ -55,13 +55,7 @@ def checks(rows: pd.DataFrame, hits: dict[str, dict[str, np.ndarray]], arrays: d
     }
     results = {None: "not applicable", True: "raised", False: "passed"}
     lines = [
-        (
-            f"UNL{i:03}",
-            title,
-            results[at.raised],
-            at.told,
-            *(("\n".join(at.models), at.readouts) if at.raised else ("", "")),
-        )
+        (f"UNL{i:03}", title, results[at.raised], at.told, "\n".join(at.models), at.readouts)
         for i, (title, at) in enumerate(found.items(), 1)
     ]
     return pd.DataFrame(lines, columns=["code", "title", "result", "told", "models", "readouts"])
