@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from unlearn_utils import data, sources
+from unlearn_utils import data, image_files, sources
 from unlearn_utils.data import augment, check_forget_set
 from unlearn_utils.settings import BadInput, Data, Views
 
@@ -251,7 +251,7 @@ def test_an_image_that_is_not_square_is_resized_and_cut_as_by_torchvision(size, 
 
 def test_the_cache_gives_equal_images_without_decoding_them_again(load, monkeypatch):
     first = load()
-    monkeypatch.setattr(sources, "_decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(image_files, "_decode", lambda *_: pytest.fail("decoded again"))
     second = load()
     assert torch.equal(first.train.pixels, second.train.pixels) and torch.equal(first.test.pixels, second.test.pixels)
     assert torch.equal(first.train.labels, second.train.labels) and first.fingerprint == second.fingerprint

@@ -1,5 +1,6 @@
 """``evaluate``: its numbers, comparisons and checks, and reports that are saved."""
 
+import json
 import re
 from types import SimpleNamespace
 
@@ -293,7 +294,7 @@ def test_nothing_is_written_unless_asked_for(tmp_path, monkeypatch):
     }
 
 
-def test_a_saved_report_is_read_again(tmp_path):
+def test_a_saved_report_is_read_again_and_an_edited_one_is_refused(tmp_path):
     report = read(three())
     report.save(tmp_path / "found")
     again = Report.load(str(tmp_path / "found"))
@@ -302,7 +303,9 @@ def test_a_saved_report_is_read_again(tmp_path):
     pd.testing.assert_frame_equal(again.images, report.images)
     with pytest.raises(BadInput, match="call evaluate again"):
         again.probes()
-    for harm in ("{}", "[]", "no JSON"):
+    file = json.loads((tmp_path / "found" / "evaluation.json").read_text())
+    file["report"]["rows"][2]["probe_forget"] = 0.0
+    for harm in ("{}", "[]", "no JSON", json.dumps(file)):
         (tmp_path / "evaluation.json").write_text(harm)
         with pytest.raises(BadInput, match="holds no report"):
             Report.load(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import io
 import json
@@ -184,16 +185,20 @@ class Report:
             folder.mkdir(parents=True, exist_ok=True)
             self.table.to_csv(folder / "evaluation.csv")
             (folder / "evaluation.png").write_bytes(self._png(dpi=200))
-            kept = {name: getattr(self, name) for name in KEPT}
-            write(folder / "evaluation.json", json.dumps(kept, default=plain) + "\n")
+            text = json.dumps({name: getattr(self, name) for name in KEPT}, default=plain)
+            kept = {"digest": _digest(text), "report": json.loads(text)}
+            write(folder / "evaluation.json", json.dumps(kept) + "\n")
         except OSError as reason:
             raise BadInput(f"no report can be written to {folder} ({reason.strerror or reason}).") from None
 
     @staticmethod
     def load(folder: str | Path) -> Report:
-        """The report that ``save`` has written. Raises BadInput where there is none."""
+        """The report that ``save`` has written. Raises BadInput where there is none, or where it was edited."""
         try:
-            kept = json.loads((expanded(folder) / "evaluation.json").read_text(encoding="utf-8"))
+            file = json.loads((expanded(folder) / "evaluation.json").read_text(encoding="utf-8"))
+            kept = file["report"]
+            if file["digest"] != _digest(json.dumps(kept)):
+                raise ValueError("it was edited after it was saved")
             rows, hits, found, *others = (kept[name] for name in KEPT)
             hits = {model: {k: np.array(found) for k, found in by.items()} for model, by in hits.items()}
             return Report(pd.DataFrame(rows), hits, pd.DataFrame(found), *others)
@@ -223,6 +228,10 @@ class Report:
         drawn = f"<img alt='' src='data:image/png;base64,{base64.b64encode(self._png()).decode()}'>"
         compared = self.compare()._repr_html_() if "Retrain" in self.hits and len(self.hits) > 1 else ""
         return self.short.to_html() + compared + drawn + "".join(f"<p>{html.escape(line)}</p>" for line in self.told())
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def with_starts(found: Comparison, hits: dict[str, dict[str, np.ndarray]]) -> Comparison:
