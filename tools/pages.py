@@ -71,6 +71,19 @@ class Numbers:
             ).text
         )
 
+    def sham(self) -> str:
+        """Each method from the Original and from Retrain, minus Retrain: rows of methods, by probe and NCC."""
+        listed = ["random_label", "salun", "neggrad_plus", "scrub", "unsir"]
+        of = Study(self.study.profile.name, forget="single", seeds=[0], results="committed")
+        found = compare(of.measure(listed, variant=["linear", "sham"]))
+        text = {(line.column, line.model): found.text(line) for line in found.frame.itertuples()}
+        columns = {
+            f"{name}, from {start}": [text[column, METHODS[m].label + suffix] for m in listed]
+            for column, name in (("probe_forget", "Probe"), ("ncc_forget", "NCC"))
+            for start, suffix in (("the Original", ""), ("Retrain", " on Retrain"))
+        }
+        return markdown(pd.DataFrame(columns, pd.Index([METHODS[m].label for m in listed], name="method")))
+
     def paper(self) -> str:
         numbers = tables.next_to_paper(self.rows, self.study.profile.name).numbers.reset_index()
         numbers["here"] = numbers.here.map("{:.1f}".format)
