@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -18,7 +19,7 @@ from .store import Store
 from .worker import Away, Outcome, compute, end_with_parent, reason, user_defined
 
 NOT_RUN = "not run, because what it needs failed"
-PAUSE = 0.2  # seconds until it is looked again who can take a task, where workers come and go
+PAUSE = 0.2  # seconds until it is looked again whether another run has finished, or which workers there are
 
 
 class Failure(RuntimeError):
@@ -139,6 +140,7 @@ class _Schedule:
         self.failed: dict[str, tuple[str, str]] = {}
         self.retried: set[str] = set()
         self.deaths: Counter[str] = Counter()
+        self.in_vain = 0  # batches in a row that another run was at
         self._wait(tasks)
 
     def run(self) -> dict[str, tuple[str, str]]:
@@ -218,6 +220,9 @@ class _Schedule:
                 self._wait(missing([task]))
             elif outcome.reason:
                 self._fail(task, outcome.reason)
+        self.in_vain = self.in_vain + 1 if all(outcome.busy for outcome in outcomes) else 0
+        if self.in_vain > len(self._ready()):
+            time.sleep(PAUSE)
 
     def _fail(self, task: Task, why: str) -> None:
         self.failed[task.key] = task.label, why
