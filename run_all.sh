@@ -57,7 +57,7 @@ if [ "${1:-}" = "--test" ]; then
   [ $# -eq 1 ] || fail "--test takes no other option."
   environment
   cd "$here"
-  exec "$python" -m pytest
+  exec "$python" -m pytest -n 2 --dist loadfile  # two processes, a file of tests each
 fi
 # A command with a typing error is refused before anything is installed.
 "$base" -c 'import sys; from unlearn_utils.__main__ import checked; checked(sys.argv[1:])' "$@"
