@@ -47,10 +47,10 @@ def checks(rows: pd.DataFrame, hits: dict[str, dict[str, np.ndarray]], arrays: d
         "enough test images": Found(n < FEWEST, f"{n} test images of the forget classes"),
         "Retrain leaves headroom": _headroom(by),
         "the probe is fitted": _fitted(by),
-        "class means have a direction": Found(bool(centred), why if centred else "", []),
-        "the references know these images": _known(by),
+        "the forget class mean is distinct from the global mean": Found(bool(centred), why if centred else "", []),
+        "the references classify these images": _known(by),
         "train and test share no images": Found(shared > SHARED * images, told, "*", "probe ncc binary"),
-        "the Original knows the class and Retrain does not": _class_known(by),
+        "the Original predicts the class and Retrain does not": _class_known(by),
         "outputs differ": Found(bool(equal), f"equal outputs: {', '.join(equal)}" if equal else "", []),
     }
     results = {None: "not applicable", True: "raised", False: "passed"}

@@ -109,6 +109,7 @@ def execute(path: Path, parameters: dict[str, Any], machine: dict[str, Any], out
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of comments that it cannot parse
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     os.environ |= {QUIET: "1", FROM_COMMAND: json.dumps(machine)}
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))  # another notebook has the rest
     began, problem = time.time(), ""
     with tempfile.TemporaryDirectory() as scratch:
         partial, used = Path(scratch) / path.name, Path(scratch) / "used"
