@@ -84,6 +84,13 @@ class Numbers:
         }
         return markdown(pd.DataFrame(columns, pd.Index([METHODS[m].label for m in listed], name="method")))
 
+    def mask(self, column: str) -> str:
+        """SalUn with a random mask minus SalUn, one seed."""
+        of = Study(self.study.profile.name, forget="single", seeds=[0], results="committed")
+        rows = of.measure(["salun", "salun_random_mask"], references=False)
+        found = compare(rows, {"SalUn, random mask": "SalUn"}, [column])
+        return bold(found.text(next(found.frame.itertuples())))
+
     def paper(self) -> str:
         numbers = tables.next_to_paper(self.rows, self.study.profile.name).numbers.reset_index()
         numbers["here"] = numbers.here.map("{:.1f}".format)
