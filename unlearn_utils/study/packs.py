@@ -27,7 +27,7 @@ from .readouts import READOUTS
 from .store import BROKEN, Damaged, Record, Store, digest, plain
 
 NAME = "results.jsonl.xz"
-FORMAT = 2  # 1 had no digest
+FORMAT = 2
 FIELDS = {"question", "kind", "asked", "code", "made_with", "seconds", "original", "result"}  # of a record
 Records = dict[str, dict[str, Any]]  # by question
 
@@ -62,7 +62,7 @@ def read(path: Path, of: str = "") -> Pack:
     head, *listed = _lines(path)
     try:
         pack = Pack(head["profile"], _images(head), {record["question"]: record for record in listed})
-        if head["format"] > 1 and head["digest"] != _digest(pack):
+        if head["digest"] != _digest(pack):
             raise ValueError("it was changed since it was written")
         for record in listed:
             if lacking := FIELDS - record.keys():
@@ -99,7 +99,7 @@ def _lines(path: Path, only_head: bool = False) -> list[dict]:
         ) from None
     except (EOFError, LookupError, lzma.LZMAError, *BROKEN) as problem:
         raise BadInput(f"{path} is no intact result pack ({type(problem).__name__}: {problem}).") from None
-    if form not in (1, FORMAT):
+    if form != FORMAT:
         raise BadInput(f"{path} has format {form}, but format {FORMAT} is read here; update one of them.")
     return lines
 
