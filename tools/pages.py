@@ -72,17 +72,22 @@ class Numbers:
         )
 
     def sham(self) -> str:
-        """Each method from the Original and from Retrain, minus Retrain: rows of methods, by probe and NCC."""
-        listed = ["random_label", "salun", "neggrad_plus", "scrub", "unsir"]
+        """Each method from the Original and from Retrain, minus Retrain, and the difference of the two."""
+        labels = [METHODS[m].label for m in ("random_label", "salun", "neggrad_plus", "scrub", "unsir")]
         of = Study(self.study.profile.name, forget="single", seeds=[0], results="committed")
-        found = compare(of.measure(listed, variant=["linear", "sham"]))
-        text = {(line.column, line.model): found.text(line) for line in found.frame.itertuples()}
-        columns = {
-            f"{name}, from {start}": [text[column, METHODS[m].label + suffix] for m in listed]
-            for column, name in (("probe_forget", "Probe"), ("ncc_forget", "NCC"))
-            for start, suffix in (("the Original", ""), ("Retrain", " on Retrain"))
+        rows = of.measure([m for m in METHODS if METHODS[m].label in labels], variant=["linear", "sham"])
+        comparisons = {
+            "from the Original": compare(rows[~rows.variant.eq("sham")]),
+            "from Retrain": compare(rows[~rows.model.isin(labels)]),
+            "difference": compare(rows, {name: f"{name} on Retrain" for name in labels}),
         }
-        return markdown(pd.DataFrame(columns, pd.Index([METHODS[m].label for m in listed], name="method")))
+        columns = {}
+        for column, readout in (("probe_forget", "Probe"), ("ncc_forget", "NCC")):
+            for name, found in comparisons.items():
+                lines = found.frame[found.frame.column == column].itertuples()
+                text = {line.model.removesuffix(" on Retrain"): found.text(line) for line in lines}
+                columns[f"{readout}, {name}"] = [text[label] for label in labels]
+        return markdown(pd.DataFrame(columns, pd.Index(labels, name="method")))
 
     def mask(self, column: str) -> str:
         """SalUn with a random mask minus SalUn, one seed."""

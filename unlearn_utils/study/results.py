@@ -38,11 +38,14 @@ class Results:
         """Where pictures and tables go; a folder of its own where the study is not the profile's."""
         return Outputs(self.profile.name, json.dumps(self.differs, sort_keys=True) if self.differs else "")
 
-    def save(self, thing: Any, name: str, caption: str = "") -> None:
-        """Show a figure or a table with its caption, and keep it with its points as ``<name>.*`` beside the others."""
+    def save(self, thing: Any, name: str, caption: str = "", of: str = "") -> None:
+        """Show a figure or a table with its caption, and keep it with its points as ``<name>.*`` beside the others.
+
+        ``of`` names the data where they are not the study's own.
+        """
         from IPython.display import HTML, display
 
-        caption = " ".join(filter(None, [caption or getattr(thing, "caption", ""), f"{self.outputs.caption}."]))
+        caption = " ".join(filter(None, [caption or getattr(thing, "caption", ""), f"{of or self.outputs.caption}."]))
         target, is_figure = self.outputs.file(name), hasattr(thing, "savefig")
         if is_figure:
             thing.savefig(f"{target}.png", metadata={"Description": caption, "Software": None})

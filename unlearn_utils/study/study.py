@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..data import check_forget_set
-from ..methods import METHODS
+from ..methods import METHODS, build
 from ..models import Model, check_network
 from ..paths import REFERENCE, ROOT
 from ..representation import Features
@@ -133,10 +133,11 @@ class Study(Results):
         rows = {}
         for method, kind in self._models(models, variant):
             recipe = recipe_of(self.profile, method, kind, several=len(self.forget) > 1)
+            phases = build(method, recipe.constants).phases(recipe)  # UNSIR has two
             trains = {
                 "epochs": recipe.epochs,
-                "optimiser": recipe.optimiser,
-                "learning rate": recipe.lr,
+                "optimiser": phases[-1].optimiser,
+                "learning rate": ", then ".join(f"{phase.lr:g}" for phase in phases),
                 "schedule": recipe.schedule,
                 "batch size": recipe.batch_size,
             }

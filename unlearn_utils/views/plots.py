@@ -227,8 +227,8 @@ def gaps_by_profile(tables: dict[str, pd.DataFrame]) -> Figure:
         axis.set(title=READOUTS[readout], ylim=(len(present) - 0.5, -0.5))
         axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes[0].set_yticks(range(len(present)), present)
-    figure.supxlabel("difference from Retrain (points); more retained →", size=8)
-    entries = {"title": "Retained beyond Retrain", "ncol": 2 if max(map(len, tables)) < 25 else 1}
+    figure.supxlabel("difference from Retrain (points)", size=8)
+    entries = {"title": "Forget accuracy minus Retrain's", "ncol": 2 if max(map(len, tables)) < 25 else 1}
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", **entries)
     caption = "Forget accuracy minus Retrain's, by linear probe and by NCC, in percentage points. The tuned"
     caption += " learning rate is used where there is one. Bars are 95 % intervals over forget sets."

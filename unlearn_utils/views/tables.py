@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..methods import METHODS
 from ..paths import write
 from .compare import Comparison, compare, head, one_per_method
 
 PLAIN = re.compile("alignment|mean_distance|margin|.*bias|nc[123]|.*auroc|.*turn|epochs|gradient_passes")  # no per cent
 CLAIMS = {  # and what their numbers are
-    "1. The output forgets": "forget accuracy",
+    "1. The output forgets": "forget accuracy (Original, Retrain, untrained)",
     "2. A linear probe comes near the Original's accuracy": "probe / the Original's; difference",
     "3. The probe is above Retrain's (our control)": "probe / Retrain's; difference",
-    "4. Changing the classifier alone is enough": "forget accuracy, classifier only; retain accuracy",
-    "5. A CMF head removes more": "probe with linear → CMF head; change",
+    "4. Changing the classifier alone is enough": "forget accuracy, classifier only; retain / Retrain's; difference",
+    "5. A CMF head removes more": "probe with linear → CMF head; change; change at a matched budget",
     "6. One image per class brings the class back (ours)": "1-shot probe / the same on Retrain; difference",
 }
 COLUMNS = ("output_retain", "output_forget", "probe_forget", "ncc_forget")
@@ -110,13 +111,22 @@ def claims(rows: pd.DataFrame, readings: pd.DataFrame, method: str = "random_lab
     family = pd.concat([one_per_method(rows[rows.method != method]), rows[rows.model == label["linear"]]])
     one = readings[readings.attack == "few_shot"]
     one = one[one.x == one.x.min()]
-    change = compare(rows, {label["cmf"]: label["linear"]}, ["probe_forget"])
+    by_method = [of.drop_duplicates("variant").set_index("variant").model for _, of in rows.groupby("method")]
+    told = []
+    for start in ("linear", "cmf_budget"):
+        pairs = {own["cmf"]: own[start] for own in by_method if "cmf" in own and start in own}
+        found = compare(rows, pairs, ["probe_forget"]) if pairs else []
+        told += [found.text(line) for line in found.frame.itertuples() if line.model == label["cmf"]] if pairs else []
+    known = [of.output_forget[name] for name in ("Original", "Retrain", METHODS["random"].label)]
+    retain = _minus(
+        rows[rows.model.isin([label["classifier"], "Retrain"])], "retrain", "output_retain", label["classifier"]
+    )
     found = [
-        f"{linear.output_forget:.1f}",
+        f"{linear.output_forget:.1f} ({', '.join(f'{value:.1f}' for value in known)})",
         _minus(family, "original", "probe_forget", label["linear"]),
         _minus(family, "retrain", "probe_forget", label["linear"]),
-        f"{frozen.output_forget:.1f}; retain {frozen.output_retain:.1f} (Retrain {of.output_retain['Retrain']:.1f})",
-        f"{linear.probe_forget:.1f} → {cmf.probe_forget:.1f}; {change.text(next(change.frame.itertuples()))}; "
+        f"{frozen.output_forget:.1f}; retain {retain}",
+        f"{linear.probe_forget:.1f} → {cmf.probe_forget:.1f}; {'; '.join(told)}; "
         f"output {cmf.output_forget:.1f}, retain {cmf.output_retain:.1f}",
         _minus(one, "retrain", "forget_accuracy", label["linear"]),
     ]
