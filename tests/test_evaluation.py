@@ -325,3 +325,12 @@ def test_without_a_probe_small_data_get_as_many_steps_as_a_probe_needs():
         and default_probe(50000, 10).epochs == 20
         and default_probe(50000, 100).epochs == 150
     )
+
+
+@pytest.mark.parametrize(
+    "kept, named", [(lambda y: y != 3, "no image of the forget class 3"), (lambda y: y == 3, "only")]
+)
+def test_a_test_part_without_forget_or_without_retain_images_is_refused(kept, named):
+    chosen = kept(TEST[1])
+    with pytest.raises(BadInput, match=named):
+        evaluate(three(), TRAIN, (TEST[0][chosen], TEST[1][chosen]), forget=[3])

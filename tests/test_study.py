@@ -80,3 +80,16 @@ def test_what_was_used_is_noted(ran, tmp_path, monkeypatch):
     assert all((Store().root / note / "record.json").exists() for note in notes)
     ran.model("random_label")
     assert f"model/{trained(ran.cell(0, (0,), 'random_label')).key}" in (tmp_path / "used").read_text()
+
+
+def test_nested_overrides_are_merged_and_a_method_that_is_not_there_is_named(home):
+    nested = Study("digits", overrides={"recipes": {"random_label": {"linear": {"lr": 0.5}}}})
+    assert nested.profile == Study("digits", overrides={"recipes.random_label.linear.lr": 0.5}).profile
+    with pytest.raises(BadInput, match="no method 'random_lable'"):
+        Study("digits", overrides={"recipes.random_lable.linear.lr": 0.5})
+
+
+def test_unsir_is_shown_with_the_optimiser_and_the_rates_of_its_two_phases(home):
+    row = Study("digits").recipes(["unsir"]).loc["UNSIR"]
+    impair, repair = map(float, row["learning rate"].split(", then "))
+    assert row["optimiser"] == "adam" and repair == Study("digits").profile.recipe("unsir", "linear").lr != impair

@@ -8,6 +8,8 @@ _DOORS = {
     "compare": "views.compare",
     "evaluate": "evaluation",
     "Arrays": "arrays",
+    "Report": "views.own_models",
+    "Probe": "settings",
     "Watch": "watch",
 }
 

@@ -192,7 +192,7 @@ def work(options: argparse.Namespace, given: dict[Path, dict[str, Any]]) -> int:
     failed = run.run(study, given, machine, options.force or options.refresh_reference or options.check, write_report)
     if options.refresh_reference and not failed and not machine["results"]:
         exchange.refresh(study, bool(options.only))
-    return failed or (compared(study, options.fresh) if options.check else 0)
+    return failed or (compared(study, options.fresh, bool(options.only)) if options.check else 0)
 
 
 def run_from_a_shell() -> int:

@@ -72,7 +72,12 @@ def evaluate(
     shown = tracked if progress else lambda things, *_: things
     known = lambda classes: forget_set(forget, class_names(parts, classes)[0])  # noqa: E731
     seen = foreign.pass_over(given, parts, where, batch_size, shown, known)
-    return _report(seen, forget_set(forget, seen.names), probe, seeds, draws, shown)
+    chosen, tested = forget_set(forget, seen.names), set(seen.labels["test"].tolist())
+    if absent := [seen.names[c] for c in chosen if c not in tested]:
+        raise BadInput(f"test holds no image of the forget class {absent[0]}; give the whole test part.")
+    if tested <= set(chosen):
+        raise BadInput("test holds images of the forget classes only; give the whole test part.")
+    return _report(seen, chosen, probe, seeds, draws, shown)
 
 
 def _report(

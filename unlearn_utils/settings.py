@@ -97,6 +97,10 @@ class Probe:
     batch_size: int = 128
     validation: float = 0.1
 
+    def __post_init__(self):
+        if self.epochs < 1 or not self.lr > 0:
+            raise BadInput(f"probe: epochs is {self.epochs} and lr {self.lr}, but both must be positive.")
+
 
 @dataclass(frozen=True)
 class Attack:

@@ -130,6 +130,8 @@ def _constants(named: str | None, size: int, channels: int) -> tuple[tuple[float
 def _of_files(options: argparse.Namespace) -> Report:
     from PIL import Image
 
+    if options.save is not None and Path(options.save).is_file():
+        raise BadInput(f"--save {options.save} is a file; name a folder.")
     device, named = Machine.choose(options.device).devices[0], _by_name(options)
     architectures = _architectures(options.architecture, list(named))
     found, classes = class_folders(Path(options.data))

@@ -144,6 +144,9 @@ def check_names(profile: Profile, methods: Mapping[str, type], variants: Mapping
 def _override(table: dict, changed: dict[str, Any], name: str) -> None:
     """Put the value of every dotted key into the table."""
     for key, value in changed.items():
+        if isinstance(value, Mapping):  # as nested tables
+            _override(table, {f"{key}.{inner}": value[inner] for inner in value}, name)
+            continue
         *path, last = str(key).split(".")
         node = table
         for part in path:

@@ -45,6 +45,8 @@ class Results:
         """
         from IPython.display import HTML, display
 
+        if not hasattr(thing, "savefig") and not hasattr(thing, "write"):
+            raise BadInput(f"save takes a figure or a table of unlearn_utils.views.tables, not {type(thing).__name__}.")
         caption = " ".join(filter(None, [caption or getattr(thing, "caption", ""), f"{of or self.outputs.caption}."]))
         target, is_figure = self.outputs.file(name), hasattr(thing, "savefig")
         if is_figure:

@@ -50,8 +50,11 @@ class Study(Results):
     def __init__(self, profile: str = "digits", forget=(), seeds=(), overrides=None, **machine):
         given = json.loads(os.environ.get(FROM_COMMAND, "{}")) | machine
         options = parameters.Options(**parameters.read("machine", given))
-        own = profiles.load(profile, data_dir=options.data_dir)
-        loaded = profiles.load(profile, parameters.read("overrides", overrides or {}), options.data_dir)
+        own, changed = profiles.load(profile, data_dir=options.data_dir), parameters.read("overrides", overrides or {})
+        named = [key.split(".")[1] for key in changed if key.startswith("recipes.")]
+        if unknown := set(named) - METHODS.keys():
+            raise BadInput(f"there is no method '{min(unknown)}'; choose from {', '.join(METHODS)}.")
+        loaded = profiles.load(profile, changed, options.data_dir)
         profiles.check_names(loaded, METHODS, VARIANTS)
         self.machine = Machine.choose(options.device, options.jobs, options.cluster)
         self.differs, committed = differences(loaded, own), packs.reference(profile)
@@ -137,7 +140,7 @@ class Study(Results):
             trains = {
                 "epochs": recipe.epochs,
                 "optimiser": phases[-1].optimiser,
-                "learning rate": ", then ".join(f"{phase.lr:g}" for phase in phases),
+                "learning rate": recipe.lr if len(phases) == 1 else ", then ".join(f"{p.lr:g}" for p in phases),
                 "schedule": recipe.schedule,
                 "batch size": recipe.batch_size,
             }
@@ -185,6 +188,7 @@ class Study(Results):
 
         ``readouts`` adds "margin", "members", "collapse", "refitted", or one of a cell's own.
         """
+        readouts = [readouts] if isinstance(readouts, str) else readouts
         if unknown := set(readouts) - READ.keys():
             raise BadInput(f"there is no readout {', '.join(sorted(unknown))}; choose from {', '.join(READ)}.")
         theirs = [name for name, read in READ.items() if not read.function.__module__.startswith("unlearn_utils.")]

@@ -16,7 +16,9 @@ LARGE = 10.5  # pt: the labels of a wide figure, which a web page shows at half 
 CONTEXT = sns.plotting_context("paper", font_scale=0.85, rc={"axes.linewidth": 0.7, "lines.linewidth": 1.3})
 TICKS = {f"{axis}tick.major.{part}": value for axis in "xy" for part, value in (("size", 3), ("width", 0.7))}
 PLAIN = {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "pdf.fonttype": 42}
-sns.set_theme(CONTEXT | TICKS, "ticks", rc=PLAIN | {"figure.dpi": 130,  # in a notebook; files have more "savefig.dpi": 200})
+sns.set_theme(
+    CONTEXT | TICKS, "ticks", rc=PLAIN | {"figure.dpi": 130, "savefig.dpi": 200}
+)  # in a notebook, and in files
 
 RETAIN, FORGET = "#6b8fb5", "#e05a00"  # blue and orange, for retain and forget classes and for nothing else
 GREY = "#6e6e6e"
