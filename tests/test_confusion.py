@@ -13,7 +13,6 @@ from unlearn_utils.metrics import (
     accuracy_per_class,
     auroc,
     centre_scores,
-    class_accuracies,
     confusion,
     destinations,
     false_positives,
@@ -51,14 +50,6 @@ def test_confusion_counts_each_pair_of_true_and_predicted_class():
     assert counts_of([0, 0, 0, 1, 3, 3], [0, 2, 2, 1, 0, 3]).tolist() == counts
     with pytest.raises(IndexError):
         counts_of([0, 1], [0, K])
-
-
-def test_class_accuracies_are_the_accuracies_per_class_to_the_last_bit(rng):
-    labels, predicted = (torch.randint(7, (500,), generator=rng) for _ in range(2))
-    assert torch.equal(class_accuracies(confusion(predicted, labels, 7)), accuracy_per_class(predicted, labels, 7))
-    assert class_accuracies(COUNTS).tolist() == [0.7, 0.3, 0.8, 0]
-    assert class_accuracies(COUNTS).dtype == torch.float64
-    assert math.isnan(class_accuracies(counts_of([0, 1, 2], [0, 1, 2]))[3])
 
 
 @pytest.mark.parametrize(

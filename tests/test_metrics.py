@@ -17,7 +17,6 @@ from unlearn_utils.metrics import (
     linear_probe,
     membership_inference,
     nearest_class_centre,
-    recovery,
 )
 from unlearn_utils.settings import Probe
 
@@ -156,19 +155,6 @@ def test_ncc_tells_apart_centres_that_single_precision_cannot():
     """Far from the origin the expanded square loses in float32 what separates the centres."""
     means = torch.tensor([[1000.0, 0.0], [1000.0, 0.01]])
     assert nearest_class_centre(means.repeat(20, 1), means).tolist() == [0, 1] * 20
-
-
-# --- recovery
-
-
-def test_recovery_is_0_like_retrain_1_like_the_original_and_linear_between_and_beyond():
-    readings = [recovery(value, retrain=0.4, original=0.8) for value in (0.2, 0.4, 0.6, 0.8, 0.9)]
-    assert readings == pytest.approx([-0.5, 0, 0.5, 1, 1.25])
-
-
-@pytest.mark.parametrize("original", [0.919, 0.881])
-def test_recovery_is_not_a_number_where_retrain_reads_the_class_as_well_as_the_original(original):
-    assert math.isnan(recovery(0.5, retrain=0.9, original=original))
 
 
 # --- membership inference

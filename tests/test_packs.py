@@ -283,7 +283,7 @@ def carried(home, tmp_path, monkeypatch):
     return tmp_path / "carried"
 
 
-@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/b", ".."])
+@pytest.mark.parametrize("name", ["../../x", "/x", "a/b", ".."])
 def test_models_that_are_brought_write_nothing_outside_of_the_store(name, carried, tmp_path, capsys):
     [file] = carried.glob("model/*/record.json")
     (tmp_path / "x").write_bytes(b"x")

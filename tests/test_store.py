@@ -124,7 +124,7 @@ def test_what_killed_runs_left_is_removed_when_nobody_can_want_it(filled):
     assert filled.get(SPEC)
 
 
-@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/b", "..", "", ".hidden", "a\\b", "a\n"])
+@pytest.mark.parametrize("name", ["../../x", "/x", "a/b", "..", "", ".hidden", "a\\b", "a\n"])
 def test_what_comes_from_elsewhere_names_only_files_of_its_own_folder(name, filled, tmp_path, monkeypatch):
     packed = filled.get(SPEC).packed()
     body = json.loads(packed["record.json"])["body"]

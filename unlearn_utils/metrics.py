@@ -36,11 +36,6 @@ def confusion(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
     return counts.index_put_((labels, predicted), torch.ones_like(labels), accumulate=True)
 
 
-def class_accuracies(counts: Tensor) -> Tensor:
-    """acc_c = C_cc / sum_k C_ck, (K,): ``accuracy_per_class``, with its null value and direction, from counts."""
-    return counts.diagonal().double() / counts.sum(1)
-
-
 def pooled_accuracy(counts: Tensor, chosen: tuple[int, ...]) -> float:
     """sum_{c in S} C_cc / sum_{c in S, k} C_ck over the ``chosen`` classes S.
 
@@ -218,15 +213,6 @@ def auroc(scores: Tensor, labels: Tensor) -> Tensor:
     own = labels == torch.arange(len(columns), device=labels.device)[:, None]
     n = own.sum(1).double()
     return ((rank * own).sum(1) - n * (n + 1) / 2) / (n * (len(labels) - n))
-
-
-def recovery(value: float, retrain: float, original: float, smallest: float = 0.02) -> float:
-    """Recovered fraction of the headroom, (value - retrain) / (original - retrain): 0 as Retrain, 1 as the Original.
-
-    NaN where the headroom is under ``smallest``: the ratio would be noise.
-    """
-    headroom = original - retrain
-    return (value - retrain) / headroom if headroom >= smallest else float("nan")
 
 
 FEWEST_LOSSES = 10  # in each group of ``membership_inference``: a tenth of them is tested on

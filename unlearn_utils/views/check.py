@@ -16,7 +16,7 @@ def compared(study: Study, fresh: bool, some: bool = False) -> int:
     Where only ``some`` notebooks were executed, what others draw is not compared.
     """
     here, committed = study.outputs.path, ROOT / "figures" / study.profile.name
-    names = sorted({path.name for path in committed.glob("*.csv")} - {"tuning.csv", "headroom.csv"})
+    names = sorted({path.name for path in committed.glob("*.csv")} - {"tuning.csv"})
     found = {name: difference(committed / name, here / name) for name in names if not some or (here / name).exists()}
     table = pd.DataFrame(found.values(), found, ["difference", "note"])
     apart = table[(table.difference > NOISE) | table.note.ne("")]
