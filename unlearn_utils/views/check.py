@@ -33,12 +33,11 @@ def difference(committed: Path, here: Path) -> tuple[float, str]:
     if not here.exists():
         return 0.0, "not drawn here"
     old, new = pd.read_csv(committed), pd.read_csv(here)
-    if list(old.columns) != list(new.columns) or len(old) != len(new):
+    if not old.columns.equals(new.columns) or len(old) != len(new):
         return 0.0, "other rows or columns"
     numbers = old.select_dtypes("number").columns
-    words = [name for name in old.columns.difference(numbers) if not old[name].equals(new[name])]
-    notes = [f"text in {', '.join(words)}"] if words else []
-    notes += [] if old[numbers].isna().equals(new[numbers].isna()) else ["missing numbers"]
+    notes = [f"text in {name}" for name in old.columns.difference(numbers) if not old[name].equals(new[name])]
+    notes += [f"missing numbers in {name}" for name in numbers if not old[name].isna().equals(new[name].isna())]
     return (old[numbers] - new[numbers]).abs().max().max(), ", ".join(notes)
 
 

@@ -17,8 +17,8 @@ from ..settings import READOUTS, BadInput
 FEWEST = 5  # paired values under which there is no interval: they are shown instead
 ALPHA = 0.05
 UNITS = {"forget": "forget sets", "seed": "seeds", "image": "test images of the forget classes"}
-NAMES = READOUTS | {"probe_in_head": "Probe, normalised features", "ncc_in_head": "NCC, normalised features"}
-NAMES["binary"] = "Binary probe"
+NAMES = {"probe_in_head": "Probe, normalised features", "ncc_in_head": "NCC, normalised features"}
+NAMES |= READOUTS | {"binary": "Binary probe"}
 SIDES = {"retain": "retain", "forget": "forget", "group": "forget group", "false_positives": "false positives"}
 
 
@@ -32,7 +32,6 @@ class Comparison:
 
     frame: pd.DataFrame
     over: str
-    digits: int = 1
 
     @property
     def caption(self) -> str:
@@ -51,24 +50,37 @@ class Comparison:
         against = f"minus {references[0]}" if len(references) == 1 else "minus its reference"
         parts = {}
         for column, lines in self.frame.groupby("column", sort=False):
-            values = [f"{value:.{self.digits}f}" for value in lines.value]
-            parts[head(column), "%"] = pd.Series(values, lines.model)
-            parts[head(column), against] = pd.Series(map(self.text, lines.itertuples()), lines.model)
+            parts[head(column), "%"] = lines.set_index("model").value.map("{:.1f}".format)
+            parts[head(column), against] = self.texts(column)
         return pd.DataFrame(parts, pd.Index(self.frame.model.unique(), name="model")).fillna("–")
+
+    def texts(self, column: str) -> pd.Series:
+        """The differences of one column as text, by model."""
+        lines = self.frame[self.frame.column == column].itertuples()
+        return pd.Series({line.model: self.text(line) for line in lines}, dtype=object)
 
     def text(self, line) -> str:
         """One cell: ``**+19.5** [13.6, 25.4]``, ``+1.2 [-0.8, 3.2] (2.6)``, or the values where they are few."""
-        number = f".{self.digits}f"
         if line.n < FEWEST:
-            return ", ".join(f"{value:+{number}}" for value in line.values) or "–"
-        shown, bounds = f"{line.difference:+{number}}", f"[{line.low:{number}}, {line.high:{number}}]"
-        return f"<b>{shown}</b> {bounds}" if line.significant else f"{shown} {bounds} ({line.smallest:{number}})"
+            return ", ".join(f"{value:+.1f}" for value in line.values) or "–"
+        shown, bounds = f"{line.difference:+.1f}", f"[{line.low:.1f}, {line.high:.1f}]"
+        return f"<b>{shown}</b> {bounds}" if line.significant else f"{shown} {bounds} ({line.smallest:.1f})"
 
     def _repr_html_(self) -> str:
-        return self.table().to_html(escape=False) + f"<p>{self.caption}</p>"
+        return as_html(self.table()) + f"<p>{self.caption}</p>"
 
     def __repr__(self) -> str:
-        return self.table().replace(r"</?b>", "*", regex=True).to_string() + f"\n{self.caption}"
+        return as_plain(self.table()) + f"\n{self.caption}"
+
+
+def as_html(text: pd.DataFrame, **options) -> str:
+    """A table of text as HTML: bold stays, and all else is escaped, since models have any name."""
+    return re.sub("&lt;(/?b)&gt;", r"<\1>", text.to_html(**options))
+
+
+def as_plain(text: pd.DataFrame) -> str:
+    """A table of text for a terminal, *bold* between asterisks."""
+    return text.replace("</?b>", "*", regex=True).to_string()
 
 
 def compare(
@@ -77,8 +89,6 @@ def compare(
     columns: Sequence[str] = ("probe_forget", "ncc_forget"),
     *,
     over: str = "forget",
-    scale: float = 100,
-    digits: int = 1,
 ) -> Comparison:
     """Every model of ``rows`` minus a reference, paired by forget set.
 
@@ -97,8 +107,7 @@ def compare(
     known = set(rows.model)
     if absent := [name for pair in pairs.items() for name in pair if name not in known]:
         raise BadInput(f"there is no model {absent[0]!r} in the rows; they have {', '.join(map(str, sorted(known)))}.")
-    lines = [line for column in columns for line in _column(rows, pairs, column, over, scale)]
-    return Comparison(pd.DataFrame(lines), over, digits)
+    return Comparison(pd.DataFrame([line for column in columns for line in _column(rows, pairs, column, over)]), over)
 
 
 def one_per_method(rows: pd.DataFrame) -> pd.DataFrame:
@@ -119,28 +128,29 @@ def _pairs(rows: pd.DataFrame, reference: str) -> dict[str, str]:
     return {model: label for model in rows.model.unique() if model != label} or {label: label}
 
 
-def _column(rows: pd.DataFrame, pairs: Mapping[str, str], column: str, over: str, scale: float) -> list[dict]:
-    values = rows.pivot_table(index=over, columns="model", values=column, aggfunc="mean", sort=False) * scale
+def _column(rows: pd.DataFrame, pairs: Mapping[str, str], column: str, over: str) -> list[dict]:
+    """A line of ``Comparison.frame`` for every model; Holm's correction is over those that are methods."""
+    values = 100 * rows.pivot_table(index=over, columns="model", values=column, aggfunc="mean", sort=False)
     values = values.reindex(columns=dict.fromkeys([*pairs, *pairs.values()]))
     lines = []
     for model, reference in pairs.items():
-        difference = (values[model] - values[reference]).dropna().to_numpy()
+        difference = (values[model] - values[reference]).dropna()
         line = {"model": model, "reference": reference, "column": column, "n": len(difference)}
         line |= {"value": values[model].mean(), "reference_value": values[reference].mean()}
-        line |= {"difference": difference.mean() if len(difference) else np.nan}
-        lines.append(line | {"values": difference.round(10).tolist()} | _interval(difference))
+        line |= {"difference": difference.mean(), "values": difference.round(10).tolist()}
+        lines.append(line | _interval(difference))
     roles = rows.drop_duplicates("model").set_index("model").get("method", pd.Series(dtype=str)).map(METHODS)
     controls = [model for model, cls in roles.items() if getattr(cls, "role", "method") not in ("method", "extension")]
     holm([line for line in lines if line["model"] not in controls and not np.isnan(line["p"])])
     return lines
 
 
-def _interval(difference: np.ndarray) -> dict[str, float]:
+def _interval(difference: pd.Series) -> dict[str, float]:
     """Student's t over the paired differences: bounds, p, and what Holm may change of it."""
     n = len(difference)
     if n < FEWEST:
         return dict.fromkeys(("low", "high", "p", "p_holm", "smallest"), np.nan) | {"significant": False}
-    error, mean = difference.std(ddof=1) / np.sqrt(n), difference.mean()
+    error, mean = difference.std() / np.sqrt(n), difference.mean()
     smallest = error * stats.t.ppf(1 - ALPHA / 2, n - 1)
     p = 2 * stats.t.sf(abs(mean) / error, n - 1) if error > 1e-9 else float(abs(mean) < 1e-9)  # all alike: certain
     bounds = {"low": mean - smallest, "high": mean + smallest}

@@ -141,7 +141,7 @@ class Report:
             for line in found.frame.itertuples()
         ]
         sure = found.frame.significant & (pd.Series(codes) == "")
-        return Verdicts(found.frame.assign(withheld=codes, significant=sure), found.over, found.digits)
+        return Verdicts(found.frame.assign(withheld=codes, significant=sure), found.over)
 
     def _since(self, earlier: Report, columns: tuple[str, ...]) -> Comparison:
         """The models of this report minus those of the same name in an earlier one, on the same images."""

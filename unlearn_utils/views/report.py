@@ -21,8 +21,8 @@ from PIL import Image
 from pygments.formatters import HtmlFormatter
 
 from ..paths import Outputs, write
-from ..settings import BadInput
 from ..study import profiles
+from .compare import as_html
 
 HERE = Path(__file__).parent
 COLOURS = 48  # of a figure in the report: as seen, a third of the bytes
@@ -54,7 +54,7 @@ def write_report(outputs: Outputs, failed: dict[str, str]) -> Path:
     notebooks = sorted((outputs.path / "notebooks").glob("[0-9A]*.ipynb"))
     provenance = outputs.path / "provenance.json"
     content = {
-        "title": _title(outputs.profile),
+        "title": profiles.load(outputs.profile).title,
         "failed": failed,
         "claims": _claims(outputs.path),
         "figures": [figure(path) for name in FIRST if (path := outputs.path / f"{name}.png").exists()],
@@ -70,8 +70,8 @@ def write_report(outputs: Outputs, failed: dict[str, str]) -> Path:
 
 def write_index(folder: Path) -> None:
     """Write ``index.html``: the claims of every profile that has a report in this folder of figures."""
-    names = [path.parent.name for path in sorted(folder.glob("*/report.html")) if "+" not in path.parent.name]
-    listed = [{"name": name, "title": _title(name), "claims": _claims(folder / name)} for name in names]
+    names = [name for name in profiles.names() if (folder / name / "report.html").exists()]
+    listed = [{"name": n, "title": profiles.load(n).title, "claims": _claims(folder / n)} for n in names]
     write(folder / "index.html", _filled("index.j2", {"title": "Reports", "listed": listed}))
 
 
@@ -85,17 +85,10 @@ def _filled(template: str, content: dict[str, Any]) -> str:
     return environment.get_template(template).render(style=style, **content)
 
 
-def _title(profile: str) -> str:
-    try:
-        return profiles.load(profile).title
-    except BadInput:  # a profile that is gone; its report is still there
-        return profile
-
-
 def _claims(folder: Path) -> str:
     """The table of claims as HTML; empty where notebook 05 has not been run."""
     path = folder / "claims.csv"
-    return BOX.format(pd.read_csv(path).to_html(index=False, border=0, escape=False)) if path.exists() else ""
+    return BOX.format(as_html(pd.read_csv(path), index=False, border=0)) if path.exists() else ""
 
 
 def figure(path: Path) -> dict[str, str]:

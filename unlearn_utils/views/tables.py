@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..methods import METHODS
 from ..paths import write
-from .compare import Comparison, compare, head, one_per_method
+from .compare import Comparison, as_html, as_plain, compare, head, one_per_method
 
 PLAIN = re.compile("alignment|mean_distance|margin|.*bias|nc[123]|.*auroc|.*turn|epochs|gradient_passes")  # no per cent
 CLAIMS = {  # and what their numbers are
@@ -35,10 +35,10 @@ class Table:
     caption: str = ""
 
     def _repr_html_(self) -> str:
-        return self.text.to_html(escape=False)
+        return as_html(self.text)
 
     def __repr__(self) -> str:
-        return self.text.replace(r"</?b>", "*", regex=True).to_string()
+        return as_plain(self.text)
 
     def write(self, target: Path, caption: str = "") -> None:
         """Keep it beside ``target`` as .csv and .tex."""
@@ -59,28 +59,26 @@ def means(rows: pd.DataFrame, columns: Sequence[str] = COLUMNS, *comparisons: Co
     ``named`` ones have their name in the heading: ``change_from_linear_head=compare(...)``. Accuracies are shown in per
     cent, kept as fractions.
     """
-    shown = pd.Index(rows.model.unique(), name="model")
-    numbers, text = pd.DataFrame(index=shown), pd.DataFrame(index=shown)
+    text = pd.DataFrame(index=pd.Index(rows.model.unique(), name="model"))
+    numbers = text.copy()
     for column in columns:
-        values = rows.pivot_table(index="forget", columns="model", values=column, aggfunc="mean").reindex(columns=shown)
-        numbers[[f"{column} mean", f"{column} std", f"{column} n"]] = values.agg(["mean", "std", "count"]).T
+        of = rows.pivot_table(column, "forget", "model").reindex(columns=text.index).agg(["mean", "std", "count"]).T
+        numbers[[f"{column} mean", f"{column} std", f"{column} n"]] = of
         scale, digits = (1, 2) if PLAIN.match(column) else (100, 1)
-        scaled = (scale * values).agg(["mean", "std", "count"])
-        text[head(column)] = [_spread(*scaled[model], digits) for model in shown]
+        text[head(column)] = [_spread(scale * mean, scale * std, n, digits) for mean, std, n in of.to_numpy()]
     titled = [("", one) for one in comparisons] + [(name.replace("_", " "), one) for name, one in named.items()]
     for title, comparison in titled:
         for column, of in comparison.frame.groupby("column", sort=False):
             name = f"{head(column)} {title or 'minus ' + of.reference.iloc[0]}"
-            told = {line.model: comparison.text(line) for line in of.itertuples()}
-            text[name] = [told.get(model, "–") for model in shown]
+            text[name] = comparison.texts(column).reindex(text.index).fillna("–")
             kept = ["difference", "low", "high", "p_holm"]
-            numbers[[f"{name} {key}" for key in kept]] = of.set_index("model")[kept].reindex(shown)
+            numbers[[f"{name} {key}" for key in kept]] = of.set_index("model")[kept].reindex(text.index)
     unit = "" if all(map(PLAIN.match, columns)) else "; accuracies in %"
     said = f"Mean ± standard deviation, {n_of(rows)}{unit}."
     return Table(text, numbers, " ".join([said, *(one.caption for _, one in titled[:1])]))
 
 
-def _spread(mean: float, std: float, n: float, digits: int) -> str:
+def _spread(mean: float, std: float, n: float, digits: int = 1) -> str:
     shown = f"{mean:.{digits}f}" if n > 0 else "–"
     return f"{shown} ± {std:.{digits}f}" if n > 1 else shown
 
@@ -112,21 +110,18 @@ def claims(rows: pd.DataFrame, readings: pd.DataFrame, method: str = "random_lab
     one = readings[readings.attack == "few_shot"]
     one = one[one.x == one.x.min()]
     by_method = [of.drop_duplicates("variant").set_index("variant").model for _, of in rows.groupby("method")]
-    told = []
+    changes = []
     for start in ("linear", "cmf_budget"):
-        pairs = {own["cmf"]: own[start] for own in by_method if "cmf" in own and start in own}
-        found = compare(rows, pairs, ["probe_forget"]) if pairs else []
-        told += [found.text(line) for line in found.frame.itertuples() if line.model == label["cmf"]] if pairs else []
-    known = [of.output_forget[name] for name in ("Original", "Retrain", METHODS["random"].label)]
-    retain = _minus(
-        rows[rows.model.isin([label["classifier"], "Retrain"])], "retrain", "output_retain", label["classifier"]
-    )
+        if pairs := {own["cmf"]: own[start] for own in by_method if "cmf" in own and start in own}:
+            changes.append(compare(rows, pairs, ["probe_forget"]).texts("probe_forget").get(label["cmf"]))
+    known = [f"{of.output_forget[name]:.1f}" for name in ("Original", "Retrain", METHODS["random"].label)]
+    alone = rows[rows.model.isin([label["classifier"], "Retrain"])]
     found = [
-        f"{linear.output_forget:.1f} ({', '.join(f'{value:.1f}' for value in known)})",
+        f"{linear.output_forget:.1f} ({', '.join(known)})",
         _minus(family, "original", "probe_forget", label["linear"]),
         _minus(family, "retrain", "probe_forget", label["linear"]),
-        f"{frozen.output_forget:.1f}; retain {retain}",
-        f"{linear.probe_forget:.1f} → {cmf.probe_forget:.1f}; {'; '.join(told)}; "
+        f"{frozen.output_forget:.1f}; retain {_minus(alone, 'retrain', 'output_retain', label['classifier'])}",
+        f"{linear.probe_forget:.1f} → {cmf.probe_forget:.1f}; {'; '.join(filter(None, changes))}; "
         f"output {cmf.output_forget:.1f}, retain {cmf.output_retain:.1f}",
         _minus(one, "retrain", "forget_accuracy", label["linear"]),
     ]
@@ -135,9 +130,9 @@ def claims(rows: pd.DataFrame, readings: pd.DataFrame, method: str = "random_lab
 
 
 def _minus(rows: pd.DataFrame, reference: str, column: str, model: str) -> str:
-    comparison = compare(rows, reference, [column])
-    line = next(comparison.frame[comparison.frame.model == model].itertuples())
-    return f"{line.value:.1f} / {line.reference_value:.1f}; {comparison.text(line)}"
+    found = compare(rows, reference, [column])
+    line = found.frame.set_index("model").loc[model]
+    return f"{line.value:.1f} / {line.reference_value:.1f}; {found.texts(column)[model]}"
 
 
 def next_to_paper(rows: pd.DataFrame, profile: str) -> Table:
@@ -161,7 +156,7 @@ def next_to_paper(rows: pd.DataFrame, profile: str) -> Table:
     numbers = numbers.drop_duplicates(["model", "measurement"]).set_index(["model", "measurement"])
     shown = numbers[numbers.index.get_level_values("measurement").str.contains("robe")][:12]  # all are kept
     text = {
-        "here": [_spread(*line, 1) for line in shown[["here", "std", "count"]].to_numpy()],
+        "here": [_spread(*line) for line in shown[["here", "std", "count"]].to_numpy()],
         "paper": shown.paper.map("{:.2f}".format),
         "difference": shown.difference.map("{:+.1f}".format),
     }
@@ -171,13 +166,12 @@ def next_to_paper(rows: pd.DataFrame, profile: str) -> Table:
 
 def latex(text: pd.DataFrame, name: str, caption: str) -> str:
     """A table of text for the page, no wider than it."""
-    plain = text.rename(columns=str).replace({"<b>": "BOLDOPEN", "</b>": "BOLDCLOSE"}, regex=True)
-    columns = "l" * plain.index.nlevels + "r" * plain.shape[1]
+    columns = "l" * text.index.nlevels + "r" * text.shape[1]
     caption = re.sub(r"([_%&#{}])", r"\\\1", caption)
     form = {"escape": True, "multirow": False, "multicolumn_format": "c", "position": "htbp"}
-    made = plain.to_latex(caption=caption, label=f"tab:{name}", column_format=columns, **form)
+    made = text.rename(columns=str).to_latex(caption=caption, label=f"tab:{name}", column_format=columns, **form)
     fitted = r"\centering\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{\begin{tabular}"
-    special = {"BOLDOPEN": r"\textbf{", "BOLDCLOSE": "}", "±": r"$\pm$", "–": "--", "→": r"$\to$", "−": "$-$"}
+    special = {"<b>": r"\textbf{", "</b>": "}", "±": r"$\pm$", "–": "--", "→": r"$\to$", "−": "$-$"}
     special |= {r"\begin{tabular}": fitted, r"\end{tabular}": r"\end{tabular}}"}
     for written, meant in special.items():
         made = made.replace(written, meant)
