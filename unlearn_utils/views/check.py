@@ -45,13 +45,8 @@ def another_seed(here: pd.DataFrame, committed: pd.DataFrame) -> str:
     """By how many points means over forget sets differ here, next to what another seed changes in Retrain."""
     columns = ["output_forget", "probe_forget", "ncc_forget", "output_retain"]
     ours, theirs = (100 * rows.groupby("model")[columns].mean() for rows in (here, committed))
-    one, other = (committed[committed.method == name] for name in ("retrain_again", "retrain"))
-    seeds = 100 * (one.groupby("forget")[columns].mean() - other.groupby("forget")[columns].mean()).mean().abs()
+    one, other = (committed[committed.method == name].groupby("forget") for name in ("retrain_again", "retrain"))
+    seeds = 100 * (one[columns].mean() - other[columns].mean()).mean().abs()
     apart = (ours - theirs).abs()
-    table = {
-        "median": apart.median(),
-        "largest": apart.max(),
-        "model": apart.idxmax(),
-        "another seed of Retrain": seeds,
-    }
-    return pd.DataFrame(table).round(2).rename_axis("points").reset_index().to_string(index=False)
+    table = {"median": apart.median(), "largest": apart.max(), "model": apart.idxmax()}
+    return pd.DataFrame(table | {"another seed of Retrain": seeds}).round(2).rename_axis("points").to_string()

@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..settings import BadInput
 from .style import FORGET, RETAIN, canvas, finish
 
 ARROW = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0}
@@ -17,10 +16,8 @@ def arrows(vectors: dict[str, tuple]) -> Figure:
 
     ``vectors`` hold (weight vector (d,), class mean (d,)) by name, "Original" among them and the others made from it.
     An arrow stands at the angle by which it turned in all d dimensions, on the side where the angle between the two is
-    drawn best: a projection would hide a vector that left the plane. Raises BadInput where there is no Original. Ours.
+    drawn best: a projection would hide a vector that left the plane. Ours.
     """
-    if "Original" not in vectors:
-        raise BadInput("arrows compares with the Original, so one of the models must be called 'Original'.")
     before, down = vectors["Original"], -(-len(vectors) // 2)
     start = np.array([90 - _angle(*before), 90])  # degrees: the Original's class mean points up
     figure, axes = canvas(1.75 * down, down, 2, sharex=True, sharey=True, subplot_kw={"aspect": "equal"})
@@ -40,10 +37,8 @@ def arrows(vectors: dict[str, tuple]) -> Figure:
         points.append({"model": name, "between": between, "weight_turn": turns[0], "mean_turn": turns[1]})
     for axis in axes.flat:
         axis.set_axis_off()
-    caption = (
-        "Weight vector (black) and class mean (orange) of the forget class, at their angles to the Original's "
-        "(dashed). Lengths are not to scale."
-    )
+    caption = "Weight vector (black) and class mean (orange) of the forget class, at their angles to the Original's"
+    caption += " (dashed). Lengths are not to scale."
     return finish(figure, pd.DataFrame(points), caption)
 
 
@@ -57,10 +52,8 @@ def theory_gamma(gammas, accuracies, bounds: tuple[float, float]) -> Figure:
         axis.text(sum(bounds) / 2, y, text, color=colour, ha="center", size=7.5)
     axis.set(xlabel="weight of the retain loss, γ", ylabel="accuracy (%)", xlim=(0, 1), ylim=(-3, 103))
     axis.set_xticks([0, bounds[0], 0.5, bounds[1], 1], ["0", "1/K", "0.5", "(K−1)/K", "1"])
-    caption = (
-        f"Theory, without images, {1 / bounds[0]:.0f} collapsed classes: accuracy of the closed-form minimiser as "
-        f"a function of γ, the weight of the retain loss. Shaded: the predicted interval, from 1/K to (K−1)/K."
-    )
+    caption = f"Theory, without images, {1 / bounds[0]:.0f} collapsed classes: accuracy of the closed-form minimiser as"
+    caption += " a function of γ, the weight of the retain loss. Shaded: the predicted interval, from 1/K to (K−1)/K."
     points.insert(0, "gamma", gammas)
     return finish(figure, points, caption)
 

@@ -175,7 +175,7 @@ class Report:
         """Forget accuracy of every model by output, probe and NCC."""
         from .plots import dumbbell
 
-        return dumbbell(self.rows, models=list(self.rows.model), columns=("output", "probe", "ncc"))
+        return dumbbell(self.rows, columns=("output", "probe", "ncc"))
 
     def save(self, folder: str | Path) -> None:
         """Write the table (CSV), the figure (PNG) and all numbers (JSON) into a folder, made where there is none."""

@@ -20,14 +20,13 @@ from .tables import n_of
 PAPER = ("random_label", "salun", "neggrad_plus", "scrub", "unsir")  # what the summaries over methods show
 ACCURACY = "forget accuracy (%)"
 DASHES = ("-", (0, (3, 1.5)), (0, (1, 1)))
-HISTORY = ({"train_retain": "training", "test_retain": "test"}, {"nc1": "NC1", "nc2": "NC2", "nc3": "NC3"})
-LOOKS = [(colour, dash) for colour in (GREY, "#0072b2") for dash in DASHES]  # of the models attacked
-ATTACKED = {"Original": ("black", "-"), "Retrain": LOOKS[1], "Untrained network": LOOKS[2]}
-ATTACKED |= zip(("Random Label", "Random Label + CMF", "Random Label, classifier only"), LOOKS[3:])
+HISTORY = {"train_retain": "training", "test_retain": "test"}, {"nc1": "NC1", "nc2": "NC2", "nc3": "NC3"}
+COLOURS = {"Original": "black", "Retrain": GREY, "Untrained network": GREY}  # of the models attacked
+COLOURS |= dict.fromkeys(("Random Label", "Random Label + CMF", "Random Label, classifier only"), "#0072b2")
 MATCHED = "linear, matched budget"
 HEADS = {"linear": "linear head", "cmf": "CMF head", "cmf_budget": MATCHED}
 SHORT = {"output": "output", "probe": "probe", "ncc": "NCC"}
-KINDS = {"retain class": RETAIN, "forget class": FORGET}
+KINDS = {"forget class": FORGET, "retain class": RETAIN}
 OTHER = "#8a8a8a"  # predicted as a class that is not drawn
 WORSE = 10  # points of retain accuracy: a model that lost more against Retrain is not compared
 
@@ -37,13 +36,13 @@ def learning_curve(curves: pd.DataFrame, rows: pd.DataFrame) -> Figure:
     steps = curves.groupby(["readout", "step"], sort=False).forget_accuracy.agg(["mean", "min", "max"]) * 100
     same = rows[(rows.method == "retrain") & rows.forget.isin(curves.forget.unique())]
     retrain = 100 * means(same, ["probe_forget"]).iloc[0, 0]
-    table, looks = steps["mean"].unstack("readout"), {label: READOUT_STYLE[name] for name, label in READOUTS.items()}
-    lines = {label: (table[label], {"color": colour, "marker": marker}) for label, (colour, marker) in looks.items()}
-    lines["Retrain's probe"] = (pd.Series(retrain, table.index), DASHED)
-    figure, axis = _lines(lines, "optimiser step (0 = Original)")
-    for label, (colour, _) in looks.items():
+    table = steps["mean"].unstack("readout")
+    lines = {label: (table[label], READOUT_STYLE[name]) for name, label in READOUTS.items()}
+    level = {"Retrain's probe": (pd.Series(retrain, table.index), DASHED)}
+    figure, axis = _lines(lines | level, "optimiser step (0 = Original)")
+    for label, (_, look) in lines.items():
         of = steps.loc[label]
-        axis.fill_between(of.index, of["min"], of["max"], color=colour, alpha=0.12, linewidth=0)
+        axis.fill_between(of.index, of["min"], of["max"], color=look["color"], alpha=0.12, linewidth=0)
     for step, at in table[table[READOUTS["output"]] < 5].iloc[:1].iterrows():  # the first at which the output has gone
         told = [f"step {step}:", *(f"{SHORT[name]} {at[label]:.1f} %" for name, label in READOUTS.items())]
         axis.axvline(step, color=GREY, linewidth=0.7, zorder=0)
@@ -69,27 +68,28 @@ def _lines(lines: dict[str, tuple[pd.Series, dict]], x_label: str) -> tuple[Figu
     return figure, axis
 
 
-def dumbbell(rows: pd.DataFrame, models: list[str] | None = None, columns: tuple = ("output", "probe")) -> Figure:
+def dumbbell(rows: pd.DataFrame, columns: tuple = ("output", "probe")) -> Figure:
     """Forget accuracy of each model by the output (hollow) and by what is read off its features (filled).
 
-    ``rows`` are those of a study, or one per model (``evaluate``); ``columns`` are readouts. Without ``models`` they
-    are the paper's methods, Retrain and the untrained network, or all of ``evaluate``. The Original is the last row.
+    ``rows`` are those of a study, of which the paper's methods, Retrain and the untrained network are shown, or one
+    per model (``evaluate``), of which all are and the Original is the last; ``columns`` are readouts.
     """
     of_study = "variant" in rows
-    shown = models or (models_of(rows, (*PAPER, "retrain", "random")) if of_study else list(rows.model.unique()))
+    shown = models_of(rows, (*PAPER, "retrain", "random")) if of_study else list(rows.model.unique())
     methods = rows.drop_duplicates("model").set_index("model").method
     table = 100 * means(rows, [f"{name}_forget" for name in columns]).dropna(how="all")  # of a model that diverged
     shown = sorted((name for name in shown if name in table.index), key=lambda name: methods[name] == "original")
     table.columns = [SHORT[name] for name in columns]
     retrain = table[table.index.map(methods) == "retrain"].drop(columns="output").mean().dropna()
-    looks = {SHORT[name]: (*READOUT_STYLE[name], READOUT_STYLE[name][0]) for name in columns}
-    looks["output"] = (*looks["output"][:2], "white")
+    looks = {SHORT[name]: READOUT_STYLE[name] for name in columns}
+    looks["output"] = looks["output"] | style.HOLLOW
     figure, ((axis,),) = canvas(0.24 * len(shown) + 0.12 * len(retrain) + 0.9)
     joined(axis, table.loc[shown], looks)
     axis.set(xlim=(-3, 103), xlabel=ACCURACY)
     for line, (readout, x) in enumerate(retrain.items()):
-        axis.axvline(x, **DASHED | {"color": looks[readout][0]})
-        look = {"color": looks[readout][0], "ha": "right" if x > 60 else "left", "size": 7.5}
+        colour = looks[readout]["color"]
+        look = {"color": colour, "ha": "right" if x > 60 else "left", "size": 7.5}
+        axis.axvline(x, **DASHED | {"color": colour})
         axis.text(x, -0.7 - 0.55 * line, f"Retrain's {readout} {x:.0f} %", **look)  # above the axes
     drawn = table.loc[[name for name in shown if methods[name] in PAPER]]
     untrained = table[table.index.map(methods) == "random"].max()
@@ -105,21 +105,22 @@ def dumbbell(rows: pd.DataFrame, models: list[str] | None = None, columns: tuple
 
 def cmf(rows: pd.DataFrame) -> Figure:
     """Each method with a linear and with a class-mean-features head: forget accuracy by output, probe and NCC."""
-    methods = [name for name in PAPER if ((rows.method == name) & (rows.variant == "cmf")).any()]
+    methods = [name for name in PAPER if name in set(rows.method[rows.variant == "cmf"])]
     chosen = rows[rows.method.isin(methods) & rows.variant.isin(HEADS)]
-    table = means(rows, ["output_retain", *(f"{name}_forget" for name in READOUTS)]) * 100
-    retrain = table.loc[rows.model[rows.method == "retrain"].iloc[0]]
+    table = 100 * means(rows, ["output_retain", *(f"{name}_forget" for name in READOUTS)])
+    retrain = table.loc["Retrain"]
     table = chosen.drop_duplicates("model")[["model", "method", "variant"]].join(table, on="model")
     broken = table[table.output_retain < retrain.output_retain - WORSE]
     table = table.drop(broken.index)
     low = 5 * (min(table.iloc[:, -2:].min(axis=None), retrain.iloc[-2:].min()) // 5)
-    looks = {"linear head": ("black", "o", "white"), "CMF head": ("black", "o", "black")}
-    figure, (axes,) = canvas(0.3 * len(methods) + 0.95, 1, 3, sharey=True)
+    mark = {"color": "black", "marker": "o"}
+    looks = {"linear head": mark | style.HOLLOW, "CMF head": mark}
+    figure, (axes,) = canvas(0.36 * len(methods) + 0.95, 1, 3, sharey=True)
     for axis, readout in zip(axes, READOUTS):
         of = table.pivot(index="method", columns="variant", values=f"{readout}_forget")
         of = of.reindex(index=methods, columns=HEADS).rename(index=lambda name: METHODS[name].label, columns=HEADS)
-        joined(axis, of[list(looks)], looks)
-        axis.plot(of[MATCHED], np.arange(len(of)) + 0.3, ".", color=OTHER, markersize=6, label=MATCHED, zorder=4)
+        joined(axis, of, looks, apart=0.4)
+        axis.plot(of[MATCHED], np.arange(len(of)) - 0.2, ".", color=OTHER, markersize=6, label=MATCHED, zorder=5)
         axis.axvline(retrain[f"{readout}_forget"], **DASHED, label="Retrain")
         axis.set(title=READOUTS[readout], xlim=(-4, 104) if readout == "output" else (low - 2, 102))
     axes[0].set_xticks((0, 50, 100))
@@ -141,16 +142,15 @@ def alignment(rows: pd.DataFrame) -> Figure:
     points = chosen[["model", "seed", "forget", "alignment"]].rename(columns={"alignment": "cosine"})
     points = points.assign(number=[range(len(of)) for of in points.cosine]).explode(["cosine", "number"]).dropna()
     own = [str(row.number) in row.forget.split() for row in points.itertuples()]
-    points = points.assign(cosine=points.cosine.astype(float), kind=np.where(own, "forget class", "retain class"))
+    points = points.assign(cosine=points.cosine.astype(float), kind=np.where(own, *KINDS))
     points = points.drop_duplicates(["model", "seed", "number", "kind", "cosine"])  # one Original for every forget set
     points = points.sort_values("kind", ascending=False, kind="stable")  # forget classes are drawn last
     forget = points[points.kind == "forget class"].groupby("model").cosine
     order = list(forget.mean().sort_values(ascending=False).index)
     figure, ((axis,),) = canvas(0.2 * len(order) + 0.75)
-    if "Retrain" in order:
-        own = forget.get_group("Retrain")
-        axis.axvspan(own.min(), own.max(), color="#e3e3e3", linewidth=0, zorder=0)
-        axis.text(own.mean(), 1.01, "Retrain", transform=axis.get_xaxis_transform(), ha="center", size=7.5, color=GREY)
+    retrain = forget.get_group("Retrain")
+    axis.axvspan(retrain.min(), retrain.max(), color="#e3e3e3", linewidth=0, zorder=0)
+    axis.text(retrain.mean(), 1.01, "Retrain", transform=axis.get_xaxis_transform(), ha="center", size=7.5, color=GREY)
     np.random.seed(0)  # of the strip plot's jitter
     dots = {"palette": KINDS, "size": 3.2, "alpha": 0.8, "jitter": 0.22}
     sns.stripplot(points, x="cosine", y="model", hue="kind", order=order, ax=axis, **dots)
@@ -168,8 +168,9 @@ def turned(rows: pd.DataFrame) -> Figure:
     models = models_of(rows, PAPER) + [name for name in ["Random Label, classifier only"] if name in set(rows.model)]
     table = means(rows, ["weight_turn_forget", "mean_turn_forget"]).loc[models].dropna()
     table.columns = ["class weight vector", "class mean"]
+    looks = {"class weight vector": {"color": "black", "marker": "s"}, "class mean": {"color": FORGET, "marker": "o"}}
     figure, ((axis,),) = canvas(0.27 * len(table) + 0.75)
-    joined(axis, table, dict(zip(table, (("black", "s", "black"), (FORGET, "o", FORGET)))))
+    joined(axis, table, looks)
     axis.set(xlim=(-2, max(93, table.max(axis=None) + 3)), xlabel="angle to the Original's (degrees)")
     axis.set_xticks(range(0, int(axis.get_xlim()[1]) + 1, 30))
     figure.legend(loc="outside upper center", ncol=2)
@@ -185,20 +186,18 @@ def neural_collapse(histories: pd.DataFrame) -> Figure:
     of = chosen.groupby(["model", "epoch"])[columns].mean()
     of[list(HISTORY[0])] *= 100
     figure, axes = canvas(3.2, 2, len(models), sharex=True, sharey="row")
-    y_labels = ("accuracy on\nretain classes (%)", "neural collapse\n(0 = collapsed)")
-    for row, names, y_label in zip(axes, HISTORY, y_labels):
+    decades = np.log10(of[list(HISTORY[1])])
+    bounds = 10 ** np.floor(decades.min(axis=None)), 10 ** np.ceil(decades.max(axis=None))
+    axes[0][0].set(ylabel="accuracy on\nretain classes (%)", ylim=(0, 103))
+    axes[1][0].set(ylabel="neural collapse\n(0 = collapsed)", yscale="log", ylim=bounds)
+    axes[1][0].yaxis.set_major_formatter("{x:g}")
+    axes[1][0].yaxis.set_minor_formatter(NullFormatter())
+    for row, names in zip(axes, HISTORY):
         for axis, model in zip(row, models):
             for name, dash in zip(names, DASHES):
-                axis.plot(of.loc[model][name], color=ATTACKED[model][0], linestyle=dash)
-        row[0].set_ylabel(y_label)
-    for column, model in zip(axes.T, models):
-        column[0].set(title=model, ylim=(0, 103))
-        column[1].set(xlabel="epoch", yscale="log")
-    decades = np.log10(of[list(HISTORY[1])])
-    axes[1][0].set_ylim(10 ** np.floor(decades.min(axis=None)), 10 ** np.ceil(decades.max(axis=None)))
-    axes[1][0].yaxis.set_minor_formatter(NullFormatter())
-    for axis, names in zip(axes[:, -1], HISTORY):
-        end_labels(axis, [(of.loc[model, name].iloc[-1], label, GREY) for name, label in names.items()])
+                axis.plot(of.loc[model][name], color=COLOURS[model], linestyle=dash)
+            axis.set(**{"title": model} if names is HISTORY[0] else {"xlabel": "epoch"})
+        end_labels(row[-1], [(of.loc[model, name].iloc[-1], label, GREY) for name, label in names.items()])
     caption = f"Training of {' and '.join(models)}, {n_of(chosen)}, means: retain accuracy, and NC1 to NC3."
     caption += " NC1 to NC3 are 0 at collapse."
     return finish(figure, chosen[["model", "seed", "forget", "epoch", *columns]], caption)
@@ -210,7 +209,7 @@ def gaps_by_profile(tables: dict[str, pd.DataFrame]) -> Figure:
     ``tables`` hold model, column, difference, low and high by data set; a tuned row replaces the published one.
     """
     labels = [METHODS[name].label for name in PAPER]
-    points = pd.concat([table.assign(profile=name) for name, table in tables.items()])
+    points = pd.concat(tables, names=["profile"]).reset_index("profile")
     points = points.assign(method=points.model.str.removesuffix(" (tuned)")).sort_values("model", kind="stable")
     points = points[points.method.isin(labels)].drop_duplicates(["profile", "method", "column"], keep="last")
     present = [name for name in labels if name in set(points.method)]
@@ -238,7 +237,7 @@ def gaps_by_profile(tables: dict[str, pd.DataFrame]) -> Figure:
 def attacks(readings: pd.DataFrame) -> Figure:
     """Forget accuracy of a k-shot linear probe on the features against k, the images per class."""
     what = "linear probe fitted to the features of k images per class"
-    figure = _attack(readings, "few_shot", "images per class", what, "few_shot_shuffled")
+    figure = _attack(readings, "few_shot", "images per class", what)
     figure.caption += " The thin line is the control with shuffled labels (mean over models)."
     return figure
 
@@ -249,11 +248,14 @@ def fine_tuning(readings: pd.DataFrame) -> Figure:
     return _attack(readings, "own_head", "fine-tuning step", what)
 
 
-def _attack(readings: pd.DataFrame, attack: str, x_label: str, what: str, null: str = "") -> Figure:
-    points = readings[readings.attack.isin((attack, null)) & readings.model.isin(ATTACKED)]
+def _attack(readings: pd.DataFrame, attack: str, x_label: str, what: str) -> Figure:
+    null = f"{attack}_shuffled"
+    points = readings[readings.attack.isin((attack, null)) & readings.model.isin(COLOURS)]
     found = 100 * points.groupby(["attack", "model", "x"]).forget_accuracy.mean()
-    looks = {name: {"color": colour, "linestyle": dash, "marker": "o"} for name, (colour, dash) in ATTACKED.items()}
-    lines = {name: (found[attack, name], look) for name, look in looks.items() if (attack, name) in found.index}
+    lines = {}
+    for (model, colour), dash in zip(COLOURS.items(), DASHES * 2):
+        if (attack, model) in found.index:
+            lines[model] = (found[attack, model], {"color": colour, "linestyle": dash, "marker": "o"})
     if null in found.index:
         lines["shuffled labels"] = (found[null].groupby("x").mean(), {"color": OTHER, "linewidth": 1})
     figure, _ = _lines(lines, x_label)
@@ -266,8 +268,7 @@ def embeddings(layouts: dict[str, dict], forget: tuple[int, ...], classes: list[
     names, points = ", ".join(classes[c] for c in forget), []
     figure, axes = canvas(3.7, 2, 2)
     for axis, (model, layout) in zip(axes.flat, layouts.items()):
-        of = pd.DataFrame(np.asarray(layout["points"]), columns=["x", "y"])
-        of = of.assign(model=model, label=np.asarray(layout["labels"]))
+        of = pd.DataFrame(layout["points"], columns=["x", "y"]).assign(model=model, label=layout["labels"])
         for part, own in of.groupby(of.label.isin(forget)):  # forget classes are drawn last
             colour, label = (FORGET, f"forget class: {names}") if part else (RETAIN, "retain classes")
             axis.scatter(own.x, own.y, color=colour, s=3, linewidths=0, label=label)
@@ -283,7 +284,7 @@ def embeddings(layouts: dict[str, dict], forget: tuple[int, ...], classes: list[
 def steps(steps: dict) -> Figure:
     """Test images of the forget class and its two nearest at three steps, coloured by what each readout predicts."""
     readings, classes, labels = steps["readings"], steps["classes"], np.array(steps["labels"])
-    shown = [readings[i] for i in (0, len(readings) // 2, len(readings) - 1)]
+    shown = [readings[0], readings[len(readings) // 2], readings[-1]]
     names, colours = [steps["names"][c] for c in classes], dict(zip(classes, (FORGET, "#0b3c6f", "#4a9bd4")))
     who = {"output": "the network", "probe": "a probe on its features", "ncc": "the nearest class mean"}
     figure, axes = canvas(4.3, 3, 3, sharex=True, sharey=True, subplot_kw={"xticks": [], "yticks": []})
@@ -293,7 +294,7 @@ def steps(steps: dict) -> Figure:
         of = of.assign(step=reading["step"], readout=readout, label=labels, predicted=reading[readout])
         for c, marker in zip(classes, "o^s"):
             own = of[of.label == c]
-            shades = [colours.get(p, OTHER) for p in own.predicted]
+            shades = own.predicted.map(colours).fillna(OTHER)
             axis.scatter(own.x, own.y, c=shades, marker=marker, s=7, linewidths=0, alpha=0.8)
         right = 100 * (of.predicted == classes[0])[of.label == classes[0]].mean()
         axis.text(0.5, 1.02, f"{names[0]}: {right:.0f} %", transform=axis.transAxes, ha="center", size=7.5)
@@ -313,15 +314,13 @@ def headroom(rows: pd.DataFrame) -> Figure:
     figure, ((axis,),) = canvas(2.0)
     labels = []
     for readout, of in rows.sort_values("dimensions").groupby("readout", sort=False):
-        colour, marker = READOUT_STYLE[readout]
-        bars = [of.headroom - of.low, of.high - of.headroom]
-        axis.errorbar(of.dimensions, of.headroom, yerr=bars, color=colour, marker=marker)
-        labels.append((of.headroom.iloc[-1], READOUTS[readout], colour))
+        look, bars = READOUT_STYLE[readout], [of.headroom - of.low, of.high - of.headroom]
+        axis.errorbar(of.dimensions, of.headroom, yerr=bars, **look)
+        labels.append((of.headroom.iloc[-1], READOUTS[readout], look["color"]))
     axis.axhline(0, color="black", linewidth=0.6)
-    axis.set_xscale("log")
+    axis.set(xscale="log", xlabel="feature dimensions", ylabel="headroom: Original\nminus Retrain (points)")
     axis.set_xticks(of.dimensions, of.dimensions)
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.set(xlabel="feature dimensions", ylabel="headroom: Original\nminus Retrain (points)")
     end_labels(axis, labels)
     caption = "Headroom: the Original's forget accuracy minus Retrain's. Bars are 95 % intervals over forget sets."
     return finish(figure, rows, caption)
@@ -333,7 +332,7 @@ def tuning(table: pd.DataFrame) -> Figure:
     own = own.rename(columns={"forget": "output"}).assign(method=own.method.map(lambda name: METHODS[name].label))
     points = own.melt(["method", "value", "chosen"], list(READOUTS), "readout", "accuracy").replace(SHORT)
     points["accuracy"] *= 100
-    colours, markers = ({SHORT[name]: look[i] for name, look in READOUT_STYLE.items()} for i in (0, 1))
+    colours, markers = ({SHORT[n]: look[key] for n, look in READOUT_STYLE.items()} for key in ("color", "marker"))
     across = min(3, points.method.nunique())
     size = {"height": 1.5, "aspect": style.WIDTH / 1.5 / across, "col": "method", "col_wrap": across}
     look = {"kind": "line", "palette": colours, "markers": markers, "dashes": False, "legend": False}
@@ -341,6 +340,7 @@ def tuning(table: pd.DataFrame) -> Figure:
     grid.figure.set_layout_engine("constrained")
     grid.set(xscale="log", ylim=(-4, 104)).set_titles("{col_name}").set_axis_labels("learning rate", ACCURACY)
     for method, axis in grid.axes_dict.items():
+        axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.axvline(own.value[own.chosen & (own.method == method)].iloc[0], **DASHED)
     corner = list(grid.axes_dict)[across - 1]

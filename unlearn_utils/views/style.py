@@ -1,8 +1,9 @@
-"""How every figure looks: 9 cm or 18 cm wide, text of at least 7 pt, colours and markers that mean the same everywhere.
+"""How every figure looks: 9 cm or 17 cm wide, colours and markers that mean the same everywhere.
 
-Colours have a contrast of at least 3:1 on white. Lines carry labels, so that nothing hangs on telling colours apart.
-A figure carries ``points`` (a table of what is drawn, in the unit drawn) and ``caption`` (what is drawn, n, and what
-the bands are); the page that shows it prints the caption below it.
+Text has at least 7 pt, and at least 6 pt where a wide figure is scaled to a column of 9 cm. Colours have a contrast of
+at least 3:1 on white. Lines carry labels, so that nothing hangs on telling colours apart. A figure carries ``points``
+(a table of what is drawn, in the unit drawn) and ``caption`` (what is drawn, n, and what the bands are); the page that
+shows it prints the caption below it.
 """
 
 import matplotlib.pyplot as plt
@@ -11,18 +12,19 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-WIDTH, WIDE = 3.54, 7.09  # inches: one and two columns of a page, 9 and 18 cm
-LARGE = 10.5  # pt: the labels of a wide figure, which a web page shows at half its size
+WIDTH, WIDE = 3.54, 6.69  # inches: one and two columns of a page, 9 and 17 cm
+LARGE = 11.5  # pt: the labels of a wide figure, 6 pt where it is 9 cm wide
 CONTEXT = sns.plotting_context("paper", font_scale=0.85, rc={"axes.linewidth": 0.7, "lines.linewidth": 1.3})
 TICKS = {f"{axis}tick.major.{part}": value for axis in "xy" for part, value in (("size", 3), ("width", 0.7))}
 PLAIN = {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "pdf.fonttype": 42}
-sns.set_theme(
-    CONTEXT | TICKS, "ticks", rc=PLAIN | {"figure.dpi": 130, "savefig.dpi": 200}
-)  # in a notebook, and in files
+PLAIN |= {"figure.dpi": 130, "savefig.dpi": 200}  # in a notebook, and in files
+sns.set_theme(CONTEXT | TICKS, "ticks", rc=PLAIN)
 
 RETAIN, FORGET = "#6b8fb5", "#e05a00"  # blue and orange, for retain and forget classes and for nothing else
 GREY = "#6e6e6e"
-READOUT_STYLE = {"output": ("#882255", "o"), "probe": ("#117733", "D"), "ncc": ("#332288", "s")}
+READOUT_STYLE = {"output": {"color": "#882255", "marker": "o"}, "probe": {"color": "#117733", "marker": "D"}}
+READOUT_STYLE["ncc"] = {"color": "#332288", "marker": "s"}
+HOLLOW = {"markerfacecolor": "white", "zorder": 4}  # above the others
 PROFILE_COLOURS = ("#004488", "#7d6200", "#994455", "#117755", "#444444", "#7755bb")
 DASHED = {"color": GREY, "linestyle": (0, (4, 2)), "linewidth": 0.9, "zorder": 0}  # a reference line
 
@@ -65,11 +67,8 @@ def spread(values: list[float], gap: float, low: float, high: float) -> np.ndarr
 
 def end_labels(axis, labels: list[tuple[float, str, str]]) -> None:
     """Write (height, text, colour) right of the axes, where lines end, with a short line from a height to its label."""
-    size, to_axes = (
-        axis.yaxis.label.get_size(),
-        axis.transScale + axis.transLimits,
-    )  # from data to fractions of the axes
-    heights = to_axes.transform([(1, height) for height, _, _ in labels])[:, 1]
+    size, to_fractions = axis.yaxis.label.get_size(), axis.transScale + axis.transLimits
+    heights = to_fractions.transform([(1, height) for height, _, _ in labels])[:, 1]
     across, down = 72 * axis.get_position().size * axis.figure.get_size_inches()  # points
     line = {"arrowstyle": "-", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
     for (_, text, colour), height, place in zip(labels, heights, spread(heights, 1.25 * size / down, 0, 1)):
@@ -77,17 +76,18 @@ def end_labels(axis, labels: list[tuple[float, str, str]]) -> None:
         axis.annotate(text, **ends, xycoords="axes fraction", va="center", size=size, color=colour)
 
 
-def joined(axis, table: pd.DataFrame, looks: dict[str, tuple[str, str, str]]) -> None:
-    """A row per row of ``table``, its values joined; ``looks`` are (colour, marker, face) of a column."""
-    rows = range(len(table))
-    axis.hlines(rows, table.min(axis=1), table.max(axis=1), color="#aaaaaa", linewidth=2, zorder=1)
-    for name, (colour, marker, face) in looks.items():
-        line = axis.plot(
-            table[name], rows, marker, color=colour, clip_on=False, label=name, zorder=3 + (face == "white")
-        )
-        plt.setp(line, markerfacecolor=face, markersize=6.5, markeredgewidth=1.3)
+def joined(axis, table: pd.DataFrame, looks: dict[str, dict], apart: float = 0) -> None:
+    """A row per row of ``table``, its values joined; ``looks`` are colour and marker of a column.
+
+    The columns stand ``apart`` rows below each other, so that no mark hides another.
+    """
+    places = np.arange(len(table)) + apart * (np.arange(len(looks)) - (len(looks) - 1) / 2)[:, None]  # (looks, rows)
+    axis.plot(table[list(looks)].T, places, color="#aaaaaa", linewidth=2, zorder=1)
+    mark = {"linestyle": "", "markersize": 6.5, "markeredgewidth": 1.3, "clip_on": False, "zorder": 3}
+    for (name, look), rows in zip(looks.items(), places):
+        axis.plot(table[name], rows, label=name, **mark | look)
     names = [name.replace(", classifier only", ",\nclassifier only").replace("$", r"\$") for name in table.index]
-    axis.set_yticks(rows, names, linespacing=1)
+    axis.set_yticks(range(len(table)), names, linespacing=1)
     axis.set_ylim(len(table) - 0.5, -0.6)
     axis.tick_params(axis="y", length=0)
     axis.spines.left.set_visible(False)
