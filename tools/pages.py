@@ -3,8 +3,6 @@
 People write the sentences, in ``tools/RESULTS.md.j2`` and in the README; this fills in ``{{ numbers }}``.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 from pathlib import Path
@@ -16,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from unlearn_utils import METHODS, Study, compare  # noqa: E402
-from unlearn_utils.views import tables  # noqa: E402
+from unlearn_utils.views import plots, tables  # noqa: E402
 from unlearn_utils.views.compare import one_per_method  # noqa: E402
 
 PROFILES = {  # by the column's heading
@@ -33,104 +31,84 @@ class Numbers:
 
     def __init__(self, profile: str):
         self.study = Study(profile, results="committed")
-        has, listed = self.study.has, [m for m, cls in METHODS.items() if cls.role == "method"]
+        self.single = Study(profile, forget="single", seeds=[0], results="committed")
+        has, methods = self.study.has, [name for name, cls in METHODS.items() if cls.role == "method"]
         variants = ("linear", "tuned", "classifier", "cmf", "cmf_budget")
-        models = [f"{m}.{v}" for m in listed for v in variants if has(m, v) and (v != "cmf_budget" or has(m, "cmf"))]
-        self.rows = self.study.measure(models)
-        self.few = self.study.attack(["random_label"], "few_shot")
+        self.rows = self.study.measure([f"{m}.{v}" for m in methods for v in variants if has(m, v)])
         self.n = tables.n_of(self.rows)
-        self.title = self.study.profile.title
         names = [" and ".join(self.study.classes[int(c)] for c in f.split()) for f in self.rows.forget.unique()]
         self.classes = ", ".join(names)
 
     def claims(self) -> pd.Series:
-        return tables.claims(self.rows, self.few).numbers.iloc[:, -1]
+        return tables.claims(self.rows, self.study.attack(["random_label"], "few_shot")).text.iloc[:, -1]
 
     def value(self, model: str, column: str) -> str:
-        """Mean over forget sets, in % for accuracies."""
-        scale, digits = (1, 0 if "turn" in column else 2) if tables.PLAIN.match(column) else (100, 1)
-        return f"{scale * self.rows[self.rows.model == model].groupby('forget')[column].mean().mean():.{digits}f}"
+        """Mean over forget sets, in % for accuracies and in degrees for angles."""
+        mean = self.rows[self.rows.model == model].groupby("forget")[column].mean().mean()
+        return f"{mean:.0f}" if "turn" in column else f"{100 * mean:.1f}"
 
     def minus(self, model: str, reference: str, column: str) -> str:
         """A difference in points with its interval, bold where significant."""
-        if reference in ("retrain", "original"):
-            own = one_per_method(self.rows)
-            family = own if model in set(own.model) else pd.concat([own, self.rows[self.rows.model == model]])
-            found = compare(family, reference, [column])
-        else:
-            found = compare(self.rows, {model: reference}, [column])
-        return bold(found.text(next(found.frame[found.frame.model == model].itertuples())))
+        if reference not in ("retrain", "original"):
+            return bold(compare(self.rows, {model: reference}, [column]).texts(column)[model])
+        family = one_per_method(self.rows)
+        if model not in set(family.model):
+            family = pd.concat([family, self.rows[self.rows.model == model]])
+        return bold(compare(family, reference, [column]).texts(column)[model])
 
     def table(self) -> str:
         own = self.rows[self.rows.variant.isin(["linear", "tuned"])]
-        return markdown(
-            tables.means(
-                own,
-                ["output_retain", "output_forget", "probe_forget", "ncc_forget"],
-                compare(one_per_method(own), "retrain", ["probe_forget"]),
-            ).text
-        )
+        over = compare(one_per_method(own), "retrain", ["probe_forget"])
+        return markdown(tables.means(own, tables.COLUMNS, over).text)
 
     def sham(self) -> str:
         """Each method from the Original and from Retrain, minus Retrain, and the difference of the two."""
-        labels = [METHODS[m].label for m in ("random_label", "salun", "neggrad_plus", "scrub", "unsir")]
-        of = Study(self.study.profile.name, forget="single", seeds=[0], results="committed")
-        rows = of.measure([m for m in METHODS if METHODS[m].label in labels], variant=["linear", "sham"])
+        rows = self.single.measure(plots.PAPER, variant=["linear", "sham"])
+        labels = [METHODS[name].label for name in plots.PAPER]
         comparisons = {
             "from the Original": compare(rows[~rows.variant.eq("sham")]),
             "from Retrain": compare(rows[~rows.model.isin(labels)]),
             "difference": compare(rows, {name: f"{name} on Retrain" for name in labels}),
         }
-        columns = {}
-        for column, readout in (("probe_forget", "Probe"), ("ncc_forget", "NCC")):
-            for name, found in comparisons.items():
-                lines = found.frame[found.frame.column == column].itertuples()
-                text = {line.model.removesuffix(" on Retrain"): found.text(line) for line in lines}
-                columns[f"{readout}, {name}"] = [text[label] for label in labels]
-        return markdown(pd.DataFrame(columns, pd.Index(labels, name="method")))
+        found = {
+            f"{readout}, {name}": one.texts(column).rename(lambda model: model.removesuffix(" on Retrain"))
+            for column, readout in (("probe_forget", "Probe"), ("ncc_forget", "NCC"))
+            for name, one in comparisons.items()
+        }
+        return markdown(pd.DataFrame(found, pd.Index(labels, name="method")))
 
     def mask(self, column: str) -> str:
         """SalUn with a random mask minus SalUn, one seed."""
-        of = Study(self.study.profile.name, forget="single", seeds=[0], results="committed")
-        rows = of.measure(["salun", "salun_random_mask"], references=False)
-        found = compare(rows, {"SalUn, random mask": "SalUn"}, [column])
-        return bold(found.text(next(found.frame.itertuples())))
+        rows = self.single.measure(["salun", "salun_random_mask"], references=False)
+        return bold(compare(rows, {"SalUn, random mask": "SalUn"}, [column]).texts(column).iloc[0])
 
     def paper(self) -> str:
-        numbers = tables.next_to_paper(self.rows, self.study.profile.name).numbers.reset_index()
-        numbers["here"] = numbers.here.map("{:.1f}".format)
-        numbers["paper"] = numbers.paper.map("{:.2f}".format)
-        return markdown(numbers.set_index("model")[["measurement", "here", "paper"]])
+        numbers = tables.next_to_paper(self.rows, self.study.profile.name).numbers[["here", "paper"]]
+        shown = {"here": numbers.here.map("{:.1f}".format), "paper": numbers.paper.map("{:.2f}".format)}
+        return markdown(pd.DataFrame(shown).reset_index("measurement"))
 
 
 def bold(text: str) -> str:
-    return re.sub(r"</?b>", "**", text)
+    return re.sub("</?b>", "**", text)
 
 
 def markdown(table: pd.DataFrame) -> str:
     """A table of text as Markdown."""
     table = table.reset_index()
-    lines = [table.columns.tolist(), ["---"] * table.shape[1], *table.values.tolist()]
+    lines = [table.columns, ["---"] * table.shape[1], *table.to_numpy()]
     return "\n".join(f"| {' | '.join(bold(str(cell)) for cell in line)} |" for line in lines)
 
 
 def main() -> None:
     found = {name: Numbers(name) for name in PROFILES}
-    claims = pd.DataFrame(
-        {
-            f"{title} ({of.rows.forget.nunique()})": of.claims()
-            for (name, title), of in zip(PROFILES.items(), found.values(), strict=True)
-        }
-    )
-    claims.insert(0, "measured", list(tables.CLAIMS.values()))
-    claims.index.name = "claim (forget sets)"
+    claims = {f"{PROFILES[name]} ({of.rows.forget.nunique()})": of.claims() for name, of in found.items()}
+    claims = markdown(pd.DataFrame({"measured": tables.CLAIMS} | claims).rename_axis("claim (forget sets)"))
     readme = ROOT / "README.md"
-    text = BLOCK.sub(lambda match: match[1] + markdown(claims) + "\n" + match[2], readme.read_text(encoding="utf-8"))
+    text = BLOCK.sub(lambda match: f"{match[1]}{claims}\n{match[2]}", readme.read_text(encoding="utf-8"))
     readme.write_text(text, encoding="utf-8")
-    template = jinja2.Template(
-        (ROOT / "tools" / "RESULTS.md.j2").read_text(encoding="utf-8"), undefined=jinja2.StrictUndefined
-    )
-    (ROOT / "RESULTS.md").write_text(template.render(p=found, claims=markdown(claims)) + "\n", encoding="utf-8")
+    template = (ROOT / "tools" / "RESULTS.md.j2").read_text(encoding="utf-8")
+    filled = jinja2.Template(template, undefined=jinja2.StrictUndefined).render(p=found, claims=claims)
+    (ROOT / "RESULTS.md").write_text(f"{filled}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

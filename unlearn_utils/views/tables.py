@@ -62,10 +62,11 @@ def means(rows: pd.DataFrame, columns: Sequence[str] = COLUMNS, *comparisons: Co
     text = pd.DataFrame(index=pd.Index(rows.model.unique(), name="model"))
     numbers = text.copy()
     for column in columns:
-        of = rows.pivot_table(column, "forget", "model").reindex(columns=text.index).agg(["mean", "std", "count"]).T
-        numbers[[f"{column} mean", f"{column} std", f"{column} n"]] = of
+        values = rows.pivot_table(column, "forget", "model").reindex(columns=text.index)
+        numbers[[f"{column} mean", f"{column} std", f"{column} n"]] = values.agg(["mean", "std", "count"]).T
         scale, digits = (1, 2) if PLAIN.match(column) else (100, 1)
-        text[head(column)] = [_spread(scale * mean, scale * std, n, digits) for mean, std, n in of.to_numpy()]
+        scaled = (scale * values).agg(["mean", "std", "count"]).T
+        text[head(column)] = [_spread(*of, digits) for of in scaled.to_numpy()]
     titled = [("", one) for one in comparisons] + [(name.replace("_", " "), one) for name, one in named.items()]
     for title, comparison in titled:
         for column, of in comparison.frame.groupby("column", sort=False):
