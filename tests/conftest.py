@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small import LEARNED
 
 from unlearn_utils import models
 from unlearn_utils.data import Dataset, Images
@@ -18,21 +19,9 @@ from unlearn_utils.study.study import Study
 
 torch.set_num_threads(1)
 
-LEARNED = {  # on top of tiny.toml: long enough that networks and probes tell most digits apart
-    "network.width": 6,
-    "recipes.original.linear.epochs": 15,
-    "recipes.retrain.linear.epochs": 15,
-    "probe.epochs": 20,
-}
 MODELS = [  # one of each kind: from scratch, whole network, the head alone, a frozen encoder, a CMF head
-    ("original", "linear"),
-    ("retrain", "linear"),
-    ("random", "linear"),
-    ("random_label", "linear"),
-    ("prune", "linear"),
-    ("random_label", "classifier"),
-    ("original", "cmf"),
-    ("scrub", "cmf"),
+    *("original", "retrain", "random", "random_label", "prune"),
+    *("random_label.classifier", "original.cmf", "scrub.cmf"),
 ]
 
 
@@ -120,7 +109,7 @@ def computed(tmp_path_factory, tiny) -> Path:
     home = tmp_path_factory.mktemp("computed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNLEARN_HOME", str(home))
-        learned_study(tiny).measure([f"{method}.{variant}" for method, variant in MODELS], references=False)
+        learned_study(tiny).measure(MODELS, references=False)
     return home
 
 

@@ -25,9 +25,8 @@ OURS = (  # words of our own that the field has other ones for
 def prose(path) -> str:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
-        text = "\n".join(
-            cell.source for cell in nbformat.reads(text, as_version=4).cells if cell.cell_type == "markdown"
-        )
+        cells = nbformat.reads(text, as_version=4).cells
+        text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     return re.sub(r"```.*?```|`[^`]*`|!?\[[^\]]*\]\([^)]*\)|\|[^\n]*\|", " ", text, flags=re.DOTALL)
 
 
@@ -38,10 +37,8 @@ def test_the_field_s_words(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_is_short_and_shows_its_results(path):
-    notebook = nbformat.read(path, as_version=4)
-    code = [
-        cell for cell in notebook.cells if cell.cell_type == "code" and "install" not in cell.metadata.get("tags", [])
-    ]
+    cells = nbformat.read(path, as_version=4).cells
+    code = [cell for cell in cells if cell.cell_type == "code" and "install" not in cell.metadata.get("tags", [])]
     assert len(code) <= 12 and max(len(cell.source.splitlines()) for cell in code) <= 15
     assert len(prose(path).split()) <= 500
     assert any(cell.outputs for cell in code)
@@ -80,14 +77,7 @@ def test_the_command_executes_notebooks_and_writes_figures_tables_and_report(exe
     assert "first figure after" in done.stdout
     (folder,) = (home / "figures" / "local").glob("digits+*")
     assert json.loads((folder / "parameters.json").read_text())
-    for name in (
-        "dumbbell.png",
-        "dumbbell.pdf",
-        "dumbbell_points.csv",
-        "misalignment.csv",
-        "misalignment.tex",
-        "cmf.png",
-    ):
+    for name in "dumbbell.png dumbbell.pdf dumbbell_points.csv misalignment.csv misalignment.tex cmf.png".split():
         assert (folder / name).exists()
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "<script" not in page and not re.findall(r'(?:src|href)="https?://', page.split("</head>")[0])
@@ -109,23 +99,14 @@ def test_results_of_the_notebooks_are_exported(executed, tmp_path):
     assert "results in" in run("--export", str(tmp_path / "mine.jsonl.xz")).stdout
 
 
-@pytest.mark.parametrize(
-    "argv",
-    [
-        ["--profile", "nothing"],
-        ["--only", "99"],
-        ["--set", "nothing=1"],
-        ["--set", "seeds=text"],
-        ["--results", "x"],
-        ["--fresh"],
-        ["--set", "overrides={'no.key': 1}"],
-        ["--batch-size", "-1"],
-        ["--export", ""],
-    ],
-)
-def test_what_cannot_be_meant_ends_before_anything_runs(argv):
+WRONG = ("--profile nothing", "--only 99", "--set nothing=1", "--set seeds=text", "--results x", "--fresh")
+WRONG += ("--set overrides={'no.key':1}", "--batch-size -1", "--export=")
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_what_cannot_be_meant_ends_before_anything_runs(line):
     with pytest.raises(SystemExit) as ended:
-        checked(argv)
+        checked(line.split())
     assert str(ended.value).startswith("run_all.sh: ")
 
 
