@@ -9,6 +9,7 @@ from scipy import stats
 from unlearn_utils import Study, metrics
 from unlearn_utils.representation import Features
 from unlearn_utils.settings import BadInput, Probe
+from unlearn_utils.views.check import difference
 from unlearn_utils.views.compare import compare
 
 
@@ -55,6 +56,27 @@ def test_equal_features_differ_by_nothing_and_a_constant_shift_is_certain():
     found = compared(Retrain=RETRAIN, same=RETRAIN, shifted=[v + 0.1 for v in RETRAIN]).frame.set_index("model")
     assert found.difference["same"] == 0 and not found.significant["same"]
     assert found.significant["shifted"] and found.low["shifted"] == pytest.approx(10)
+
+
+def test_names_are_escaped_and_bold_is_not():
+    shown = compared(**{"Retrain": RETRAIN, "<i>mine</i>": [v + 0.1 for v in RETRAIN]})._repr_html_()
+    assert "&lt;i&gt;mine" in shown and "<i>" not in shown and "<b>+10.0</b> [10.0, 10.0]" in shown
+
+
+def test_check_says_by_how_much_and_in_what_tables_differ(tmp_path):
+    old = pd.DataFrame({"model": ["a", "b"], "value": [1.0, 2.0], "other": [1.0, np.nan]})
+    changed = {
+        "same": old,
+        "number": old.assign(value=[1.0, 1.75]),
+        "text": old.assign(model=["a", "c"]),
+        "missing": old.assign(other=np.nan),
+        "rows": old[:1],
+    }
+    for name, table in {"old": old, **changed}.items():
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    found = [difference(tmp_path / "old.csv", tmp_path / f"{name}.csv") for name in [*changed, "absent"]]
+    notes = ["", "", "text in model", "missing numbers in other", "other rows or columns", "not drawn here"]
+    assert [note for _, note in found] == notes and [number for number, _ in found] == [0, 0.25, 0, 0, 0, 0]
 
 
 def test_models_have_references_of_their_own():

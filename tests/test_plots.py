@@ -160,16 +160,14 @@ def test_a_dumbbell_takes_the_tuned_method_and_says_only_what_holds():
     assert list(figure.points.model) == ["Random Label", "SCRUB (tuned)", "Retrain", "Untrained network"]
     assert figure.points.set_index("model").probe["Random Label"] == pytest.approx(81)  # mean of 80, 81 and 82 %
     assert "probe accuracy is not" in figure.legends[0].get_title().get_text()
-    remembers = rows()
-    remembers.loc[remembers.model == "Random Label", "output_forget"] = 0.2
-    assert "probe accuracy is not" not in plots.dumbbell(remembers).legends[0].get_title().get_text()
+    remembers = plots.dumbbell(rows().assign(output_forget=0.2))
+    assert "probe accuracy is not" not in remembers.legends[0].get_title().get_text()
     assert [text.get_text() for text in figure.axes[0].texts] == ["Retrain's probe 61 %"]
 
 
 def test_a_model_that_diverged_has_no_row():
-    given = rows()
-    given.loc[given.method == "random_label", ["output_forget", "probe_forget", "ncc_forget"]] = float("nan")
-    given["alignment"] = given.alignment.where(given.method != "random_label")
+    given, columns = rows(), ["output_forget", "probe_forget", "ncc_forget", "alignment"]
+    given[columns] = given[columns].where(given.method != "random_label")
     assert list(plots.dumbbell(given).points.model) == ["SCRUB (tuned)", "Retrain", "Untrained network"]
     assert "Random Label" not in set(plots.alignment(given).points.model)
 
@@ -186,9 +184,8 @@ def test_the_learning_curve_names_the_step_at_which_the_output_has_gone():
     assert "step 2:\noutput 4.0 %\nprobe 80.0 %\nNCC 82.0 %" in [text.get_text() for text in axis.texts]
     levels = [line.get_ydata()[0] for line in axis.lines if to_hex(line.get_color()) == style.GREY]
     assert levels[0] == pytest.approx(60.5)  # Retrain's probe on the two forget sets that were run: 60 and 61 %
-    kept = curves()
-    kept.loc[kept.readout == "Output", "forget_accuracy"] = 0.5
-    assert not any("step" in text.get_text() for text in plots.learning_curve(kept, rows()).axes[0].texts)
+    kept = plots.learning_curve(curves().assign(forget_accuracy=0.5), rows())
+    assert not any("step" in text.get_text() for text in kept.axes[0].texts)
 
 
 def test_cmf_shows_the_output_and_leaves_out_a_broken_model():
