@@ -58,7 +58,7 @@ def _lines(lines: dict[str, tuple[pd.Series, dict]], x_label: str) -> tuple[Figu
     for values, look in lines.values():
         axis.plot(values, **{"linewidth": 2, "clip_on": False} | look)
     places = sorted({x for values, _ in lines.values() for x in values.index})
-    ticks = [x for x in places if x & (x - 1) == 0] if len(places) > 9 else places  # of many those at powers of 2
+    ticks = [x for x in places if x in (0, 1, 4, 16, 64, 256, 1024, 4096)] if len(places) > 9 else places
     axis.set_xscale("symlog", base=2, linthresh=1)
     axis.set_xticks(ticks, ticks)
     axis.xaxis.set_minor_locator(NullLocator())
