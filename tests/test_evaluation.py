@@ -64,12 +64,12 @@ def test_numbers_are_those_of_our_own_readouts(tmp_path):
         optimiser.step()
     features, probe = extract(network, data), Probe(epochs=5)
     at = SimpleNamespace(
-        features=features, compared=features.train, train_labels=y, test_labels=y_test, classes=10, model=network,
-        weight=network.head.weight.detach(), recipe=probe, seed=0,
+        features=features, compared=features.train, train_labels=y, test_labels=y_test, classes=10, recipe=probe, seed=0,
+        head=network.head, weight=network.head.weight.detach(), logits=network(x_test).detach(),
     )  # fmt: skip
     names = ("output", "probe", "ncc", "binary", "geometry", "collapse", "margin")
     ours = readouts.row_of(10, {name: getattr(readouts, name)(at) for name in names}, (3, 8))
-    options = {"probe": probe, "starts": 1, "draws": 1, "progress": False}
+    options = {"probe": probe, "starts": 1, "progress": False}
     report = evaluate({"mine": network}, (x, y), (x_test, y_test), [3, 8], **options)
     arrays = evaluate(report.arrays, y, y_test, [3, 8], **options)
     shared = [name for name in ours if name in report.rows and name != "alignment"]
@@ -144,7 +144,7 @@ def test_the_verdict_does_not_hang_on_the_start():
                 starts=range(size * k, size * (k + 1)),
                 probe=probe,
             )
-            at = own_models.with_starts(compare(report.images, "Retrain", ("probe_forget",), over="image"), report.hits)
+            at = own_models.with_starts(report.images, "Retrain", ("probe_forget",), report.hits)
             found[size].add(bool(line(at, "hiding", "probe_forget").significant))
     assert found == {1: {True, False}, 5: {False}}
 
@@ -311,14 +311,8 @@ def test_a_saved_report_is_read_again_and_an_edited_one_is_refused(tmp_path):
             Report.load(tmp_path)
 
 
-def test_a_class_of_few_images_has_no_ten_shot_probe():
-    rare = torch.cat([torch.where(TRAIN[1] != 3)[0], torch.where(TRAIN[1] == 3)[0][:9]])
-    rows = read({"mine": quarters()}, train=tuple(part[rare] for part in TRAIN)).rows
-    assert "ten_shot" not in rows and rows.one_shot.notna().all()
-
-
 def test_without_a_probe_small_data_get_as_many_steps_as_a_probe_needs():
-    report = evaluate(three(), TRAIN, TEST, [3], starts=1, draws=1, progress=False)
+    report = evaluate(three(), TRAIN, TEST, [3], starts=1, progress=False)
     assert result(report, "UNL005") == "passed" and report.rows.probe_retain.min() > 0.7
     assert (
         report.made["probe"]["epochs"] == 1000

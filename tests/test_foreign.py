@@ -449,7 +449,6 @@ def test_augmented_images_are_read_and_noted():
         (dict(forget=[]), "classes, not samples"),
         (dict(forget="cow"), "[cow]"),
         (dict(starts=0), "starts is 0"),
-        (dict(draws=0), "draws is 0"),
         (dict(probe=3), "probe is 3"),
         (dict(train=(TRAIN[0], TRAIN[1][:9])), "give one label for each image"),
         (dict(train=(TRAIN[0], TRAIN[1] / 2)), "torch.float32"),

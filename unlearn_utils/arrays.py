@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from . import models
-from .heads import NORMALISATIONS
+from .heads import NORMALISATIONS, ClassMeanHead, LinearHead
 from .settings import BadInput
 
 
@@ -56,6 +56,29 @@ class Arrays:
             raise BadInput("logits are no numbers.")
         if self.normalisation not in NORMALISATIONS:
             raise BadInput(f"normalisation is {self.normalisation!r}, but must be one of {', '.join(NORMALISATIONS)}.")
+
+    def head(self) -> nn.Module:
+        """The head that they have, or a linear one of NaN, so that whatever needs a head is NaN."""
+        nothing = np.full((self.test_logits.shape[1], self.train_features.shape[1]), np.nan, np.float32)
+        weight = nothing if self.weight is None else self.weight
+        bias = nothing[:, 0] if self.weight is None else self.bias
+        return head_of(
+            *(None if x is None else torch.as_tensor(x) for x in (weight, bias, self.centre)), self.normalisation
+        )
+
+
+def head_of(
+    weight: Tensor, bias: Tensor | None, centre: Tensor | None = None, normalisation: str = "none"
+) -> nn.Module:
+    """A linear head of weight (K, d) and bias (K,) or, with a centre (d,), a CMF head."""
+    classes, width = weight.shape
+    if centre is None:
+        head, state = LinearHead(width, classes, bias is not None), {"weight": weight, "bias": bias}
+    else:
+        head, state = ClassMeanHead(width, classes, normalisation), {"weight": weight, "centre": centre}
+    state = {name: value for name, value in state.items() if value is not None}
+    head.requires_grad_(False).load_state_dict(state, assign=True)  # on their device, whatever the default one is
+    return head
 
 
 def _array(name: str, value: Any) -> np.ndarray:

@@ -36,16 +36,3 @@ def fitted_hits(
                 fitted = [make_pipeline(StandardScaler(), make(seed)).fit(model.train_features, y) for seed in seeds]
                 found[name][kind] = np.stack([probe.predict(model.test_features[chosen]) == truth for probe in fitted])
     return found
-
-
-def binary_hits(train: Tensor, y: Tensor, test: Tensor, y_test: Tensor, forget: tuple[int, ...]) -> np.ndarray:
-    """Whether each forget-class test image is called one of its class by that class's binary probe, (1, N).
-
-    The probes of ``metrics.binary_probes``, image by image.
-    """
-    train, y, test, y_test = (part.cpu().numpy() for part in (train, y, test, y_test))
-    hits = np.zeros(len(y_test), dtype=bool)
-    for c in forget:
-        probe = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
-        hits[y_test == c] = probe.fit(train, y == c).predict(test[y_test == c])
-    return hits[np.isin(y_test, forget)][None]

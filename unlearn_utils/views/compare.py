@@ -3,6 +3,7 @@
 ``compare`` takes rows, of our study or of ``evaluate``, and nothing else of the project.
 """
 
+import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,8 @@ class Comparison:
         return f"<b>{shown}</b> {bounds}" if line.significant else f"{shown} {bounds} ({line.smallest:{number}})"
 
     def _repr_html_(self) -> str:
-        return self.table().to_html(escape=False) + f"<p>{self.caption}</p>"
+        table = self.table().rename(index=html.escape, columns=html.escape)  # the cells hold tags
+        return table.to_html(escape=False) + f"<p>{self.caption}</p>"
 
     def __repr__(self) -> str:
         return self.table().replace(r"</?b>", "*", regex=True).to_string() + f"\n{self.caption}"

@@ -36,8 +36,6 @@ LABELS = {  # of the table's lines
     "binary_forget": "Binary probe, forget (%)",
     "binary_false_positives_forget": "Binary probe, false positives (%)",
     "binary_auroc_forget": "Binary probe, AUROC",
-    "one_shot": "1-shot linear probe, forget (%)",
-    "ten_shot": "10-shot linear probe, forget (%)",
     "alignment_retain": "alignment, retain",
     "alignment_forget": "alignment, forget",
     "mean_distance_forget": "class mean distance, forget",
@@ -56,6 +54,7 @@ FIRST = [
 REFERENCES = ("Original", "Retrain", "Untrained")
 KEPT = ("rows", "hits", "checks", "notes", "forget", "classes", "made")  # of a saved report
 COLUMNS = ("output_forget", "probe_forget", "ncc_forget", "binary_forget")
+PROBES = ("official probe", "logistic regression", "ridge", "5 nearest neighbours", "MLP, 64 hidden units", "binary")
 
 
 class Verdicts(Comparison):
@@ -125,15 +124,14 @@ class Report:
         """Every model minus a reference of the same report, or minus the model of its name in an earlier report.
 
         Paired over the test images of the forget classes; the scatter over starts of the probe is part of the interval.
-        Against a model of the report a verdict is withheld where a raised check makes it meaningless. Raises BadInput.
+        Against Retrain a verdict is withheld where a raised check makes it meaningless. Raises BadInput.
         """
-        if not isinstance(reference, str):
+        if isinstance(reference, Report):
             return self._since(reference, columns)
         names = {name.casefold(): name for name in self.hits} | {"random": "Untrained"}
-        name = names.get(reference.casefold(), reference)
-        if name not in self.hits:
-            raise BadInput(f"there is no {name} in this report; it has {', '.join(self.hits)}.")
-        found = with_starts(comparing.compare(self.images, name, columns, over="image"), self.hits)
+        if (name := names.get(str(reference).casefold())) not in self.hits:
+            raise BadInput(f"there is no {reference} in this report; it has {', '.join(self.hits)}.")
+        found = with_starts(self.images, name, columns, self.hits)
         if name != "Retrain":
             return found
         codes = [
@@ -150,8 +148,7 @@ class Report:
             raise BadInput("the two reports share no model, or differ in forget classes, images or probe.")
         before = earlier.images.replace({"model": pairs})
         images = pd.concat([self.images, before[before.model.isin(pairs.values())]])
-        hits = self.hits | {pairs[name]: earlier.hits[name] for name in pairs}
-        return with_starts(comparing.compare(images, pairs, columns, over="image"), hits)
+        return with_starts(images, pairs, columns, self.hits | {pairs[name]: earlier.hits[name] for name in pairs})
 
     def _asked(self) -> tuple:
         data = [(part["images"], np.round(part["mean"], 4).tolist()) for part in self.made["data"].values()]
@@ -159,17 +156,29 @@ class Report:
 
     def probes(self) -> Comparison:
         """Does the answer depend on the probe? Forget accuracy by six probes, each minus Retrain's. Raises BadInput."""
+        hits = self._probed()
+        reference = "Retrain" if "Retrain" in hits else next(iter(hits))
+        return with_starts(self._images(hits), reference, PROBES, hits)
+
+    def probe_rows(self) -> pd.DataFrame:
+        """A row per model with its forget accuracy by each of ``PROBES``, to be compared over several forget sets.
+
+        ``compare(pd.concat(report.probe_rows() for report in reports), "Retrain", PROBES)``. Raises BadInput.
+        """
+        accuracies = self._images(self._probed()).groupby("model")[list(PROBES)].mean()
+        return self.rows[["model", "method", "variant", "seed", "forget"]].merge(accuracies, on="model")
+
+    def _probed(self) -> dict[str, dict[str, np.ndarray]]:
+        """Hits by model and probe, as ``hits``."""
         if self.arrays is None:
-            raise BadInput("a saved report holds no features; call evaluate again for report.probes().")
+            raise BadInput("a saved report holds no features; call evaluate again for its probes.")
         from ..probes import fitted_hits  # scikit-learn takes a second
 
         fitted = fitted_hits(self.arrays, self.labels, self.forget, self.made["starts"])
-        hits = {
-            name: {"official probe": own["probe_forget"], **fitted[name], "binary": own["binary_forget"]}
-            for name, own in self.hits.items()
+        ends = {name: (own["probe_forget"], own["binary_forget"]) for name, own in self.hits.items()}
+        return {
+            name: {"official probe": probe, **fitted[name], "binary": binary} for name, (probe, binary) in ends.items()
         }
-        reference, columns = "Retrain" if "Retrain" in hits else next(iter(hits)), tuple(next(iter(hits.values())))
-        return with_starts(comparing.compare(self._images(hits), reference, columns, over="image"), hits)
 
     def figure(self) -> Figure:
         """Forget accuracy of every model by output, probe and NCC."""
@@ -181,13 +190,12 @@ class Report:
         """Write the table (CSV), the figure (PNG) and all numbers (JSON) into a folder, made where there is none."""
         folder = expanded(folder)
         plain = lambda x: x.to_dict("records") if isinstance(x, pd.DataFrame) else x.tolist()  # noqa: E731
+        text = json.dumps({name: getattr(self, name) for name in KEPT}, default=plain)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.table.to_csv(folder / "evaluation.csv")
             (folder / "evaluation.png").write_bytes(self._png(dpi=200))
-            text = json.dumps({name: getattr(self, name) for name in KEPT}, default=plain)
-            kept = {"digest": _digest(text), "report": json.loads(text)}
-            write(folder / "evaluation.json", json.dumps(kept) + "\n")
+            write(folder / "evaluation.json", json.dumps({"digest": _digest(text), "report": json.loads(text)}) + "\n")
         except OSError as reason:
             raise BadInput(f"no report can be written to {folder} ({reason.strerror or reason}).") from None
 
@@ -196,10 +204,9 @@ class Report:
         """The report that ``save`` has written. Raises BadInput where there is none, or where it was edited."""
         try:
             file = json.loads((expanded(folder) / "evaluation.json").read_text(encoding="utf-8"))
-            kept = file["report"]
-            if file["digest"] != _digest(json.dumps(kept)):
+            if file["digest"] != _digest(json.dumps(file["report"])):
                 raise ValueError("it was edited after it was saved")
-            rows, hits, found, *others = (kept[name] for name in KEPT)
+            rows, hits, found, *others = (file["report"][name] for name in KEPT)
             hits = {model: {k: np.array(found) for k, found in by.items()} for model, by in hits.items()}
             return Report(pd.DataFrame(rows), hits, pd.DataFrame(found), *others)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as reason:
@@ -220,33 +227,39 @@ class Report:
         probe = self.made["probe"]
         return [*lines, *self.notes, f"Probe: at most {probe['epochs']} epochs, {len(self.made['starts'])} starts."]
 
+    def _verdicts(self) -> list[Comparison]:
+        return [self.compare()] if "Retrain" in self.hits and len(self.hits) > 1 else []
+
     def __repr__(self) -> str:
-        compared = [repr(self.compare())] if "Retrain" in self.hits and len(self.hits) > 1 else []
-        return "\n".join([self.table.to_string(), *compared, *self.told()])
+        return "\n".join([self.table.to_string(), *map(repr, self._verdicts()), *self.told()])
 
     def _repr_html_(self) -> str:
         drawn = f"<img alt='' src='data:image/png;base64,{base64.b64encode(self._png()).decode()}'>"
-        compared = self.compare()._repr_html_() if "Retrain" in self.hits and len(self.hits) > 1 else ""
-        return self.short.to_html() + compared + drawn + "".join(f"<p>{html.escape(line)}</p>" for line in self.told())
+        compared = [found._repr_html_() for found in self._verdicts()]
+        told = [f"<p>{html.escape(line)}</p>" for line in self.told()]
+        return "".join([self.short.to_html(), *compared, drawn, *told])
 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def with_starts(found: Comparison, hits: dict[str, dict[str, np.ndarray]]) -> Comparison:
-    """The comparison with the scatter over starts in its intervals.
+def with_starts(
+    images: pd.DataFrame, reference: str | dict[str, str], columns: tuple[str, ...], hits: dict[str, dict]
+) -> Comparison:
+    """The comparison of a report's images, with the scatter over starts in its intervals.
 
     The variance of a mean difference over images and over S starts is s_images^2 / n + s_starts^2 / S, its degrees of
     freedom are Satterthwaite's.
     """
+    found = comparing.compare(images, reference, columns, over="image")
     lines = found.frame.to_dict("records")
     for line in lines:
         means = [hits[line[which]][line["column"]].mean(1) for which in ("model", "reference")]
-        starts = min(map(len, means))
-        if starts < 2 or not line["n"] or np.isnan(line["smallest"]):
+        starts, n = min(map(len, means)), line["n"]
+        if starts < 2 or np.isnan(line["smallest"]):
             continue
-        n, of_starts = line["n"], 100**2 * np.var(means[0][:starts] - means[1][:starts], ddof=1) / starts
+        of_starts = 100**2 * np.var(means[0][:starts] - means[1][:starts], ddof=1) / starts
         of_images = np.var(line["values"], ddof=1) / n
         variance = of_images + of_starts
         if variance < 1e-18:
