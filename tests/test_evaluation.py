@@ -64,8 +64,8 @@ def test_numbers_are_those_of_our_own_readouts(tmp_path):
         optimiser.step()
     features, probe = extract(network, data), Probe(epochs=5)
     at = SimpleNamespace(
-        features=features, compared=features.train, train_labels=y, test_labels=y_test, classes=10, recipe=probe, seed=0,
-        head=network.head, weight=network.head.weight.detach(), logits=network(x_test).detach(),
+        features=features, compared=features.train, train_labels=y, test_labels=y_test, classes=10, recipe=probe,
+        seed=0, head=network.head, weight=network.head.weight.detach(), logits=network(x_test).detach(),
     )  # fmt: skip
     names = ("output", "probe", "ncc", "binary", "geometry", "collapse", "margin")
     ours = readouts.row_of(10, {name: getattr(readouts, name)(at) for name in names}, (3, 8))

@@ -77,6 +77,9 @@ def evaluate(
         rows.append(identity | {"forget": " ".join(map(str, seen.forget))} | row)
     rows, made = pd.DataFrame(rows), {"data": seen.seen, "probe": asdict(probe), "starts": list(seeds)}
     found = checks(rows, hits, seen.arrays, seen.shared)
+    if headless := ", ".join(rows.model[rows.nc3.isna()]):
+        told = "or it does not predict what the logits do: alignment, margins and NC3 are left out."
+        seen.notes.append(f"No linear head is known of {headless}, {told}")
     return Report(rows, hits, found, seen.notes, seen.forget, seen.names, made, seen.arrays, seen.labels)
 
 

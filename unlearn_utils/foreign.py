@@ -73,10 +73,9 @@ class Foreign:
         try:
             return function(*arguments[:-1], images.to(self.device, images.dtype if keeps else self.dtype, copy=True))
         except Exception as reason:
-            raise BadInput(
-                f"model '{self.name}', or its features function, cannot read images {tuple(images.shape)} of "
-                f"{images.dtype} ({models.in_short(reason)}); give images as it was trained on them."
-            ) from None
+            shown = f"images {tuple(images.shape)} of {images.dtype} ({models.in_short(reason)})"
+            told = f"model '{self.name}', or its features function, cannot read {shown}"
+            raise BadInput(f"{told}; give images as it was trained on them.") from None
 
     def _run(self, images: Tensor, watched: Iterable[nn.Module]) -> tuple[Tensor, list[Call]]:
         """Logits (N, K), float32, and what the watched modules, or the function of the user, were given and gave."""
@@ -84,14 +83,15 @@ class Foreign:
 
         def note(module: nn.Module | None, args: tuple, kwargs: dict, output: Any) -> None:
             given = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
-            flat = {"input": _flat(given, len(images)), "output": _flat(output, len(images))}
-            calls.extend((module, side, features) for side, features in flat.items() if features is not None)
+            for side, value in (("input", given), ("output", output)):
+                if (features := _flat(value, len(images))) is not None:
+                    calls.append((module, side, features))
 
         if callable(self.where):
             note(None, (self._given(self.where, self.module, images),), {}, None)
             watched = ()
-        watched = [module for module in watched if not isinstance(module, torch.jit.ScriptModule)]
-        hooks = [module.register_forward_hook(note, with_kwargs=True) for module in watched]
+        eager = [module for module in watched if not isinstance(module, torch.jit.ScriptModule)]
+        hooks = [module.register_forward_hook(note, with_kwargs=True) for module in eager]
         try:
             output = self._given(self.module, images)
         finally:
@@ -113,17 +113,19 @@ class Foreign:
                 if head[0].shape[1] == features.shape[1] and self._makes(head, features, logits):
                     self.head, self.reader = head, (module, side)
                     return
-        if self.where is not None:
-            self.reader = calls[-1][:2] if calls else self.reader
-            return
-        calls = [call for call in reversed(calls) if call[1] == "input" and isinstance(call[0], (nn.Linear, nn.Conv2d))]
-        calls.sort(key=lambda call: len(call[0].weight) != logits.shape[1])  # what gives K numbers, then the last
-        calls = [c for c in calls if isinstance(c[0], nn.Linear) or len(c[0].weight) == logits.shape[1]]
-        if not calls:
-            self._refuse("runs no nn.Linear on features (N, d)")
-        self.reader = calls[0][:2]
-        name = next(key for key, part in self.module.named_modules() if part is self.reader[0])
-        self.notes.append(f"{self.name}: features are the input of '{name}'.")
+        if self.where is None:  # then what makes K numbers is taken for the head, or else the last nn.Linear
+            inputs = [(module, side) for module, side, _ in reversed(calls) if side == "input"]
+            sized = [
+                at
+                for at in inputs
+                if isinstance(at[0], (nn.Linear, nn.Conv2d)) and len(at[0].weight) == logits.shape[1]
+            ]
+            calls = sized + [at for at in inputs if isinstance(at[0], nn.Linear)] or self._refuse(
+                "runs no nn.Linear on features (N, d)"
+            )
+            name = next(key for key, part in self.module.named_modules() if part is calls[0][0])
+            self.notes.append(f"{self.name}: features are the input of '{name}'.")
+        self.reader = calls[0][:2] if calls else self.reader
 
     def _of_named(self, calls: list[Call]) -> list[Call]:
         """What the named module was given the last time. Raises BadInput where it was given no features."""
