@@ -8,6 +8,7 @@ import html
 import io
 import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy import stats
 
+from ..arrays import Arrays, own_state
 from ..checks import withheld
 from ..paths import expanded, write
 from ..settings import BadInput
 from . import compare as comparing
-from .compare import ALPHA, Comparison
+from .compare import Comparison
 
 READOUTS = {
     "output": "Output",
@@ -57,18 +58,6 @@ COLUMNS = ("output_forget", "probe_forget", "ncc_forget", "binary_forget")
 PROBES = ("official probe", "logistic regression", "ridge", "5 nearest neighbours", "MLP, 64 hidden units", "binary")
 
 
-class Verdicts(Comparison):
-    """A comparison in which the verdict is ``withheld`` where a raised check, named there, makes it meaningless."""
-
-    def text(self, line) -> str:
-        return f"– ({line.withheld})" if line.withheld else super().text(line)
-
-    @property
-    def caption(self) -> str:
-        told = " A check in place of a difference: no verdict is given." if self.frame.withheld.any() else ""
-        return super().caption + told
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Report:
     """What ``evaluate`` found.
@@ -84,7 +73,7 @@ class Report:
     forget: tuple[int, ...]
     classes: list[str]
     made: dict[str, Any]
-    arrays: dict[str, Any] | None = None
+    arrays: dict[str, Arrays] | None = None
     labels: dict[str, Any] | None = None
 
     @property
@@ -131,7 +120,7 @@ class Report:
         names = {name.casefold(): name for name in self.hits} | {"random": "Untrained"}
         if (name := names.get(str(reference).casefold())) not in self.hits:
             raise BadInput(f"there is no {reference} in this report; it has {', '.join(self.hits)}.")
-        found = with_starts(self.images, name, columns, self.hits)
+        found = comparing.compare(self.images, name, columns, over="image")
         if name != "Retrain":
             return found
         codes = [
@@ -139,7 +128,7 @@ class Report:
             for line in found.frame.itertuples()
         ]
         sure = found.frame.significant & (pd.Series(codes) == "")
-        return Verdicts(found.frame.assign(withheld=codes, significant=sure), found.over, found.digits)
+        return replace(found, frame=found.frame.assign(withheld=codes, significant=sure))
 
     def _since(self, earlier: Report, columns: tuple[str, ...]) -> Comparison:
         """The models of this report minus those of the same name in an earlier one, on the same images."""
@@ -148,7 +137,7 @@ class Report:
             raise BadInput("the two reports share no model, or differ in forget classes, images or probe.")
         before = earlier.images.replace({"model": pairs})
         images = pd.concat([self.images, before[before.model.isin(pairs.values())]])
-        return with_starts(images, pairs, columns, self.hits | {pairs[name]: earlier.hits[name] for name in pairs})
+        return comparing.compare(images, pairs, columns, over="image")
 
     def _asked(self) -> tuple:
         data = [(part["images"], np.round(part["mean"], 4).tolist()) for part in self.made["data"].values()]
@@ -156,29 +145,29 @@ class Report:
 
     def probes(self) -> Comparison:
         """Does the answer depend on the probe? Forget accuracy by six probes, each minus Retrain's. Raises BadInput."""
-        hits = self._probed()
-        reference = "Retrain" if "Retrain" in hits else next(iter(hits))
-        return with_starts(self._images(hits), reference, PROBES, hits)
+        reference = "Retrain" if "Retrain" in self.hits else next(iter(self.hits))
+        return comparing.compare(self._probed, reference, PROBES, over="image")
 
+    @property
     def probe_rows(self) -> pd.DataFrame:
         """A row per model with its forget accuracy by each of ``PROBES``, to be compared over several forget sets.
 
-        ``compare(pd.concat(report.probe_rows() for report in reports), "Retrain", PROBES)``. Raises BadInput.
+        ``compare(pd.concat([report.probe_rows for report in reports]), "Retrain", PROBES)``. Raises BadInput.
         """
-        accuracies = self._images(self._probed()).groupby("model")[list(PROBES)].mean()
+        accuracies = self._probed.groupby("model")[list(PROBES)].mean()
         return self.rows[["model", "method", "variant", "seed", "forget"]].merge(accuracies, on="model")
 
-    def _probed(self) -> dict[str, dict[str, np.ndarray]]:
-        """Hits by model and probe, as ``hits``."""
+    @cached_property
+    def _probed(self) -> pd.DataFrame:
+        """``images`` by ``PROBES``."""
         if self.arrays is None:
             raise BadInput("a saved report holds no features; call evaluate again for its probes.")
-        from ..probes import fitted_hits  # scikit-learn takes a second
-
-        fitted = fitted_hits(self.arrays, self.labels, self.forget, self.made["starts"])
-        ends = {name: (own["probe_forget"], own["binary_forget"]) for name, own in self.hits.items()}
-        return {
-            name: {"official probe": probe, **fitted[name], "binary": binary} for name, (probe, binary) in ends.items()
-        }
+        hits = {}
+        with own_state():
+            for name, own in self.hits.items():
+                fitted = fitted_hits(self.arrays[name], self.labels, self.forget, self.made["starts"])
+                hits[name] = {"official probe": own["probe_forget"], **fitted, "binary": own["binary_forget"]}
+        return self._images(hits)
 
     def figure(self) -> Figure:
         """Forget accuracy of every model by output, probe and NCC."""
@@ -227,49 +216,39 @@ class Report:
         probe = self.made["probe"]
         return [*lines, *self.notes, f"Probe: at most {probe['epochs']} epochs, {len(self.made['starts'])} starts."]
 
-    def _verdicts(self) -> list[Comparison]:
-        return [self.compare()] if "Retrain" in self.hits and len(self.hits) > 1 else []
-
     def __repr__(self) -> str:
-        return "\n".join([self.table.to_string(), *map(repr, self._verdicts()), *self.told()])
+        compared = [repr(self.compare())] if "Retrain" in self.hits and len(self.hits) > 1 else []
+        return "\n".join([self.table.to_string(), *compared, *self.told()])
 
     def _repr_html_(self) -> str:
         drawn = f"<img alt='' src='data:image/png;base64,{base64.b64encode(self._png()).decode()}'>"
-        compared = [found._repr_html_() for found in self._verdicts()]
-        told = [f"<p>{html.escape(line)}</p>" for line in self.told()]
-        return "".join([self.short.to_html(), *compared, drawn, *told])
+        compared = self.compare()._repr_html_() if "Retrain" in self.hits and len(self.hits) > 1 else ""
+        return self.short.to_html() + compared + drawn + "".join(f"<p>{html.escape(line)}</p>" for line in self.told())
 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def with_starts(
-    images: pd.DataFrame, reference: str | dict[str, str], columns: tuple[str, ...], hits: dict[str, dict]
-) -> Comparison:
-    """The comparison of a report's images, with the scatter over starts in its intervals.
+def fitted_hits(model: Arrays, labels: dict, forget: tuple[int, ...], starts: list[int]) -> dict[str, np.ndarray]:
+    """Whether each forget-class test image is right, (1, N) or (starts, N), by probes on standardised features."""
+    from sklearn.linear_model import LogisticRegression, RidgeClassifier  # which take a second
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
-    The variance of a mean difference over images and over S starts is s_images^2 / n + s_starts^2 / S, its degrees of
-    freedom are Satterthwaite's.
-    """
-    found = comparing.compare(images, reference, columns, over="image")
-    lines = found.frame.to_dict("records")
-    for line in lines:
-        means = [hits[line[which]][line["column"]].mean(1) for which in ("model", "reference")]
-        starts, n = min(map(len, means)), line["n"]
-        if starts < 2 or np.isnan(line["smallest"]):
-            continue
-        of_starts = 100**2 * np.var(means[0][:starts] - means[1][:starts], ddof=1) / starts
-        of_images = np.var(line["values"], ddof=1) / n
-        variance = of_images + of_starts
-        if variance < 1e-18:
-            continue
-        freedom = variance**2 / (of_images**2 / (n - 1) + of_starts**2 / (starts - 1))
-        error, difference = np.sqrt(variance), line["difference"]
-        line["p"] = line["p_holm"] = 2 * stats.t.sf(abs(difference) / error, freedom)
-        line["low"], line["high"] = stats.t.interval(1 - ALPHA, freedom, difference, error)
-        line["smallest"], line["significant"] = error * stats.t.ppf(1 - ALPHA / 2, n - 1), line["p"] < ALPHA
-    for column in {line["column"] for line in lines}:  # Holm's correction anew, of one's own models
-        own = [line for line in lines if line["column"] == column and line["model"] not in REFERENCES]
-        comparing.holm([line for line in own if not np.isnan(line["p"])])
-    return replace(found, frame=pd.DataFrame(lines))
+    y, y_test = labels["train"].numpy(), labels["test"].numpy()
+    chosen, mlp = np.isin(y_test, forget), {"early_stopping": True, "max_iter": 100}
+    probes = {
+        "logistic regression": [LogisticRegression(max_iter=2000)],  # L2 penalty 1, to convergence
+        "ridge": [RidgeClassifier()],
+        "5 nearest neighbours": [KNeighborsClassifier()],
+        "MLP, 64 hidden units": [MLPClassifier((64,), random_state=start, **mlp) for start in starts],
+    }
+
+    def right(probe) -> np.ndarray:
+        fitted = make_pipeline(StandardScaler(), probe).fit(model.train_features, y)
+        return fitted.predict(model.test_features[chosen]) == y_test[chosen]
+
+    return {kind: np.stack([right(probe) for probe in made]) for kind, made in probes.items()}
