@@ -27,11 +27,11 @@ class Reading:
     """
 
     def __init__(self, part: str, data: Any, batch_size: int):
-        self.part, self.size, self.notes = part, batch_size, []
+        self.part, self.size = part, batch_size
+        self.notes: list[str] = []
         self.entries: dict[str, list[Tensor]] = {}
         self.hashes: list[int] = []
         self.means: list[float] = []  # of each image
-        self.done = 0
         self.source = self._batches(data)
         self.batches = length_hint(self.source)
 
@@ -40,13 +40,12 @@ class Reading:
             images, entries = split(self.part, batch)
             for name, labels in entries.items():
                 self.entries.setdefault(name, []).append(labels)
-            self.done += len(next(iter(entries.values())))
             if images is not None:  # keep what tells them apart
                 flat = images.detach().cpu().float().flatten(1).numpy()
                 self.hashes += [hash(image.tobytes()) for image in flat]
                 self.means += flat.mean(1).tolist()
             yield images
-        if not self.done:
+        if not self.entries:
             raise BadInput(f"{self.part} holds no image; every class needs some.")
 
     def _guarded(self, batches: Iterable) -> Iterator:
@@ -59,7 +58,7 @@ class Reading:
             lines = [line for line in str(reason).splitlines() if line.strip()] or [""]
             told = lines[-1].strip() if "DataLoader worker" in lines[0] else models.in_short(reason)
             advice = "; give it num_workers=0, or more shared memory" if "shared memory" in str(reason) else ""
-            raise BadInput(f"{self.part} fails after {self.done} images ({told}){advice}.") from None
+            raise BadInput(f"{self.part} fails after {len(self.means)} images ({told}){advice}.") from None
 
     def seen(self, labels: Tensor) -> dict[str, Any]:
         """Images per class, and two means by which other images, or another order, are noticed."""
@@ -73,10 +72,8 @@ class Reading:
             n = len(next(iter(whole.values())))
             return [{name: t[i : i + self.size] for name, t in whole.items()} for i in range(0, n, self.size)]
         if isinstance(data, (str, bytes)) or not (hasattr(data, "__getitem__") or isinstance(data, Iterable)):
-            raise BadInput(
-                f"{self.part} is a {type(data).__name__}, but it must be a data set, a DataLoader, (images, labels), "
-                "or labels alone where all models are Arrays."
-            )
+            allowed = "a data set, a DataLoader, (images, labels), or labels alone where all models are Arrays"
+            raise BadInput(f"{self.part} is a {type(data).__name__}, but it must be {allowed}.")
         is_stream = isinstance(getattr(data, "dataset", data), IterableDataset)
         if isinstance(data, DataLoader) and data.batch_sampler is not None and not is_stream:
             return self._in_order(data)
@@ -96,7 +93,7 @@ class Reading:
         by_chance = isinstance(sampler, (of_torch.RandomSampler, of_torch.WeightedRandomSampler))
         if not by_chance and len(sampler) != len(dataset):
             dataset = Subset(dataset, sorted(map(int, set(getattr(sampler, "indices", sampler)))))
-        if by_chance or getattr(data, "drop_last", False):
+        if by_chance or data.drop_last:
             self.notes.append(f"{self.part} shuffles or drops images; all are taken, in the order of its data set.")
         collate = _collated if data.collate_fn is default_collate else data.collate_fn
         return self._loader(dataset, data.batch_size or self.size, collate, data.num_workers)
@@ -185,9 +182,8 @@ def split(part: str, batch: Any) -> tuple[Tensor | None, dict[str, Tensor]]:
     if not entries or images is None and len(leaves) > 1:
         shown = ", ".join(f"{name}: {_shown(value)}" for name, value in [*leaves.items()][:6]) or "nothing"
         advice = "; its images must be tensors, so give it a transform" if "Image" in shown else ""
-        raise BadInput(
-            f"a batch of {part} must hold images (N, ...) and whole-number labels (N,), but it holds {shown}{advice}."
-        )
+        must = "must hold images (N, ...) and whole-number labels (N,)"
+        raise BadInput(f"a batch of {part} {must}, but it holds {shown}{advice}.")
     return images, entries
 
 
@@ -202,9 +198,8 @@ def _labels(t: Tensor, n: int) -> Tensor | None:
     t = t.detach().cpu()
     if len(t) == n and t.ndim == 2 and t.shape[1] > 1 and bool(((t == 0) | (t == 1)).all() & (t.sum(1) == 1).all()):
         return t.argmax(1)
-    if len(t) != n or t.numel() != n or t.is_floating_point() and not bool((t == t.round()).all()):
-        return None
-    return t.reshape(n).long()
+    fits = len(t) == t.numel() == n and not (t.is_floating_point() and bool((t != t.round()).any()))
+    return t.reshape(n).long() if fits else None
 
 
 def _is_sample(item: Any) -> bool:

@@ -63,7 +63,7 @@ def evaluate(
     seeds = tuple(map(index, starts)) if isinstance(starts, Iterable) else tuple(range(whole("starts", starts)))
     if probe is not None and not isinstance(probe, Probe):
         raise BadInput(f"probe is {probe!r}, but it must be a Probe of unlearn_utils.settings, like Probe(epochs=20).")
-    shown = tracked if progress else foreign.untracked
+    shown = tracked if progress else lambda things, *_: things
     seen = foreign.pass_over(
         given, {"train": train, "test": test}, where, forget, whole("batch_size", batch_size), shown
     )

@@ -115,14 +115,10 @@ class Foreign:
                     return
         if self.where is None:  # then what makes K numbers is taken for the head, or else the last nn.Linear
             inputs = [(module, side) for module, side, _ in reversed(calls) if side == "input"]
-            sized = [
-                at
-                for at in inputs
-                if isinstance(at[0], (nn.Linear, nn.Conv2d)) and len(at[0].weight) == logits.shape[1]
-            ]
-            calls = sized + [at for at in inputs if isinstance(at[0], nn.Linear)] or self._refuse(
-                "runs no nn.Linear on features (N, d)"
-            )
+            linear = [at for at in inputs if isinstance(at[0], nn.Linear)]
+            maps = [at for at in inputs if isinstance(at[0], (nn.Linear, nn.Conv2d))]
+            sized = [at for at in maps if len(at[0].weight) == logits.shape[1]]
+            calls = sized + linear or self._refuse("runs no nn.Linear on features (N, d)")
             name = next(key for key, part in self.module.named_modules() if part is calls[0][0])
             self.notes.append(f"{self.name}: features are the input of '{name}'.")
         self.reader = calls[0][:2] if calls else self.reader
@@ -212,18 +208,13 @@ class Pass:
     device: str
 
 
-def untracked(things: Iterable, what: str = "", total: int = 0) -> Iterable:
-    """The things, without a bar."""
-    return things
-
-
 def pass_over(
     given: dict[str, nn.Module | Arrays],
     parts: dict[str, Any],
     features: dict[str, Where],
     forget: Any,
     batch_size: int,
-    tracked: Callable[[Iterable, str, int], Iterable] = untracked,
+    tracked: Callable = lambda things, *_: things,
 ) -> Pass:
     """One pass of all models over all images. Raises BadInput where models, data and forget set do not fit."""
     for name, model in given.items():
@@ -239,7 +230,10 @@ def pass_over(
                     raise BadInput(f"{part} holds labels alone, which serve Arrays; {next(iter(nets))} needs images.")
                 if nets and not found:
                     found = {name: Foreign(name, net, features.get(name), images) for name, net in nets.items()}
-                    _check_different(list(found.values()))
+                    for one, other in combinations(found.values(), 2):
+                        if one.itself == other.itself and np.array_equal(one.logits, other.logits):
+                            told = "are one and the same network; build one for each."
+                            raise BadInput(f"'{one.name}' and '{other.name}' {told}")
                     _classes(found, arrays, parts, forget)  # before the pass goes on
                 for name, net in found.items():
                     for what, value in zip(("features", "logits"), net.look(images)):
@@ -250,12 +244,17 @@ def pass_over(
         arrays[name] = Arrays(*(np.concatenate(kept.pop((name, *place))) for place in places), *net.head)
         notes += net.notes
     labels, more = data_forms.labels_of(read, names, chosen)
-    arrays = {name: arrays[name] for name in given}
-    _check_lengths(arrays, labels)
+    for name, array in arrays.items():
+        for part, n in (("train", len(array.train_features)), ("test", len(array.test_features))):
+            if n != len(labels[part]):
+                raise BadInput(f"model '{name}' has {n} {part} features, but {part} has {len(labels[part])} labels.")
+    images = read["train"].hashes, read["test"].hashes  # of labels alone the features take their place
+    features = ([f.tobytes() for f in part] for part in (array.train_features, array.test_features))
+    train, test = images if all(images) else features
     device = next((str(net.device) for net in found.values() if net.device.type == "cuda"), "cpu")
     seen = {part: reading.seen(labels[part]) for part, reading in read.items()}
-    shared = _shared(read, next(iter(arrays.values())))
-    return Pass(arrays, labels, names, chosen, seen, shared, [*more, *notes, *told], device)
+    arrays, notes = {name: arrays[name] for name in given}, [*more, *notes, *told]
+    return Pass(arrays, labels, names, chosen, seen, sum(map(set(train).__contains__, test)), notes, device)
 
 
 def _classes(
@@ -269,27 +268,3 @@ def _classes(
         raise BadInput(f"the models have different numbers of outputs ({told}); all must have one for each class.")
     names, notes = data_forms.class_names(parts, *classes)
     return names, data_forms.forget_set(forget, names), notes
-
-
-def _check_different(nets: list[Foreign]) -> None:
-    """Raises BadInput where two names stand for one network: the same weights, and the same output."""
-    for one, other in combinations(nets, 2):
-        if one.itself == other.itself and np.array_equal(one.logits, other.logits):
-            raise BadInput(f"'{one.name}' and '{other.name}' are one and the same network; build one for each.")
-
-
-def _check_lengths(arrays: dict[str, Arrays], labels: dict[str, Tensor]) -> None:
-    """Raises BadInput where arrays are not of as many images as there are labels."""
-    for name, array in arrays.items():
-        for part, n in (("train", len(array.train_features)), ("test", len(array.test_features))):
-            if n != len(labels[part]):
-                raise BadInput(f"model '{name}' has {n} {part} features, but {part} has {len(labels[part])} labels.")
-
-
-def _shared(read: dict[str, data_forms.Reading], arrays: Arrays) -> int:
-    """How many test images are training images; of labels alone, how many test features are training features."""
-    train, test = read["train"].hashes, read["test"].hashes
-    if not train or not test:
-        train, test = ([line.tobytes() for line in part] for part in (arrays.train_features, arrays.test_features))
-    known = set(train)
-    return sum(image in known for image in test)

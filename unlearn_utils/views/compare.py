@@ -137,7 +137,7 @@ def _column(rows: pd.DataFrame, pairs: Mapping[str, str], column: str, over: str
         line = {"model": model, "reference": reference, "column": column, "n": len(difference)}
         line |= {"value": values[model].mean(), "reference_value": values[reference].mean()}
         line |= {"difference": difference.mean() if len(difference) else np.nan}
-        scatter = [] if starts is None else (starts[model] - starts[reference]).to_numpy()
+        scatter = [] if starts is None else (starts[model] - starts[reference]).dropna().to_numpy()
         lines.append(line | {"values": difference.round(10).tolist()} | _interval(difference, scatter))
     roles = rows.drop_duplicates("model").set_index("model").get("method", pd.Series(dtype=str)).map(METHODS)
     controls = [model for model, cls in roles.items() if getattr(cls, "role", "method") not in ("method", "extension")]
