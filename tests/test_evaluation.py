@@ -154,8 +154,7 @@ def test_reports_are_compared_by_model_over_the_same_images():
 
 
 def test_reports_that_do_not_compare_are_refused():
-    report = read(three(), starts=1)
-    mixed = torch.randperm(160)
+    report, mixed = read(three(), starts=1), torch.randperm(160)
     for changed in (
         dict(forget=[0]),
         dict(test=images(40, seed=2)),
@@ -165,8 +164,9 @@ def test_reports_that_do_not_compare_are_refused():
     ):
         with pytest.raises(BadInput, match="the two reports share no model, or differ in"):
             report.compare(read(**{"models": three(), "starts": 1} | changed))
-    with pytest.raises(BadInput, match="there is no untrained in this report; it has Original, Retrain, hiding"):
-        report.compare("untrained")
+    for reference in ("untrained", 5):
+        with pytest.raises(BadInput, match=f"there is no {reference} in this report; it has Original, Retrain, hiding"):
+            report.compare(reference)
 
 
 def test_six_probes_are_compared_with_retrain_over_images_and_over_forget_sets():
@@ -274,22 +274,14 @@ def test_how_many_images_are_shared_is_said():
 
 def test_nothing_is_written_unless_asked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    report = read(three() | {"untrained": small()})
+    report = read(three() | {"untrained": small(), "<b>": quarters()})
     html = report._repr_html_()
     assert "data:image/png;base64" in html and "UNL001" in html and "NCC, forget (%)" in repr(report)
-    assert set(report.short.index) < set(report.table.index) and list(report.table) == [
-        "Original",
-        "Retrain",
-        "hiding",
-        "Untrained",
-    ]
-    assert not list(tmp_path.rglob("*"))
+    assert "&lt;b&gt;</th>" in html and "<b></th>" not in html
+    assert list(report.table) == ["Original", "Retrain", "hiding", "Untrained", "<b>"]
+    assert set(report.short.index) < set(report.table.index) and not list(tmp_path.rglob("*"))
     report.save("found")
-    assert {file.name for file in (tmp_path / "found").iterdir()} == {
-        "evaluation.csv",
-        "evaluation.png",
-        "evaluation.json",
-    }
+    assert {file.suffix for file in (tmp_path / "found").iterdir()} == {".csv", ".png", ".json"}
 
 
 def test_a_saved_report_is_read_again_and_an_edited_one_is_refused(tmp_path):

@@ -225,6 +225,12 @@ def test_a_file_of_ones_own_is_a_module(tmp_path, code):
     assert torch.equal(loaded.weight, model.weight)
 
 
+def test_of_a_torchscript_file_one_sentence_leads_out(tmp_path):
+    torch.jit.save(torch.jit.script(nn.Linear(2, 3)), tmp_path / "mine.pt")
+    with pytest.raises(BadInput, match=r"mine.pt .* weights \(it is TorchScript\); save model.state_dict"):
+        files.weights_of(tmp_path / "mine.pt")
+
+
 class Bomb:
     def __reduce__(self):
         return (open, ("bomb", "w"))

@@ -347,6 +347,7 @@ FORMS = {
     "a tuple of labels": lambda part: (part[0], tuple(part[1].tolist())),
     "lists of arrays": lambda part: (list(part[0]), list(part[1])),
     "one-hot labels": lambda part: (part[0], nn.functional.one_hot(part[1])),
+    "a data set with one-hot labels": lambda part: TensorDataset(part[0], nn.functional.one_hot(part[1]).float()),
     "float64 images": lambda part: (part[0].double().numpy(), part[1].numpy().astype(np.uint8)),
     "a dictionary": lambda part: {"pixel_values": part[0], "labels": part[1]},
     "a data set": lambda part: TensorDataset(*part),
@@ -406,7 +407,8 @@ def test_which_entry_holds_the_labels_is_found_and_said():
 @pytest.mark.parametrize(
     "given, forget, names",
     [
-        ({"classes": ["bird", "car", "cat", "dog"]}, "dog", ["bird", "car", "cat", "dog"]),
+        ({"classes": ["bird", "car", "cat", "dog"]}, "Dog", ["bird", "car", "cat", "dog"]),
+        ({"classes": ["d", "c", "b", "D"]}, ["D"], ["d", "c", "b", "D"]),
         (
             {"classes": [("crane", "bird"), ("car",), ("crane",), ("dog",)]},
             "crane (2)",
@@ -509,6 +511,19 @@ def test_arrays_that_do_not_belong_together_are_refused(changed, told):
     with pytest.raises(BadInput) as refused:
         replace(arrays_of(quarters()), **changed)
     assert told in str(refused.value)
+
+
+def test_a_weight_that_contradicts_the_logits_is_left_out():
+    """Of the same features: weights in another order; logits after a softmax of another temperature are the head's."""
+    given = arrays_of(quarters())
+    odd, cmf = replace(given, weight=given.weight[[1, 2, 3, 0]]), replace(given, bias=None, centre=-9 * np.eye(4)[3])
+    soft = replace(given, test_logits=torch.from_numpy(given.test_logits / 3).softmax(1))
+    report = read({"odd": odd, "cmf": cmf, "soft": soft}, TRAIN[1], TEST[1])
+    rows = report.rows.set_index("model")
+    assert noted(report, "No linear head is known of odd, cmf,", "does not predict what the logits do")
+    columns = ["alignment_forget", "margin_weight_forget", "bias_stability", "nc3"]
+    assert rows.loc[["odd", "cmf"], columns].isna().all(axis=None) and rows.loc["soft", columns].notna().all()
+    assert rows.probe_forget.eq(1).all() and "margin by bias, forget" in report.table.index
 
 
 def test_arrays_in_another_number_than_labels_are_refused():

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import data as of_torch
-from torch.utils.data import DataLoader, IterableDataset, Subset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 
 from . import models
 from .settings import BadInput
@@ -78,6 +78,8 @@ class Reading:
         if isinstance(data, DataLoader) and data.batch_sampler is not None and not is_stream:
             return self._in_order(data)
         by_index = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not is_stream
+        if by_index and isinstance(data, Dataset):
+            return self._loader(data, self.size, _collated)
         items = (data[i] for i in range(len(data))) if by_index else iter(data)
         first = list(islice(self._guarded(items), 1))
         items = chain(first, items)

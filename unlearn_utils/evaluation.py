@@ -5,7 +5,7 @@ A network is only a way to get ``Arrays`` (``foreign.py``). Readouts and rows ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from operator import index
 from typing import Any
@@ -15,7 +15,6 @@ import pandas as pd
 import torch
 from torch import nn
 
-from . import foreign
 from .arrays import Arrays, own_state
 from .checks import checks
 from .data import is_in
@@ -64,10 +63,12 @@ def evaluate(
     if probe is not None and not isinstance(probe, Probe):
         raise BadInput(f"probe is {probe!r}, but it must be a Probe of unlearn_utils.settings, like Probe(epochs=20).")
     shown = tracked if progress else lambda things, *_: things
-    seen = foreign.pass_over(
-        given, {"train": train, "test": test}, where, forget, whole("batch_size", batch_size), shown
-    )
-    probe = probe or default_probe(len(seen.labels["train"]), len(seen.names))
+    seen = Pass(given, {"train": train, "test": test}, where, forget, whole("batch_size", batch_size), shown)
+    return _report(seen, probe or default_probe(len(seen.labels["train"]), len(seen.names)), seeds, shown)
+
+
+def _report(seen: Pass, probe: Probe, seeds: tuple[int, ...], shown: Callable) -> Report:
+    """A row per model, and its hits on the test images of the forget classes, checked."""
     of_cmf = next((arrays.normalisation for arrays in seen.arrays.values() if arrays.centre is not None), None)
     names = MEASURED + ("probe_in_head", "ncc_in_head") * (of_cmf is not None)
     rows, hits = [], {}
@@ -76,10 +77,10 @@ def evaluate(
         identity = {"model": name, "method": METHODS.get(name, ""), "variant": "linear", "seed": 0}
         rows.append(identity | {"forget": " ".join(map(str, seen.forget))} | row)
     rows, made = pd.DataFrame(rows), {"data": seen.seen, "probe": asdict(probe), "starts": list(seeds)}
-    found = checks(rows, hits, seen.arrays, seen.shared)
     if headless := ", ".join(rows.model[rows.nc3.isna()]):
         told = "or it does not predict what the logits do: alignment, margins and NC3 are left out."
         seen.notes.append(f"No linear head is known of {headless}, {told}")
+    found = checks(rows, hits, seen.arrays, seen.shared)
     return Report(rows, hits, found, seen.notes, seen.forget, seen.names, made, seen.arrays, seen.labels)
 
 

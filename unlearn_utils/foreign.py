@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain, combinations
 from math import log
 from typing import Any
@@ -194,77 +194,72 @@ def _logits(output: Any, n: int) -> Iterator[Tensor]:
             yield from _logits(part, n)
 
 
-@dataclass(frozen=True)
 class Pass:
-    """What one pass over the images gave: arrays by model, labels by part, and what the report says of the data."""
+    """One pass of all models over all images. Raises BadInput where models, data and forget set do not fit.
 
-    arrays: dict[str, Arrays]
-    labels: dict[str, Tensor]
-    names: list[str]
-    forget: tuple[int, ...]
-    seen: dict[str, dict]  # per part: images per class, two means that tell images apart
-    shared: int  # test images that are training images, too
-    notes: list[str]
-    device: str
+    ``arrays`` by model, ``labels`` by part, ``names`` of the classes, numbers of the ``forget`` classes, ``notes``;
+    ``seen`` (by part images per class, and two means that tell images apart), ``shared`` (how many test images are
+    training images), and the ``device`` of the networks.
+    """
 
+    def __init__(
+        self,
+        given: dict[str, nn.Module | Arrays],
+        parts: dict[str, Any],
+        features: dict[str, Where],
+        forget: Any,
+        batch_size: int,
+        tracked: Callable = lambda things, *_: things,
+    ):
+        for name, net in given.items():
+            if not isinstance(net, (nn.Module, Arrays)):
+                raise BadInput(f"model '{name}' is a {type(net).__name__}, but it must be a torch.nn.Module or Arrays.")
+        nets = {name: net for name, net in given.items() if isinstance(net, nn.Module)}
+        self.arrays, self.parts, self.asked, self.notes, self.device = dict(given), parts, forget, [], "cpu"
+        with undisturbed(*map(unwrapped, nets.values())):
+            read = {part: data_forms.Reading(part, data, batch_size) for part, data in parts.items()}
+            self._read(nets, read, features, tracked)
+        if not nets:
+            self._settle({})
+        self.labels, notes = data_forms.labels_of(read, self.names, self.forget)
+        self.notes = notes + self.notes
+        for name, array in self.arrays.items():
+            for part, n in (("train", len(array.train_features)), ("test", len(array.test_features))):
+                if n != (labels := len(self.labels[part])):
+                    raise BadInput(f"model '{name}' has {n} {part} features, but {part} has {labels} labels.")
+        self.seen = {part: reading.seen(self.labels[part]) for part, reading in read.items()}
+        train, test = read["train"].hashes, read["test"].hashes
+        if not train or not test:  # labels alone: the features take the place of the images
+            train, test = ([f.tobytes() for f in part] for part in (array.train_features, array.test_features))
+        self.shared = sum(map(set(train).__contains__, test))
 
-def pass_over(
-    given: dict[str, nn.Module | Arrays],
-    parts: dict[str, Any],
-    features: dict[str, Where],
-    forget: Any,
-    batch_size: int,
-    tracked: Callable = lambda things, *_: things,
-) -> Pass:
-    """One pass of all models over all images. Raises BadInput where models, data and forget set do not fit."""
-    for name, model in given.items():
-        if not isinstance(model, (nn.Module, Arrays)):
-            raise BadInput(f"model '{name}' is a {type(model).__name__}, but it must be a torch.nn.Module or Arrays.")
-    nets = {name: net for name, net in given.items() if isinstance(net, nn.Module)}
-    arrays, found, kept, notes = {name: net for name, net in given.items() if name not in nets}, {}, {}, []
-    with undisturbed(*map(unwrapped, nets.values())):
-        read = {part: data_forms.Reading(part, data, batch_size) for part, data in parts.items()}
+    def _read(self, nets: dict, read: dict[str, data_forms.Reading], features: dict, tracked: Callable) -> None:
+        """The networks' arrays, batch by batch."""
+        found, kept = {}, defaultdict(list)
         for part, reading in read.items():
             for images in tracked(reading, f"features, {part}", reading.batches):
                 if images is None and nets:
                     raise BadInput(f"{part} holds labels alone, which serve Arrays; {next(iter(nets))} needs images.")
                 if nets and not found:
                     found = {name: Foreign(name, net, features.get(name), images) for name, net in nets.items()}
-                    for one, other in combinations(found.values(), 2):
-                        if one.itself == other.itself and np.array_equal(one.logits, other.logits):
-                            told = "are one and the same network; build one for each."
-                            raise BadInput(f"'{one.name}' and '{other.name}' {told}")
-                    _classes(found, arrays, parts, forget)  # before the pass goes on
+                    self._settle(found)
                 for name, net in found.items():
                     for what, value in zip(("features", "logits"), net.look(images)):
-                        kept.setdefault((name, part, what), []).append(value)
-    names, chosen, told = _classes(found, arrays, parts, forget)
-    for name, net in found.items():
-        places = ("train", "features"), ("test", "features"), ("test", "logits")
-        arrays[name] = Arrays(*(np.concatenate(kept.pop((name, *place))) for place in places), *net.head)
-        notes += net.notes
-    labels, more = data_forms.labels_of(read, names, chosen)
-    for name, array in arrays.items():
-        for part, n in (("train", len(array.train_features)), ("test", len(array.test_features))):
-            if n != len(labels[part]):
-                raise BadInput(f"model '{name}' has {n} {part} features, but {part} has {len(labels[part])} labels.")
-    images = read["train"].hashes, read["test"].hashes  # of labels alone the features take their place
-    features = ([f.tobytes() for f in part] for part in (array.train_features, array.test_features))
-    train, test = images if all(images) else features
-    device = next((str(net.device) for net in found.values() if net.device.type == "cuda"), "cpu")
-    seen = {part: reading.seen(labels[part]) for part, reading in read.items()}
-    arrays, notes = {name: arrays[name] for name in given}, [*more, *notes, *told]
-    return Pass(arrays, labels, names, chosen, seen, sum(map(set(train).__contains__, test)), notes, device)
+                        kept[name, part, what].append(value)
+        for name, net in found.items():
+            places = ("train", "features"), ("test", "features"), ("test", "logits")
+            self.arrays[name] = Arrays(*(np.concatenate(kept.pop((name, *place))) for place in places), *net.head)
 
-
-def _classes(
-    found: dict[str, Foreign], arrays: dict[str, Arrays], parts: dict[str, Any], forget: Any
-) -> tuple[list[str], tuple[int, ...], list[str]]:
-    """Names of the classes, numbers of the forget classes, and notes. Raises BadInput."""
-    outputs = {name: net.logits.shape[1] for name, net in found.items()}
-    outputs |= {name: array.test_logits.shape[1] for name, array in arrays.items()}
-    if len(classes := set(outputs.values())) > 1:
-        told = ", ".join(f"'{name}' {number}" for name, number in outputs.items())
-        raise BadInput(f"the models have different numbers of outputs ({told}); all must have one for each class.")
-    names, notes = data_forms.class_names(parts, *classes)
-    return names, data_forms.forget_set(forget, names), notes
+    def _settle(self, found: dict[str, Foreign]) -> None:
+        """Classes and forget set, before the pass goes on. Raises BadInput, also for one network under two names."""
+        for one, other in combinations(found.values(), 2):
+            if one.itself == other.itself and np.array_equal(one.logits, other.logits):
+                raise BadInput(f"'{one.name}' and '{other.name}' are one and the same network; build one for each.")
+        logits = {name: found[name].logits if name in found else net.test_logits for name, net in self.arrays.items()}
+        if len(classes := {x.shape[1] for x in logits.values()}) > 1:
+            told = ", ".join(f"'{name}' {x.shape[1]}" for name, x in logits.items())
+            raise BadInput(f"the models have different numbers of outputs ({told}); all must have one for each class.")
+        self.names, notes = data_forms.class_names(self.parts, *classes)
+        self.forget = data_forms.forget_set(self.asked, self.names)
+        self.notes += [note for net in found.values() for note in net.notes] + notes
+        self.device = next((str(net.device) for net in found.values() if net.device.type == "cuda"), "cpu")

@@ -10,11 +10,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import nn
 
-from . import foreign
 from .arrays import Arrays
 from .data_forms import listed
 from .evaluation import default_probe, measured, whole
-from .foreign import NoNumbers, Where
+from .foreign import NoNumbers, Pass, Where
 from .settings import READOUTS, Probe
 
 STYLES = {"Retrain": "--", "Original": ":"}
@@ -63,7 +62,7 @@ class Watch:
         models = {"model": model} | ({} if self.levels else self.references)
         where = dict.fromkeys(models, self.features)
         try:
-            seen = foreign.pass_over(models, self.parts, where, self.forget, self.batch_size)
+            seen = Pass(models, self.parts, where, self.forget, self.batch_size)
             probe = self.probe or default_probe(len(seen.labels["train"]), len(seen.names))
             found = {name: measured(name, seen, probe, (0,), READOUTS)[0] for name in models}
         except NoNumbers as reason:
