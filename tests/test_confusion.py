@@ -124,6 +124,8 @@ def test_auroc_rises_to_1_as_the_classes_part_and_does_not_heed_a_class_that_is_
     favoured[:, 1] += 100
     assert accuracy_per_class(favoured.argmax(1), labels, K)[1] == 1
     assert auroc(favoured, labels)[1].item() == pytest.approx(found[2], abs=1e-4)
+    favoured[7, 2] = math.nan
+    assert auroc(favoured, labels).isnan().tolist() == [False, False, True, False]
 
 
 def test_probe_scores_are_the_log_odds_of_the_softmax_even_where_it_is_1(rng):
