@@ -35,10 +35,9 @@ def confusion(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
     return counts.index_put_((labels, predicted), torch.ones_like(labels), accumulate=True)
 
 
-def tested(predicted: Tensor, labels: Tensor, classes: int, scores: Tensor | None = None) -> dict:
-    """Confusion counts of predictions (N,), which of them are right, and of scores (N, K) the AUROC of each class."""
-    found = {"counts": confusion(predicted, labels, classes).tolist(), "hits": predicted == labels}
-    return found if scores is None else found | {"auroc": auroc(scores, labels).tolist()}
+def tested(predicted: Tensor, labels: Tensor, classes: int) -> dict:
+    """Confusion counts of predictions (N,), as a list, and which of them are right, (N,)."""
+    return {"counts": confusion(predicted, labels, classes).tolist(), "hits": predicted == labels}
 
 
 def pooled_accuracy(counts: Tensor, chosen: tuple[int, ...]) -> float:

@@ -20,6 +20,7 @@ from ..heads import ClassMeanHead
 from ..methods import METHODS, check_free
 from ..metrics import (
     FEWEST_LOSSES,
+    auroc,
     binary_probes,
     false_positives,
     group_accuracy,
@@ -169,7 +170,8 @@ def output(at: At) -> dict:
 @readout(uses=("probe",), of_features=True)
 def probe(at: At) -> dict:
     logits = probed(at.features.train, at.train_labels, at.features.test, at.classes, at.recipe, at.seed)
-    return tested(logits.argmax(1), at.test_labels, at.classes, probe_scores(logits))
+    ranked = {"auroc": auroc(probe_scores(logits), at.test_labels).tolist()}
+    return tested(logits.argmax(1), at.test_labels, at.classes) | ranked
 
 
 @readout(of_features=True, where=lambda cell: False)  # only where it is asked for by name
@@ -181,7 +183,7 @@ def binary(at: At) -> dict:
 @readout(of_features=True)
 def ncc(at: At) -> dict:
     predicted, scores = nearest(at.features.train, at.train_labels, at.features.test, at.classes)
-    return tested(predicted, at.test_labels, at.classes, scores)
+    return tested(predicted, at.test_labels, at.classes) | {"auroc": auroc(scores, at.test_labels).tolist()}
 
 
 @readout(uses=("probe",), where=beside_cmf)
