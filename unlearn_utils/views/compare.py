@@ -130,7 +130,11 @@ def _pairs(rows: pd.DataFrame, reference: str) -> dict[str, str]:
 def _column(rows: pd.DataFrame, pairs: Mapping[str, str], column: str, over: str, scale: float) -> list[dict]:
     values = rows.pivot_table(index=over, columns="model", values=column, aggfunc="mean", sort=False) * scale
     values = values.reindex(columns=dict.fromkeys([*pairs, *pairs.values()]))
-    starts = rows.pivot_table(index="seed", columns="model", values=column) * scale if over == "image" else None
+    starts = (
+        rows.pivot_table(index="seed", columns="model", values=column) * scale
+        if over == "image" and "seed" in rows
+        else None
+    )
     lines = []
     for model, reference in pairs.items():
         difference = (values[model] - values[reference]).dropna().to_numpy()
