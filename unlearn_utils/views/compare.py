@@ -128,20 +128,19 @@ def _pairs(rows: pd.DataFrame, reference: str) -> dict[str, str]:
 
 
 def _column(rows: pd.DataFrame, pairs: Mapping[str, str], column: str, over: str, scale: float) -> list[dict]:
-    values = rows.pivot_table(index=over, columns="model", values=column, aggfunc="mean", sort=False) * scale
-    values = values.reindex(columns=dict.fromkeys([*pairs, *pairs.values()]))
-    starts = (
-        rows.pivot_table(index="seed", columns="model", values=column) * scale
-        if over == "image" and "seed" in rows
-        else None
-    )
-    lines = []
+    models, lines = dict.fromkeys([*pairs, *pairs.values()]), []
+
+    def means(by: str) -> pd.DataFrame:
+        table = rows.pivot_table(index=by, columns="model", values=column, aggfunc="mean", sort=False)
+        return table.reindex(columns=models) * scale
+
+    values = means(over)
+    starts = means("seed") if over == "image" and "seed" in rows else values[:0]
     for model, reference in pairs.items():
-        difference = (values[model] - values[reference]).dropna().to_numpy()
+        difference, scatter = ((part[model] - part[reference]).dropna().to_numpy() for part in (values, starts))
         line = {"model": model, "reference": reference, "column": column, "n": len(difference)}
         line |= {"value": values[model].mean(), "reference_value": values[reference].mean()}
         line |= {"difference": difference.mean() if len(difference) else np.nan}
-        scatter = [] if starts is None else (starts[model] - starts[reference]).dropna().to_numpy()
         lines.append(line | {"values": difference.round(10).tolist()} | _interval(difference, scatter))
     roles = rows.drop_duplicates("model").set_index("model").get("method", pd.Series(dtype=str)).map(METHODS)
     controls = [model for model, cls in roles.items() if getattr(cls, "role", "method") not in ("method", "extension")]
