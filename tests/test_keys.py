@@ -22,7 +22,7 @@ DIGITS = replace(
 )
 BY_FEATURES = {"few_shot", "few_shot_shuffled", "prototype"}
 BY_FINE_TUNING = {"fresh_head", "own_head", "retain_only"}
-BY_PROBE = {"probe", "probe_in_head", "refitted", "curve", "steps"}
+BY_PROBE = {"probe", "probe_in_head", "curve", "steps"}
 
 
 def tasks_of(profile, shots=(1, 2), draws=1, target=(0,), points=60, **changed) -> dict[str, Task]:

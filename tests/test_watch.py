@@ -77,3 +77,15 @@ def test_the_picture_shows_curves_and_levels():
 def test_a_number_of_steps_is_a_whole_one(every):
     with pytest.raises(BadInput, match="every is"):
         Watch(TRAIN, TEST, [3], every=every)
+
+
+def test_a_model_that_became_nan_has_a_row_of_nan_and_the_loop_goes_on(capsys):
+    watch, broken = Watch(TRAIN, TEST, [3], retrain=folded(), probe=PROBE), quarters()
+    with torch.no_grad():
+        broken[2].weight.fill_(torch.nan)
+    for step, model in enumerate((quarters(), broken, broken, quarters())):
+        watch.read(model, step)
+    assert watch.frame.probe_forget.isna().tolist() == [False, True, True, False] and set(watch.levels) == {"Retrain"}
+    assert capsys.readouterr().out.count("Watch at step 1: model 'model' gives features or logits that are") == 1
+    with pytest.raises(BadInput, match="model 'model' is a NoneType"):
+        watch(None, 50)

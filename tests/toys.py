@@ -58,8 +58,7 @@ def three():
 
 def read(models, train=TRAIN, test=TEST, forget=(3,), **options):
     models = models if isinstance(models, dict) else {"mine": models}
-    few = {"probe": PROBE, "progress": False, "starts": 2, "draws": 1}
-    return evaluate(models, train, test, forget, **few | options)
+    return evaluate(models, train, test, forget, **{"probe": PROBE, "progress": False, "starts": 2, **options})
 
 
 def noted(report, *words):

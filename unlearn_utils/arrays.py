@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from . import models
-from .heads import NORMALISATIONS
+from .heads import NORMALISATIONS, ClassMeanHead, LinearHead
 from .settings import BadInput
+
+AGREE = 0.9  # share of the test images of which a head has to predict what the logits do
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +44,7 @@ class Arrays:
                 object.__setattr__(self, field.name, _array(field.name, value))
         (m, d), (n, k) = (np.shape(x) if np.ndim(x) == 2 else (0, 0) for x in (self.train_features, self.test_logits))
         shapes = {"train_features": (m, d), "test_features": (n, d), "test_logits": (n, k)}
-        shapes |= {"weight": (k, d), "bias": (k,), "centre": (d,)}
-        for name, shape in shapes.items():
+        for name, shape in (shapes | {"weight": (k, d), "bias": (k,), "centre": (d,)}).items():
             value = getattr(self, name)
             if 0 in shape or value is not None and value.shape != shape:
                 raise BadInput(
@@ -57,6 +58,33 @@ class Arrays:
         if self.normalisation not in NORMALISATIONS:
             raise BadInput(f"normalisation is {self.normalisation!r}, but must be one of {', '.join(NORMALISATIONS)}.")
 
+    def head(self) -> nn.Module:
+        """The head, or a linear one of NaN where none is known or it does not predict what the logits do.
+
+        So what needs a head is NaN. Logits need not be the head's own: a softmax or a temperature may have followed.
+        """
+        if self.weight is not None:
+            parts = (None if x is None else torch.as_tensor(x) for x in (self.weight, self.bias, self.centre))
+            head = head_of(*parts, self.normalisation)
+            predicted = head(torch.as_tensor(self.test_features)).argmax(1, keepdim=True).numpy()
+            chosen = np.take_along_axis(self.test_logits, predicted, 1)[:, 0]
+            if (chosen == self.test_logits.max(1)).mean() >= AGREE:
+                return head
+        unknown = torch.full((self.test_logits.shape[1], self.train_features.shape[1]), torch.nan)
+        return head_of(unknown, unknown[:, 0])
+
+
+def head_of(
+    weight: Tensor, bias: Tensor | None, centre: Tensor | None = None, normalisation: str = "none"
+) -> nn.Module:
+    """A linear head of weight (K, d) and bias (K,) or, with a centre (d,), a CMF head."""
+    classes, width = weight.shape
+    cmf = centre is not None
+    head = ClassMeanHead(width, classes, normalisation) if cmf else LinearHead(width, classes, bias is not None)
+    state = {name: t for name, t in zip(("weight", "bias", "centre"), (weight, bias, centre)) if t is not None}
+    head.requires_grad_(False).load_state_dict(state, assign=True)  # on their device, whatever the default one is
+    return head
+
 
 def _array(name: str, value: Any) -> np.ndarray:
     try:
@@ -66,16 +94,11 @@ def _array(name: str, value: Any) -> np.ndarray:
         raise BadInput(f"{name} cannot be read as an array ({models.in_short(reason)}).") from None
 
 
-@contextmanager
-def _random_states_kept() -> Iterator[None]:
-    states = random.getstate(), np.random.get_state()
+def _keep_random_states(stack: ExitStack) -> None:
+    stack.callback(random.setstate, random.getstate())
+    stack.callback(np.random.set_state, np.random.get_state())
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    try:
-        with torch.random.fork_rng(devices=gpus):
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
+    stack.enter_context(torch.random.fork_rng(devices=gpus))
 
 
 @contextmanager
@@ -84,36 +107,26 @@ def undisturbed(*modules: nn.Module) -> Iterator[None]:
 
     What is compiled runs in its eager form, where hooks are called. The caller's autocast stays.
     """
-    modes = [(part, part.training) for module in modules for part in module.modules() if hasattr(part, "training")]
     with ExitStack() as stack:
-        stack.enter_context(_random_states_kept())
+        _keep_random_states(stack)
         stack.enter_context(torch.no_grad())
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        try:
-            for part, _ in modes:  # not module.eval(), which may do more in somebody else's network
-                part.training = False
-            yield
-        finally:
-            for part, mode in modes:
-                part.training = mode
+        for part in (part for module in modules for part in module.modules() if hasattr(part, "training")):
+            stack.callback(setattr, part, "training", part.training)
+            part.training = False  # not module.eval(), which may do more in somebody else's network
+        yield
 
 
 @contextmanager
 def own_state() -> Iterator[None]:
     """For what trains or measures: gradients on, inference mode and autocast off, float32 on the CPU by default."""
-    dtype = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    off = torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False)
-    try:
-        with (
-            _random_states_kept(),
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            off[0],
-            off[1],
-            torch.device("cpu"),
-        ):
-            yield
-    finally:
-        torch.set_default_dtype(dtype)
+    with ExitStack() as stack:
+        _keep_random_states(stack)
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(torch.float32)
+        for state in (torch.inference_mode(False), torch.enable_grad(), torch.device("cpu")):
+            stack.enter_context(state)
+        for kind in ("cpu", "cuda"):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        yield

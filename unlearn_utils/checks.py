@@ -33,13 +33,10 @@ def checks(rows: pd.DataFrame, hits: dict[str, dict[str, np.ndarray]], arrays: d
     """
     by = rows.set_index("model")
     n, images = next(iter(hits.values()))["output_forget"].shape[1], len(next(iter(arrays.values())).test_features)
-    equal = [
-        f"{a} and {b}"
-        for a, b in combinations(arrays, 2)
-        if np.array_equal(arrays[a].test_logits, arrays[b].test_logits)
-    ]
-    centred = list(by.index[by.mean_distance_forget.isna()])
-    why = f"{', '.join(centred)}: probe and NCC can find the class as what none of the others is; see the binary probe"
+    logits = {name: array.test_logits for name, array in arrays.items()}
+    equal = [f"{a} and {b}" for a, b in combinations(logits, 2) if np.array_equal(logits[a], logits[b])]
+    centred = ", ".join(by.index[by.mean_distance_forget.isna()])
+    why = f"{centred}: probe and NCC can find the class as what none of the others is; see the binary probe"
     told = f"{shared} of {images} test images are training images"
     found = {
         "Retrain and Original are given": _references(by),
@@ -80,15 +77,19 @@ def _references(by: pd.DataFrame) -> Found:
     return Found(bool(absent), ", ".join(f"no {name}" for name in absent), "*" if "Retrain" in absent else [])
 
 
+def _lost(lost: pd.Series, limit: float, than: str, readouts: str = "*") -> Found:
+    """Raised for the models that lost more than the limit; for all where Retrain is one of them."""
+    lost = lost[lost > limit]
+    told = ", ".join(f"{name} {_points(cost)} points below {than}" for name, cost in lost.items())
+    return Found(bool(told), told, "*" if "Retrain" in lost else list(lost.index), readouts)
+
+
 def _retain(by: pd.DataFrame) -> Found:
     reference = next((name for name in ("Retrain", "Original") if name in by.index), None)
     own = by.drop(index=[*REFERENCES, "Untrained"], errors="ignore").output_retain
     if reference is None or own.empty:
         return Found(None, "no reference, or no model next to it")
-    lost = by.output_retain[reference] - own
-    lost = lost[lost > SPENT]
-    told = ", ".join(f"{name} {_points(cost)} points below {reference}" for name, cost in lost.items())
-    return Found(bool(told), told, list(lost.index))
+    return _lost(by.output_retain[reference] - own, SPENT, reference)
 
 
 def _headroom(by: pd.DataFrame) -> Found:
@@ -98,34 +99,30 @@ def _headroom(by: pd.DataFrame) -> Found:
     known = pd.DataFrame({r: by[f"{r}_forget"] - by[f"{r}_false_positives"] for r in ("probe", "ncc")})
     room = known.loc["Original"] - known.loc["Retrain"]
     low = room.index[room < ROOM]
-    return Found(
-        len(low) > 0, ", ".join(f"{r} {_points(value)} points" for r, value in room.items()), "*", " ".join(low)
-    )
+    told = ", ".join(f"{readout} {_points(value)} points" for readout, value in room.items())
+    return Found(len(low) > 0, told, "*", " ".join(low))
 
 
 def _fitted(by: pd.DataFrame) -> Found:
     own = by.drop(index="Untrained", errors="ignore")
     lost = np.minimum(own.output_retain, own.ncc_retain) - own.probe_retain
-    lost = lost[lost > APART]
-    told = ", ".join(f"{name} {_points(cost)} points below output and NCC" for name, cost in lost.items())
-    return Found(bool(told), told, "*" if "Retrain" in lost else list(lost.index), "probe")
+    return _lost(lost, APART, "output and NCC", "probe")
 
 
 def _known(by: pd.DataFrame) -> Found:
     """Outputs, class means and probe of a reference agree on the retain classes where images and labels are its own."""
-    told = []
-    for name in by.index.intersection(REFERENCES, sort=False):
+    told, references = [], by.index.intersection(REFERENCES, sort=False)
+    for name in references:
         output, ncc, probe = by.loc[name, ["output_retain", "ncc_retain", "probe_retain"]]
         guessed = max(output, ncc, probe) < 1.5 / len(by.alignment[name])
         if ncc - output > APART or output - max(ncc, probe) > 3 * APART or guessed:
             told.append(f"{name} retain output {_points(output)}, NCC {_points(ncc)}, probe {_points(probe)} %")
     advice = "; look at labels, their order and the preprocessing" if told else ""
-    return Found(bool(told) if {*REFERENCES} & {*by.index} else None, "; ".join(told) + advice)
+    return Found(bool(told) if len(references) else None, "; ".join(told) + advice)
 
 
 def _class_known(by: pd.DataFrame) -> Found:
-    told = []
-    accuracy, positives = by.output_forget, by.output_false_positives
+    told, accuracy, positives = [], by.output_forget, by.output_false_positives
     if "Original" in by.index and accuracy["Original"] - positives["Original"] < APART:
         told.append(f"the Original's forget accuracy is {_points(accuracy['Original'])} %")
         told.append(f"its false positives {_points(positives['Original'])} %")

@@ -27,11 +27,11 @@ class Reading:
     """
 
     def __init__(self, part: str, data: Any, batch_size: int):
-        self.part, self.size, self.notes = part, batch_size, []
+        self.part, self.size = part, batch_size
+        self.notes: list[str] = []
         self.entries: dict[str, list[Tensor]] = {}
         self.hashes: list[int] = []
         self.means: list[float] = []  # of each image
-        self.done = 0
         self.source = self._batches(data)
         self.batches = length_hint(self.source)
 
@@ -40,22 +40,25 @@ class Reading:
             images, entries = split(self.part, batch)
             for name, labels in entries.items():
                 self.entries.setdefault(name, []).append(labels)
-            self.done += len(next(iter(entries.values())))
             if images is not None:  # keep what tells them apart
                 flat = images.detach().cpu().float().flatten(1).numpy()
                 self.hashes += [hash(image.tobytes()) for image in flat]
                 self.means += flat.mean(1).tolist()
             yield images
-        if not self.done:
+        if not self.entries:
             raise BadInput(f"{self.part} holds no image; every class needs some.")
 
     def _guarded(self, batches: Iterable) -> Iterator:
+        """What somebody else's data give. Raises BadInput, which repeats their cause and advises only what fits it."""
         try:
             yield from map(lambda batch: batch, batches)  # alone it would close a stream that is read on
         except BadInput:
             raise
-        except Exception as reason:  # of somebody else's data set
-            raise _fault(reason, self.part, self.done) from None
+        except Exception as reason:
+            lines = [line for line in str(reason).splitlines() if line.strip()] or [""]
+            told = lines[-1].strip() if "DataLoader worker" in lines[0] else models.in_short(reason)
+            advice = "; give it num_workers=0, or more shared memory" if "shared memory" in str(reason) else ""
+            raise BadInput(f"{self.part} fails after {len(self.means)} images ({told}){advice}.") from None
 
     def seen(self, labels: Tensor) -> dict[str, Any]:
         """Images per class, and two means by which other images, or another order, are noticed."""
@@ -69,10 +72,8 @@ class Reading:
             n = len(next(iter(whole.values())))
             return [{name: t[i : i + self.size] for name, t in whole.items()} for i in range(0, n, self.size)]
         if isinstance(data, (str, bytes)) or not (hasattr(data, "__getitem__") or isinstance(data, Iterable)):
-            raise BadInput(
-                f"{self.part} is a {type(data).__name__}, but it must be a data set, a DataLoader, (images, labels), "
-                "or labels alone where all models are Arrays."
-            )
+            allowed = "a data set, a DataLoader, (images, labels), or labels alone where all models are Arrays"
+            raise BadInput(f"{self.part} is a {type(data).__name__}, but it must be {allowed}.")
         is_stream = isinstance(getattr(data, "dataset", data), IterableDataset)
         if isinstance(data, DataLoader) and data.batch_sampler is not None and not is_stream:
             return self._in_order(data)
@@ -81,12 +82,12 @@ class Reading:
             return self._loader(data, self.size, _collated)
         items = (data[i] for i in range(len(data))) if by_index else iter(data)
         first = list(islice(self._guarded(items), 1))
+        items = chain(first, items)
         if not first or not _is_sample(first[0]):
-            return chain(first, items)
+            return items
         if by_index:
             return self._loader(data, self.size, _collated)
-        samples = chain(first, items)
-        return map(_collated, iter(lambda: list(islice(samples, self.size)), []))
+        return map(_collated, iter(lambda: list(islice(items, self.size)), []))
 
     def _in_order(self, data: DataLoader) -> DataLoader:
         """The loader's images, each once and in the order of its data set: a pass needs no chance."""
@@ -94,7 +95,7 @@ class Reading:
         by_chance = isinstance(sampler, (of_torch.RandomSampler, of_torch.WeightedRandomSampler))
         if not by_chance and len(sampler) != len(dataset):
             dataset = Subset(dataset, sorted(map(int, set(getattr(sampler, "indices", sampler)))))
-        if by_chance or getattr(data, "drop_last", False):
+        if by_chance or data.drop_last:
             self.notes.append(f"{self.part} shuffles or drops images; all are taken, in the order of its data set.")
         collate = _collated if data.collate_fn is default_collate else data.collate_fn
         return self._loader(dataset, data.batch_size or self.size, collate, data.num_workers)
@@ -137,13 +138,12 @@ def _stacked(value: Any) -> Tensor | None:
 
 def _tensor(value: Any) -> Tensor | None:
     """A tensor of what holds numbers; None of anything else, and of a list of arrays, which are entries of a batch."""
+    if isinstance(value, Tensor):
+        return value
     first = value
     while isinstance(first, list) and first:
         first = first[0]
-    if isinstance(value, Tensor):
-        return value
-    is_array = hasattr(value, "__array__") or isinstance(value, list) and getattr(first, "ndim", 1) == 0
-    if not is_array and not isinstance(first, (int, float)):
+    if not (hasattr(value, "__array__") or isinstance(first, (int, float)) or getattr(first, "ndim", 1) == 0):
         return None
     try:
         value = np.asarray(value)
@@ -165,15 +165,13 @@ def _leaves(thing: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 def _collated(samples: list) -> dict[str, Any]:
     """A batch of samples: their tensors stacked; what cannot be is described."""
-    rows = [dict(_leaves(sample)) for sample in samples]
-    columns = {name: [row.get(name) for row in rows] for name in rows[0]}
-    kinds = {name: sorted({_shown(value) for value in values}) for name, values in columns.items()}
-    return {
-        name: torch.stack(values)
-        if isinstance(values[0], Tensor) and len(kinds[name]) == 1
-        else " or ".join(kinds[name][:2])
-        for name, values in columns.items()
-    }
+    rows, batch = [dict(_leaves(sample)) for sample in samples], {}
+    for name in rows[0]:
+        values = [row.get(name) for row in rows]
+        kinds = sorted(set(map(_shown, values)))
+        stacks = isinstance(values[0], Tensor) and len(kinds) == 1
+        batch[name] = torch.stack(values) if stacks else " or ".join(kinds[:2])
+    return batch
 
 
 def split(part: str, batch: Any) -> tuple[Tensor | None, dict[str, Tensor]]:
@@ -186,9 +184,8 @@ def split(part: str, batch: Any) -> tuple[Tensor | None, dict[str, Tensor]]:
     if not entries or images is None and len(leaves) > 1:
         shown = ", ".join(f"{name}: {_shown(value)}" for name, value in [*leaves.items()][:6]) or "nothing"
         advice = "; its images must be tensors, so give it a transform" if "Image" in shown else ""
-        raise BadInput(
-            f"a batch of {part} must hold images (N, ...) and whole-number labels (N,), but it holds {shown}{advice}."
-        )
+        must = "must hold images (N, ...) and whole-number labels (N,)"
+        raise BadInput(f"a batch of {part} {must}, but it holds {shown}{advice}.")
     return images, entries
 
 
@@ -203,9 +200,8 @@ def _labels(t: Tensor, n: int) -> Tensor | None:
     t = t.detach().cpu()
     if len(t) == n and t.ndim == 2 and t.shape[1] > 1 and bool(((t == 0) | (t == 1)).all() & (t.sum(1) == 1).all()):
         return t.argmax(1)
-    if len(t) != n or t.numel() != n or t.is_floating_point() and not bool((t == t.round()).all()):
-        return None
-    return t.reshape(n).long()
+    fits = len(t) == t.numel() == n and not (t.is_floating_point() and bool((t != t.round()).any()))
+    return t.reshape(n).long() if fits else None
 
 
 def _is_sample(item: Any) -> bool:
@@ -215,16 +211,14 @@ def _is_sample(item: Any) -> bool:
     return any(t.ndim == 0 or t.numel() == 1 and largest.ndim == 3 for t in tensors)
 
 
-def _fault(reason: Exception, part: str, done: int) -> BadInput:
-    """What data have raised, in one sentence that repeats the cause and advises only what fits it."""
-    lines = [line for line in str(reason).strip().splitlines() if line.strip()] or [type(reason).__name__]
-    told = lines[-1] if "DataLoader worker" in lines[0] else models.in_short(reason)
-    advice = "; give it num_workers=0, or more shared memory" if "shared memory" in str(reason) else ""
-    return BadInput(f"{part} fails after {done} images ({told}){advice}.")
+def labels_of(
+    read: dict[str, Reading], names: list[str], forget: tuple[int, ...]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Labels by part, and notes: of what may be labels the first that fits the number of classes in all parts.
 
-
-def labels_of(read: dict[str, Reading], classes: int) -> tuple[dict[str, Tensor], list[str]]:
-    """Labels by part, and notes: of what may be labels the first that fits the number of classes in all parts."""
+    Raises BadInput where a class has no training image, or the test part no image of a forget or of a retain class.
+    """
+    classes = len(names)
     entries = {part: {k: torch.cat(v) for k, v in reading.entries.items()} for part, reading in read.items()}
     notes = [note for reading in read.values() for note in reading.notes]
     shared = [name for name in entries["train"] if name in entries["test"]]
@@ -234,12 +228,43 @@ def labels_of(read: dict[str, Reading], classes: int) -> tuple[dict[str, Tensor]
     if len(shared) > 1:
         notes.append(f"Labels are {name} of each batch, the first of {', '.join(shared)} that fits {classes} classes.")
     labels = {part: found[name] if name else next(iter(found.values())) for part, found in entries.items()}
-    for part, found in labels.items():
-        if odd := [c for c in found.unique().tolist() if not 0 <= c < classes]:
-            raise BadInput(f"{part} has the label {odd[0]}, but the models have {classes} outputs, from 0 on.")
-    if absent := sorted(set(range(classes)) - set(labels["train"].tolist())):
-        raise BadInput(f"train holds no image of class {absent[0]} of {classes}; a forgotten class needs some, too.")
+    of_train, of_test = (set(found.tolist()) for found in labels.values())
+    for part, held in (("train", of_train), ("test", of_test)):
+        if odd := held - set(range(classes)):
+            raise BadInput(f"{part} has the label {min(odd)}, but the models have {classes} outputs, from 0 on.")
+    if absent := set(range(classes)) - of_train:
+        raise BadInput(f"train holds no image of class {min(absent)} of {classes}; a forgotten class needs some, too.")
+    if absent := set(forget) - of_test:
+        raise BadInput(f"test holds no image of the forget class {names[min(absent)]}; give the whole test part.")
+    if of_test <= set(forget):
+        raise BadInput("test holds images of the forget classes only; give the whole test part.")
     return labels, notes
+
+
+def listed(forget: Any) -> list:
+    """Classes as a list of plain numbers and names."""
+    forget = forget.tolist() if hasattr(forget, "tolist") else forget
+    found = list(forget) if isinstance(forget, Iterable) and not isinstance(forget, str) else [forget]
+    return [c.item() if hasattr(c, "item") else c for c in found]
+
+
+def forget_set(forget: Any, names: list[str]) -> tuple[int, ...]:
+    """Class numbers of classes by name, in any case where that is unique, or by number.
+
+    Raises BadInput, also where samples are listed.
+    """
+    given, folded = listed(forget), [name.casefold() for name in names]
+    known = {name: c for c, name in enumerate(folded) if folded.count(name) == 1}
+    known = {str(c): c for c in range(len(names))} | known | {name: c for c, name in enumerate(names)}
+    numbers = [known.get(c, known.get(c.casefold())) if isinstance(c, str) else c for c in given]
+    sound = all(not isinstance(c, bool) and c in range(len(names)) for c in numbers)
+    if not sound or not 0 < len(set(numbers)) <= len(names) - 2:
+        shown = ", ".join(map(str, given[:8])) + ", ..." * (len(given) > 8)
+        raise BadInput(
+            f"forget is [{shown}], but it must list classes, not samples: some of {', '.join(names[:12])}"
+            f"{', ...' * (len(names) > 12)}, or their numbers, and leave two to retain."
+        )
+    return tuple(dict.fromkeys(map(int, numbers)))
 
 
 def class_names(parts: dict[str, Any], classes: int) -> tuple[list[str], list[str]]:

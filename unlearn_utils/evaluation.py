@@ -1,6 +1,6 @@
 """``evaluate``: does a model's output forget a class that its features retain? For any network, or for plain arrays.
 
-A network is only a way to get ``Arrays`` (``foreign.py``); all that is shown is computed from arrays and labels here.
+A network is only a way to get ``Arrays`` (``foreign.py``). Readouts and rows are those of the study (``readouts.py``).
 """
 
 from __future__ import annotations
@@ -13,24 +13,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch import nn
 
-from . import attacks, foreign, geometry, metrics
 from .arrays import Arrays, own_state
 from .checks import checks
 from .data import is_in
-from .data_forms import class_names
-from .foreign import Where
-from .heads import NORMALISATIONS, class_means
+from .foreign import NoNumbers, Pass, Where
 from .representation import Features
 from .settings import BadInput, Probe
 from .study.progress import tracked
-from .training import generator
+from .study.readouts import READOUTS, At, row_of
 from .views.own_models import Report
 
 METHODS = {"Original": "original", "Retrain": "retrain", "Untrained": "random"}  # the references, as the study's rows
-SHOTS = {1: "one_shot", 10: "ten_shot"}
+MEASURED = ("output", "probe", "ncc", "binary", "geometry", "collapse", "margin")
 
 
 def evaluate(
@@ -42,7 +38,6 @@ def evaluate(
     features: Where | dict[str, Where] = None,
     probe: Probe | None = None,
     starts: int | Iterable[int] = 5,
-    draws: int = 5,
     batch_size: int = 256,
     progress: bool = True,
 ) -> Report:
@@ -67,36 +62,26 @@ def evaluate(
     seeds = tuple(map(index, starts)) if isinstance(starts, Iterable) else tuple(range(whole("starts", starts)))
     if probe is not None and not isinstance(probe, Probe):
         raise BadInput(f"probe is {probe!r}, but it must be a Probe of unlearn_utils.settings, like Probe(epochs=20).")
-    draws, batch_size = whole("draws", draws), whole("batch_size", batch_size)
-    forget, parts = listed(forget), {"train": train, "test": test}
     shown = tracked if progress else lambda things, *_: things
-    known = lambda classes: forget_set(forget, class_names(parts, classes)[0])  # noqa: E731
-    seen = foreign.pass_over(given, parts, where, batch_size, shown, known)
-    chosen, tested = forget_set(forget, seen.names), set(seen.labels["test"].tolist())
-    if absent := [seen.names[c] for c in chosen if c not in tested]:
-        raise BadInput(f"test holds no image of the forget class {absent[0]}; give the whole test part.")
-    if tested <= set(chosen):
-        raise BadInput("test holds images of the forget classes only; give the whole test part.")
-    return _report(seen, chosen, probe, seeds, draws, shown)
+    seen = Pass(given, {"train": train, "test": test}, where, forget, whole("batch_size", batch_size), shown)
+    return _report(seen, probe or default_probe(len(seen.labels["train"]), len(seen.names)), seeds, shown)
 
 
-def _report(
-    seen: foreign.Pass, forget: tuple[int, ...], probe: Probe | None, seeds: tuple, draws: int, shown: Callable
-) -> Report:
-    """A row per model, and its hits on the forget-class test images, checked."""
-    probe = probe or default_probe(len(seen.labels["train"]), len(seen.names))
+def _report(seen: Pass, probe: Probe, seeds: tuple[int, ...], shown: Callable) -> Report:
+    """A row per model, and its hits on the test images of the forget classes, checked."""
     of_cmf = next((arrays.normalisation for arrays in seen.arrays.values() if arrays.centre is not None), None)
+    names = MEASURED + ("probe_in_head", "ncc_in_head") * (of_cmf is not None)
     rows, hits = [], {}
-    with own_state():
-        for name, arrays in shown(seen.arrays.items(), "measurements", len(seen.arrays)):
-            row, hits[name] = Measured(name, arrays, seen, forget, of_cmf).row(probe, seeds, draws)
-            identity = {"model": name, "method": METHODS.get(name, ""), "variant": "linear", "seed": 0}
-            rows.append(identity | {"forget": " ".join(map(str, forget))} | row)
-    rows, made = pd.DataFrame(rows), {"data": seen.seen, "probe": asdict(probe), "starts": list(seeds), "draws": draws}
+    for name in shown(seen.arrays, "measurements", len(seen.arrays)):
+        row, hits[name] = measured(name, seen, probe, seeds, names, of_cmf)
+        identity = {"model": name, "method": METHODS.get(name, ""), "variant": "linear", "seed": 0}
+        rows.append(identity | {"forget": " ".join(map(str, seen.forget))} | row)
+    rows, made = pd.DataFrame(rows), {"data": seen.seen, "probe": asdict(probe), "starts": list(seeds)}
+    if headless := ", ".join(rows.model[rows.nc3.isna()]):
+        told = "or it does not predict what the logits do: alignment, margins and NC3 are left out."
+        seen.notes.append(f"No linear head is known of {headless}, {told}")
     found = checks(rows, hits, seen.arrays, seen.shared)
-    if headless := ", ".join(name for name, arrays in seen.arrays.items() if arrays.weight is None):
-        seen.notes.append(f"No linear head is known of {headless}: alignment, margins and NC3 are left out.")
-    return Report(rows, hits, found, seen.notes, forget, seen.names, made, seen.arrays, seen.labels)
+    return Report(rows, hits, found, seen.notes, seen.forget, seen.names, made, seen.arrays, seen.labels)
 
 
 def default_probe(images: int, classes: int) -> Probe:
@@ -119,9 +104,6 @@ def _named(models: Any) -> dict[str, nn.Module | Arrays]:
     given = {role(name): model for name, model in models.items()}
     if len(given) < len(models):
         raise BadInput(f"two of the models {', '.join(map(str, models))} have the same name; rename one.")
-    for name, model in given.items():
-        if not isinstance(model, (nn.Module, Arrays)):
-            raise BadInput(f"model '{name}' is a {type(model).__name__}, but it must be a torch.nn.Module or Arrays.")
     return given
 
 
@@ -130,130 +112,43 @@ def role(name: Any) -> str:
     return str(name).capitalize() if str(name).capitalize() in METHODS else str(name)
 
 
-def listed(forget: Any) -> list:
-    """Classes as a list of plain numbers and names."""
-    forget = forget.tolist() if hasattr(forget, "tolist") else forget
-    found = list(forget) if isinstance(forget, Iterable) and not isinstance(forget, str) else [forget]
-    return [c.item() if hasattr(c, "item") else c for c in found]
+class Given(At):
+    """Arrays in the place of a trained cell; ``normalisation`` is that of a CMF head next to them."""
+
+    def __init__(self, arrays: Arrays, seen: Pass, probe: Probe, normalisation: str | None):
+        moved = lambda values: torch.as_tensor(values, device=seen.device)  # noqa: E731
+        self.features = Features(moved(arrays.train_features), moved(arrays.test_features))
+        self.train_labels, self.test_labels = moved(seen.labels["train"]), moved(seen.labels["test"])
+        self.logits, self.head = moved(arrays.test_logits), arrays.head().to(seen.device)
+        self.classes, self.recipe, self.device = self.logits.shape[1], probe, seen.device
+        self.normalisation = normalisation
 
 
-def forget_set(forget: Any, names: list[str]) -> tuple[int, ...]:
-    """Class numbers of classes by name or number. Raises BadInput, also where samples are listed."""
-    given, known = listed(forget), {name: c for c, name in enumerate(names)}
-    numbers = [known.get(c, int(c) if c.isdecimal() else c) if isinstance(c, str) else c for c in given]
-    sound = all(not isinstance(c, (str, bool)) and c in range(len(names)) for c in numbers)
-    if not sound or not 0 < len(set(numbers)) <= len(names) - 2:
-        shown = ", ".join(map(str, given[:8])) + ", ..." * (len(given) > 8)
-        raise BadInput(
-            f"forget is [{shown}], but it must list classes, not samples: some of {', '.join(names[:12])}"
-            f"{', ...' * (len(names) > 12)}, or their numbers, and leave two to retain."
+def measured(
+    name: str, seen: Pass, probe: Probe, seeds: Iterable[int], names: Iterable[str], normalisation: str | None = None
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A model's row, as the study has it, and by column hits (starts, N) on the test images of the forget classes.
+
+    What has a start is averaged over the ``seeds``. Raises NoNumbers where no probe can be fitted.
+    """
+    row, hits = {}, {}
+    with own_state():
+        at = Given(seen.arrays[name], seen, probe, normalisation)
+        chosen = is_in(at.test_labels, seen.forget)
+        for readout in names:
+            results = []
+            for seed in seeds if readout.startswith("probe") else (0,):
+                at.seed = seed
+                results.append(READOUTS[readout].function(at))
+            rows = pd.DataFrame([row_of(at.classes, {readout: result}, seen.forget) for result in results])
+            row |= rows.iloc[0].to_dict() | rows.mean(numeric_only=True).to_dict()
+            if "hits" in results[0]:
+                right = torch.stack([result["hits"][chosen] for result in results])
+                hits[f"{readout}_forget"] = right.cpu().numpy()
+                row[f"{readout}_forget"] = hits[f"{readout}_forget"].mean()
+    if np.isnan(row["probe_auroc_forget"]):
+        raise NoNumbers(
+            f"no probe can be fitted to the features of model '{name}', as large as "
+            f"{at.features.train.abs().max().item():.0e}, at lr {probe.lr:g}; scale them, or take a smaller lr."
         )
-    return tuple(dict.fromkeys(map(int, numbers)))
-
-
-class Measured:
-    """A model's arrays as tensors, and what is computed of them; ``normalisation`` is that of a CMF head next to it."""
-
-    def __init__(
-        self, name: str, arrays: Arrays, seen: foreign.Pass, forget: tuple[int, ...], normalisation: str | None = None
-    ):
-        tensor = lambda value: None if value is None else torch.as_tensor(value).to(seen.device)  # noqa: E731
-        self.name, self.forget = name, forget
-        self.normalisation = normalisation if arrays.centre is None else arrays.normalisation
-        self.train, self.test = tensor(arrays.train_features), tensor(arrays.test_features)
-        self.logits, self.weight = tensor(arrays.test_logits), tensor(arrays.weight)
-        self.bias, self.centre = tensor(arrays.bias), tensor(arrays.centre)
-        self.y, self.y_test = tensor(seen.labels["train"]), tensor(seen.labels["test"])
-        self.classes = self.logits.shape[1]
-
-    def row(self, probe: Probe, seeds: tuple[int, ...], draws: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Fractions by column, as the study's rows have them; and hits (starts, N) on forget-class images."""
-        from .probes import binary_hits  # scikit-learn takes a second
-
-        names = ["output", "probe", "ncc"] + ["probe_in_head", "ncc_in_head"] * (self.normalisation is not None)
-        row, hits = self.accuracies(probe, seeds, names)
-        for name, values in metrics.binary_probes(self.train, self.y, self.test, self.y_test, self.classes).items():
-            row |= _sides(f"binary_{name}", values, self.forget)
-        hits["binary_forget"] = binary_hits(self.train, self.y, self.test, self.y_test, self.forget)
-        row["binary_forget"] = hits["binary_forget"].mean()
-        row["probe_starts"] = hits["probe_forget"].mean(1).tolist()
-        return row | self.head_and_means() | self.few_shot(draws), hits
-
-    def accuracies(
-        self, probe: Probe, seeds: tuple[int, ...], names: Iterable[str]
-    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """Accuracies by readout, of several starts their mean; and hits (starts, N) on the forget-class test images."""
-        row, hits, chosen = {}, {}, is_in(self.y_test, self.forget)
-        for name in names:
-            scores = self.scores(name, probe, seeds)
-            predicted = [found.argmax(1) for found in scores]
-            counts = sum(metrics.confusion(found, self.y_test, self.classes) for found in predicted)
-            row |= {
-                f"{name}_retain": metrics.pooled_accuracy(counts, tuple(set(range(self.classes)) - {*self.forget})),
-                f"{name}_forget": metrics.pooled_accuracy(counts, self.forget),
-                f"{name}_group": metrics.group_accuracy(counts, self.forget),
-                f"{name}_false_positives": metrics.false_positives(counts, self.forget),
-            }
-            hits[f"{name}_forget"] = torch.stack([(found == self.y_test)[chosen] for found in predicted]).cpu().numpy()
-            if name != "output":
-                ranked = scores[0] if "ncc" in name else metrics.probe_scores(scores[0])
-                row |= _sides(f"{name}_auroc", metrics.auroc(ranked, self.y_test), self.forget)
-        return row, hits
-
-    def scores(self, name: str, probe: Probe, seeds: tuple[int, ...]) -> list[Tensor]:
-        """Scores (N, K) of the test images, one for each start of a readout that has a start. Raises BadInput."""
-        if name == "output":
-            return [self.logits]
-        train, test = self.in_head() if name.endswith("_in_head") else (self.train, self.test)
-        if name.startswith("ncc"):
-            return [metrics.nearest(train, self.y, test, self.classes)[1]]
-        found = [metrics.probed(train, self.y, test, self.classes, probe, seed) for seed in seeds]
-        if not all(scores.isfinite().all() for scores in found):
-            raise BadInput(
-                f"no probe can be fitted to the features of model '{self.name}', as large as "
-                f"{train.abs().max().item():.0e}, at lr {probe.lr:g}; scale them, or take a smaller lr."
-            )
-        return found
-
-    def in_head(self) -> tuple[Tensor, Tensor]:
-        """Features in the normalisation of a CMF head; of another model, of the head that its features would get."""
-        train, test = map(NORMALISATIONS[self.normalisation], (self.train, self.test))
-        centre = class_means(train, self.y, self.classes).mean(0) if self.centre is None else self.centre
-        return normalize(train - centre, dim=1), normalize(test - centre, dim=1)
-
-    def head_and_means(self) -> dict[str, Any]:
-        """Alignment, margins, neural collapse; what needs the head is NaN where none is known."""
-        compared = self.train if self.centre is None else NORMALISATIONS[self.normalisation](self.train)
-        means = geometry.centred_means(compared, self.y, self.classes)
-        distance = geometry.mean_distance(means)
-        row = _sides("mean_distance", distance, self.forget)
-        row |= {"nc1": geometry.nc1(self.train, self.y, self.classes), "nc2": geometry.nc2(means), "nc3": float("nan")}
-        aligned = distance * float("nan")
-        if self.weight is not None:
-            aligned, row["nc3"] = geometry.alignment(self.weight, means), geometry.nc3(self.weight, means)
-            inputs = self.test if self.centre is None else self.in_head()[1]
-            margins = geometry.margin_parts(inputs, self.y_test, self.weight, self.bias)
-            for part, values in zip(("weight", "bias"), margins):
-                row |= _sides(f"margin_{part}", values, self.forget)
-        if self.bias is not None:
-            row |= geometry.bias_numbers(self.bias, self.forget)
-        return row | _sides("alignment", aligned, self.forget) | {"alignment": aligned.tolist()}
-
-    def few_shot(self, draws: int) -> dict[str, float]:
-        """k-shot linear probes, from the images that the study's own seed 0 draws; none where a class has fewer."""
-        possible = [k for k in SHOTS if k <= self.y.bincount().min()]
-        features, y, y_test = Features(self.train.cpu(), self.test.cpu()), self.y.cpu(), self.y_test.cpu()
-        found = pd.DataFrame(attacks.few_shot(features, y, y_test, possible, draws, generator("cpu", 0, "few_shot")))
-        sizes, classes = y_test.bincount(minlength=self.classes)[list(self.forget)], list(self.forget)
-        return {
-            SHOTS[k]: float(np.mean([np.average(np.array(a)[classes], weights=sizes) for a in accuracies]))
-            for k, accuracies in (found.groupby("x").accuracy if len(found) else ())
-        }
-
-
-def _sides(name: str, values: Tensor, forget: tuple[int, ...]) -> dict[str, float]:
-    """Means over the retain and the forget classes, of the numbers that are any."""
-    inside = is_in(torch.arange(len(values), device=values.device), forget)
-    return {
-        f"{name}_{side}": values[of].double().nanmean().item() for side, of in (("retain", ~inside), ("forget", inside))
-    }
+    return row, hits

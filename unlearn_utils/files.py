@@ -32,6 +32,7 @@ CMF = {  # of the official code, and ours
 }  # fmt: skip
 CONSTANTS = (("mean", "std"), ("mu", "sigma"))  # of a normalisation inside a network
 SECOND = re.compile(r"ema|swa|averag|teacher|init|model_t\b", re.IGNORECASE)  # of two that fit, taken if alone
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 WRAPPERS = re.compile(r"\b(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 PLAIN = {  # all that a pickle may call: what makes containers of data, NumPy's arrays and scalars, and tensors
     "builtins": "set frozenset list dict tuple bytearray complex int float bool str",
@@ -79,20 +80,19 @@ def weights_of(file: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors or PyTorch file by their place in it; no code of it runs. Raises BadInput."""
     from safetensors.torch import load_file
 
+    load = lambda f, **options: Unpickler(f, **options).load()  # noqa: E731
+    plain, tensors, why = SimpleNamespace(__name__="plain", Unpickler=Unpickler, load=load), {}, "it holds no tensors"
     try:
         with open(file, "rb") as opened:
             is_safe = opened.read(9)[8:] == b"{"
-        load = lambda f, **options: Unpickler(f, **options).load()  # noqa: E731
-        reader = SimpleNamespace(__name__="plain", Unpickler=Unpickler, load=load)
         with warnings.catch_warnings(action="ignore"):  # torch compares the code of classes, which are not loaded
-            found = load_file(file) if is_safe else torch.load(file, "cpu", weights_only=False, pickle_module=reader)
+            found = load_file(file) if is_safe else torch.load(file, "cpu", weights_only=False, pickle_module=plain)
         tensors = dict(_tensors(found, "", set()))
+        why = "it is TorchScript" if isinstance(found, torch.jit.ScriptModule) else why
     except Exception as reason:  # what files that hold something else lead to has no base class
-        raise BadInput(
-            f"{file} cannot be read as weights ({models.in_short(reason)}); save model.state_dict()."
-        ) from None
+        why = models.in_short(reason)
     if not tensors:
-        raise BadInput(f"{file} cannot be read as weights, as it holds no tensors; save model.state_dict().")
+        raise BadInput(f"{file} cannot be read as weights ({why}); save model.state_dict().")
     return tensors
 
 
@@ -105,10 +105,8 @@ def _tensors(thing: Any, place: str, seen: set[int]) -> Iterator[tuple[str, Tens
     elif isinstance(thing, (dict, list, tuple)) and id(thing) not in seen:
         seen.add(id(thing))
         for key, value in thing.items() if isinstance(thing, dict) else enumerate(thing):
-            inside = (
-                place if key in ("_parameters", "_buffers", "_modules") else f"{place}.{key}" if place else str(key)
-            )
-            yield from _tensors(value, inside, seen)
+            parts = [place, "" if key in ("_parameters", "_buffers", "_modules") else str(key)]
+            yield from _tensors(value, ".".join(filter(None, parts)), seen)
 
 
 def built(architecture: str, file: Path, classes: int) -> tuple[nn.Module, list[str]]:
@@ -168,14 +166,16 @@ def with_normalisation(network: nn.Module, mean: Sequence[float], std: Sequence[
 
 
 def _normalises(network: nn.Module) -> bool:
-    return any(
-        hasattr(module, mean) and hasattr(module, std) for module in network.modules() for mean, std in CONSTANTS
-    )
+    return any(hasattr(part, mean) and hasattr(part, std) for part in network.modules() for mean, std in CONSTANTS)
 
 
 def _keys(held: dict[str, Tensor]) -> str:
-    shown = [f"{key} {tuple(t.shape)}" for key, t in held.items()]
-    return f"the file has {', '.join(shown[:4])}{', ...' if len(shown) > 4 else ''}"
+    return f"the file has {_first(f'{key} {tuple(t.shape)}' for key, t in held.items())}"
+
+
+def _first(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join([*names[:4], *["..."] * (len(names) > 4)])
 
 
 def _fitting(
@@ -199,22 +199,17 @@ def _fitting(
             taken[key] = places[0]
             del unused[places[0]]
     free = "num_batches_tracked", "mean", "std"
-    lacking = [key for key in wanted if key not in taken and not (key.endswith(free) and "running" not in key)]
-    if lacking:
+    if lacking := [k for k in wanted if k not in taken and (not k.endswith(free) or "running" in k)]:
         raise BadInput(
             f"{file} does not fit {architecture}: {len(taken)} of {len(wanted)} tensors have their place and shape, "
             f"{lacking[0]} {tuple(wanted[lacking[0]])} is not among them; {_keys(unused or held)}."
         )
-    notes = []
     others = [key for key in unused if "CMFweights" not in key]
     also = [f"'{name}'" for name, g in groups.items() if len(g) >= len(taken) and not {*g.values()} & {*taken.values()}]
-    if also or others:
-        shown = f"{', '.join(others[:4])}{', ...' if len(others) > 4 else ''}"
-        more = f"; {' and '.join(also)} would fit as well" if also else ""
-        notes.append(
-            f"{file}: weights are those of '{best}', {len(others)} other tensors are left out ({shown}){more}."
-        )
-    return network.state_dict() | {key: held[place] for key, place in taken.items()}, notes
+    more = f"; {' and '.join(also)} would fit as well" if also else ""
+    told = f"{file}: weights are those of '{best}', {len(others)} other tensors are left out ({_first(others)}){more}."
+    places = {key: held[place] for key, place in taken.items()}
+    return network.state_dict() | places, [told] if also or others else []
 
 
 def _renamed(key: str, blocks: list[int] | None) -> str:
@@ -241,28 +236,25 @@ def _network(architecture: str, classes: int, stem: Tensor, outputs: int) -> nn.
     import torchvision.models as of_torchvision
 
     channels = stem.shape[1]
+    source, _, name = architecture.rpartition("/")
     if architecture in CIFAR_RESNETS:
         kind, blocks = CIFAR_RESNETS[architecture]
         model = models.build(Network(architecture=kind, width=len(stem), blocks=blocks), channels, classes, seed=0)
-        if not outputs:
-            model.head = nn.Identity()
+        model.head = model.head if outputs else nn.Identity()
         return model
-    source, _, name = architecture.rpartition("/")
     if source in ("timm", "") and timm.is_model(name):
         return timm.create_model(name, num_classes=outputs, in_chans=channels)
     if source == "torchvision" and name in of_torchvision.list_models(of_torchvision):
         return of_torchvision.get_model(name, weights=None, num_classes=classes)
     if ".py:" in architecture:
-        file, _, function = architecture.rpartition(":")
-        return _called(Path(file), function, classes, channels)
-    raise BadInput(
-        f"there is no architecture '{architecture}'; take timm/<name>, torchvision/<name>, "
-        f"{', '.join(CIFAR_RESNETS)}, or file.py:function."
-    )
+        return _called(*architecture.rsplit(":", 1), classes, channels)
+    known = f"timm/<name>, torchvision/<name>, {', '.join(CIFAR_RESNETS)}, or file.py:function"
+    raise BadInput(f"there is no architecture '{architecture}'; take {known}.")
 
 
-def _called(file: Path, function: str, classes: int, channels: int) -> nn.Module:
+def _called(place: str, function: str, classes: int, channels: int) -> nn.Module:
     """What a function of somebody's file returns. Raises BadInput where it is not there, fails or returns no module."""
+    file = Path(place)
     name = file.stem if file.stem not in sys.modules else f"{file.stem}_of_{abs(hash(file.resolve()))}"
     sys.path.insert(0, str(file.resolve().parent))  # its siblings are imported from there
     try:
@@ -280,12 +272,10 @@ def _called(file: Path, function: str, classes: int, channels: int) -> nn.Module
 
 
 def _arguments(function: Any, classes: int, channels: int) -> dict[str, int]:
-    """The numbers of classes and channels for those of its parameters that are called so."""
-    named = inspect.signature(function).parameters.items()
-    named = {name: p.default for name, p in named if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    empty = inspect.Parameter.empty
-    numbers = [name for name, default in named.items() if default is empty or type(default) is int]
-    found = {name: classes for name in numbers if re.search(r"class|label|^n?_?out", name)}
-    found |= {name: channels for name in numbers if re.search(r"chan|^in_", name)}
-    needed = [name for name in numbers if named[name] is empty and name not in found]
+    """The numbers of classes and channels for parameters that are called so; else that of classes for the first."""
+    named = [p for p in inspect.signature(function).parameters.values() if p.kind in NAMED]
+    named = [p for p in named if p.default is p.empty or type(p.default) is int]
+    found = {p.name: classes for p in named if re.search(r"class|label|^n?_?out", p.name)}
+    found |= {p.name: channels for p in named if re.search(r"chan|^in_", p.name)}
+    needed = [p.name for p in named if p.default is p.empty and p.name not in found]
     return found | dict.fromkeys(needed[:1], classes)

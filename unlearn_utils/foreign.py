@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain, combinations
 from math import log
 from typing import Any
@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, normalize
 
 from . import data_forms, models
-from .arrays import Arrays, undisturbed
+from .arrays import Arrays, head_of, undisturbed
 from .heads import NORMALISATIONS
 from .settings import BadInput
 
@@ -24,6 +23,10 @@ NAME_IT = (
 )
 Where = str | Callable | None  # whose input the features are: of the module of this name, or found by itself (None)
 Call = tuple[nn.Module | None, str, Tensor]  # a module, "input" or "output", and features (N, d)
+
+
+class NoNumbers(BadInput):
+    """A model's features, logits or probe are infinite or no numbers."""
 
 
 class Foreign:
@@ -42,7 +45,7 @@ class Foreign:
         if self.device.type == "meta":
             raise BadInput(f"model '{name}' is on the device 'meta', which holds no weights; load them first.")
         self.autocast = torch.is_autocast_enabled(self.device.type)
-        self.head, self.reader, self.calls = (), None, []
+        self.head, self.reader = (), (None, "input")
         with undisturbed(self.module):
             self._find(images[:8])
             first, self.logits = self.look(images[:8])
@@ -55,13 +58,12 @@ class Foreign:
 
     def look(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Features (N, d) and logits (N, K) of a batch. Raises BadInput where the model gives no such."""
-        logits = self._run(images, [self.reader[0]] if self.reader else [])
-        calls = self.calls if self.reader else [(None, "input", _flat(self._given(self.where, self.module, images)))]
-        features = next((call[2] for call in reversed(calls) if call[:2] == (self.reader or (None, "input"))), None)
-        if features is None or len(features) != len(images):
+        logits, calls = self._run(images, [self.reader[0]])
+        features = next((call[2] for call in reversed(calls) if call[:2] == self.reader), None)
+        if features is None:
             raise BadInput(f"the features of model '{self.name}' are no (N, d); {NAME_IT}.")
         if not features.isfinite().all() or logits.isnan().any():
-            raise BadInput(f"model '{self.name}' gives features or logits that are infinite or no numbers; omit it.")
+            raise NoNumbers(f"model '{self.name}' gives features or logits that are infinite or no numbers; omit it.")
         return features.cpu().numpy(), logits.cpu().numpy()
 
     def _given(self, function: Callable, *arguments: Any) -> Any:
@@ -71,16 +73,25 @@ class Foreign:
         try:
             return function(*arguments[:-1], images.to(self.device, images.dtype if keeps else self.dtype, copy=True))
         except Exception as reason:
-            raise BadInput(
-                f"model '{self.name}', or its features function, cannot read images {tuple(images.shape)} of "
-                f"{images.dtype} ({models.in_short(reason)}); give images as it was trained on them."
-            ) from None
+            shown = f"images {tuple(images.shape)} of {images.dtype} ({models.in_short(reason)})"
+            told = f"model '{self.name}', or its features function, cannot read {shown}"
+            raise BadInput(f"{told}; give images as it was trained on them.") from None
 
-    def _run(self, images: Tensor, watched: Iterable[nn.Module]) -> Tensor:
-        """Logits (N, K), float32; what the watched modules were given and gave is in ``calls``."""
-        self.calls = []
-        watched = [module for module in watched if not isinstance(module, torch.jit.ScriptModule)]
-        hooks = [module.register_forward_hook(self._note, with_kwargs=True) for module in watched]
+    def _run(self, images: Tensor, watched: Iterable[nn.Module]) -> tuple[Tensor, list[Call]]:
+        """Logits (N, K), float32, and what the watched modules, or the function of the user, were given and gave."""
+        calls = []
+
+        def note(module: nn.Module | None, args: tuple, kwargs: dict, output: Any) -> None:
+            given = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
+            for side, value in (("input", given), ("output", output)):
+                if (features := _flat(value, len(images))) is not None:
+                    calls.append((module, side, features))
+
+        if callable(self.where):
+            note(None, (self._given(self.where, self.module, images),), {}, None)
+            watched = ()
+        eager = [module for module in watched if not isinstance(module, torch.jit.ScriptModule)]
+        hooks = [module.register_forward_hook(note, with_kwargs=True) for module in eager]
         try:
             output = self._given(self.module, images)
         finally:
@@ -89,48 +100,34 @@ class Foreign:
         if (logits := next(_logits(output, len(images)), None)) is None:
             shown = f"a tensor {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
             raise BadInput(f"model '{self.name}' gives {shown}, but it must give logits (N, K), or have .logits.")
-        return logits.detach().float().flatten(1)
-
-    def _note(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        """Keep what a module was given and gave, as features (N, d): a copy, as either may be changed in place."""
-        given = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
-        flat = {"input": _flat(given), "output": _flat(output)}
-        self.calls += [(module, side, features) for side, features in flat.items() if features is not None]
+        return logits.detach().float().flatten(1), calls
 
     def _find(self, images: Tensor) -> None:
         """Where the features are read, and the head that makes the output of them."""
-        logits = self._run(images, () if callable(self.where) else self.module.modules())
-        calls = [call for call in self._candidates(images) if len(call[2]) == len(logits)]
+        logits, calls = self._run(images, self.module.modules())
+        if isinstance(self.where, str):
+            calls = self._of_named(calls)
         heads = list(self._heads(logits.shape[1]))
         for module, side, features in sorted(calls, key=lambda call: call[1]):  # inputs come first
-            self.reader = module and (module, side)
             for head in [] if side == "output" and torch.equal(features, logits) else heads:
                 if head[0].shape[1] == features.shape[1] and self._makes(head, features, logits):
-                    self.head = head
+                    self.head, self.reader = head, (module, side)
                     return
-        if self.where is None:
-            calls = [call for call in reversed(calls) if isinstance(call[0], (nn.Linear, nn.Conv2d))]
-            calls = [call for call in calls if call[1] == "input"]
-            heads = [call for call in calls if len(call[0].weight) == logits.shape[1]]
-            calls = heads + [call for call in calls if isinstance(call[0], nn.Linear)]
-            if not calls:
-                self._refuse("runs no nn.Linear on features (N, d)")
-            self.reader = calls[0][:2]
-            name = next(key for key, part in self.module.named_modules() if part is self.reader[0])
+        if self.where is None:  # then what makes K numbers is taken for the head, or else the last nn.Linear
+            inputs = [(module, side) for module, side, _ in reversed(calls) if side == "input"]
+            linear = [at for at in inputs if isinstance(at[0], nn.Linear)]
+            maps = [at for at in inputs if isinstance(at[0], (nn.Linear, nn.Conv2d))]
+            sized = [at for at in maps if len(at[0].weight) == logits.shape[1]]
+            calls = sized + linear or self._refuse("runs no nn.Linear on features (N, d)")
+            name = next(key for key, part in self.module.named_modules() if part is calls[0][0])
             self.notes.append(f"{self.name}: features are the input of '{name}'.")
+        self.reader = calls[0][:2] if calls else self.reader
 
-    def _candidates(self, images: Tensor) -> list[Call]:
-        """Where features may be read, as the run came by them: everywhere, in the named module, or by the function."""
-        if callable(self.where):
-            features = _flat(self._given(self.where, self.module, images))
-            return [] if features is None else [(None, "input", features)]
-        if self.where is None:
-            kinds = nn.Linear, nn.Conv2d, nn.Identity
-            return [call for call in self.calls if call[1] == "output" or isinstance(call[0], kinds)]
-        named, name = dict(self.module.named_modules()), str(self.where)
-        name = name.replace("_orig_mod.", "").removeprefix("module.")
+    def _of_named(self, calls: list[Call]) -> list[Call]:
+        """What the named module was given the last time. Raises BadInput where it was given no features."""
+        named, name = dict(self.module.named_modules()), self.where.replace("_orig_mod.", "").removeprefix("module.")
         module = named.get(name) or next((m for key, m in named.items() if key.endswith(f".{name}")), None)
-        calls = [call for call in self.calls if call[0] is module and call[1] == "input"]
+        calls = [call for call in calls if call[0] is module and call[1] == "input"]
         return calls[-1:] or self._refuse(f"runs no module '{name}' on features (N, d)")
 
     def _refuse(self, what: str) -> None:
@@ -142,23 +139,22 @@ class Foreign:
     def _heads(self, classes: int) -> Iterator[tuple]:
         """Weights (K, d) of the network with what may belong to them: a bias, or the centre of a CMF head."""
         for module in self.module.modules():
-            if not isinstance(module, torch.jit.ScriptModule):
-                names = sorted({"weight", "bias", *module._parameters, *module._buffers})  # and computed ones
-                held = {name: getattr(module, name, None) for name in names}
-                held = {name: t.detach().float() for name, t in held.items() if isinstance(t, Tensor) and t.ndim}
-                for weight in [t.flatten(1) for t in held.values() if t.ndim > 1 and len(t) == classes]:
-                    yield from ((weight, t) for t in held.values() if t.shape == (classes,))
-                    yield weight, None
-                    centre = held.get("mu", held.get("centre"))
-                    if centre is not None and centre.shape == weight[0].shape:
-                        yield from ((weight, None, centre, normalisation) for normalisation in NORMALISATIONS)
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
+            names = sorted({"weight", "bias", *module._parameters, *module._buffers})  # and computed ones
+            held = {name: getattr(module, name, None) for name in names}
+            held = {name: t.detach().float() for name, t in held.items() if isinstance(t, Tensor) and t.ndim}
+            centre = held.get("mu", held.get("centre"))
+            for weight in [t.flatten(1) for t in held.values() if t.ndim > 1 and len(t) == classes]:
+                yield from ((weight, t) for t in held.values() if t.shape == (classes,))
+                yield weight, None
+                if centre is not None and centre.shape == weight[0].shape:
+                    yield from ((weight, None, centre, normalisation) for normalisation in NORMALISATIONS)
 
     def _makes(self, head: tuple, features: Tensor, output: Tensor) -> bool:
         """Whether a head makes the output, or logits whose softmax it is; cosines of a CMF head may have any scale."""
-        if len(head) == 2:
-            made = linear(features, *head)
-        else:
-            made = normalize(NORMALISATIONS[head[3]](features) - head[2], dim=1) @ head[0].T
+        made = head_of(*head)(features)
+        if len(head) > 2:
             made = made * ((made * output).sum() / made.square().sum()).clamp_min(0)
         lowest = -torch.inf
         if bool((output >= 0).all()) and torch.allclose(output.sum(1), output.new_ones(()), atol=0.02):
@@ -177,11 +173,11 @@ def unwrapped(module: nn.Module) -> nn.Module:
     return module
 
 
-def _flat(x: Any) -> Tensor | None:
+def _flat(x: Any, n: int) -> Tensor | None:
     """Features (N, d) of what a module was given or gave: maps are averaged, of tokens the first is taken."""
-    if not isinstance(x, Tensor) or not x.is_floating_point() or not 2 <= x.ndim <= 4 or not x.numel():
+    if not isinstance(x, Tensor) or not x.is_floating_point() or not 2 <= x.ndim <= 4 or not x.numel() or len(x) != n:
         return None
-    x = x.detach().float()
+    x = x.detach().float()  # and a copy, as it may be changed in place
     return x.clone() if x.ndim == 2 else x[:, 0].clone() if x.ndim == 3 else x.mean((2, 3))
 
 
@@ -198,82 +194,72 @@ def _logits(output: Any, n: int) -> Iterator[Tensor]:
             yield from _logits(part, n)
 
 
-@dataclass(frozen=True)
 class Pass:
-    """What one pass over the images gave: arrays by model, labels by part, and what the report says of the data."""
+    """One pass of all models over all images. Raises BadInput where models, data and forget set do not fit.
 
-    arrays: dict[str, Arrays]
-    labels: dict[str, Tensor]
-    names: list[str]
-    seen: dict[str, dict]  # per part: images per class, two means that tell images apart
-    shared: int  # test images that are training images, too
-    notes: list[str]
-    device: str
-
-
-def pass_over(
-    given: dict[str, nn.Module | Arrays],
-    parts: dict[str, Any],
-    features: dict[str, Where],
-    batch_size: int,
-    tracked: Callable[[Iterable, str, int], Iterable],
-    known: Callable[[int], Any] = lambda classes: None,
-) -> Pass:
-    """One pass of all models over all images. Raises BadInput where models and data do not belong together.
-
-    ``known`` is told the number of classes after the first batch, to refuse early what does not fit it.
+    ``arrays`` by model, ``labels`` by part, ``names`` of the classes, numbers of the ``forget`` classes, ``notes``;
+    ``seen`` (by part images per class, and two means that tell images apart), ``shared`` (how many test images are
+    training images), and the ``device`` of the networks.
     """
-    nets = {name: net for name, net in given.items() if not isinstance(net, Arrays)}
-    found, kept = {}, {}
-    with undisturbed(*(unwrapped(net) for net in nets.values())):
-        read = {part: data_forms.Reading(part, data, batch_size) for part, data in parts.items()}
+
+    def __init__(
+        self,
+        given: dict[str, nn.Module | Arrays],
+        parts: dict[str, Any],
+        features: dict[str, Where],
+        forget: Any,
+        batch_size: int,
+        tracked: Callable = lambda things, *_: things,
+    ):
+        for name, net in given.items():
+            if not isinstance(net, (nn.Module, Arrays)):
+                raise BadInput(f"model '{name}' is a {type(net).__name__}, but it must be a torch.nn.Module or Arrays.")
+        nets = {name: net for name, net in given.items() if isinstance(net, nn.Module)}
+        self.arrays, self.parts, self.asked, self.notes, self.device = dict(given), parts, forget, [], "cpu"
+        with undisturbed(*map(unwrapped, nets.values())):
+            read = {part: data_forms.Reading(part, data, batch_size) for part, data in parts.items()}
+            self._read(nets, read, features, tracked)
+        if not nets:
+            self._settle({})
+        self.labels, notes = data_forms.labels_of(read, self.names, self.forget)
+        self.notes = notes + self.notes
+        for name, array in self.arrays.items():
+            for part, n in (("train", len(array.train_features)), ("test", len(array.test_features))):
+                if n != (labels := len(self.labels[part])):
+                    raise BadInput(f"model '{name}' has {n} {part} features, but {part} has {labels} labels.")
+        self.seen = {part: reading.seen(self.labels[part]) for part, reading in read.items()}
+        train, test = read["train"].hashes, read["test"].hashes
+        if not train or not test:  # labels alone: the features take the place of the images
+            train, test = ([f.tobytes() for f in part] for part in (array.train_features, array.test_features))
+        self.shared = sum(map(set(train).__contains__, test))
+
+    def _read(self, nets: dict, read: dict[str, data_forms.Reading], features: dict, tracked: Callable) -> None:
+        """The networks' arrays, batch by batch."""
+        found, kept = {}, defaultdict(list)
         for part, reading in read.items():
             for images in tracked(reading, f"features, {part}", reading.batches):
                 if images is None and nets:
                     raise BadInput(f"{part} holds labels alone, which serve Arrays; {next(iter(nets))} needs images.")
                 if nets and not found:
                     found = {name: Foreign(name, net, features.get(name), images) for name, net in nets.items()}
-                    _check_different(list(found.values()))
-                    known(next(iter(found.values())).logits.shape[1])
+                    self._settle(found)
                 for name, net in found.items():
                     for what, value in zip(("features", "logits"), net.look(images)):
-                        kept.setdefault((name, part, what), []).append(value)
-    arrays = dict(given)
-    for name, net in found.items():
-        places = ("train", "features"), ("test", "features"), ("test", "logits")
-        arrays[name] = Arrays(*(np.concatenate(kept.pop((name, *place))) for place in places), *net.head)
-    outputs = {name: array.test_logits.shape[1] for name, array in arrays.items()}
-    if len(classes := set(outputs.values())) > 1:
-        told = ", ".join(f"'{name}' {number}" for name, number in outputs.items())
-        raise BadInput(f"the models have different numbers of outputs ({told}); all must have one for each class.")
-    labels, notes = data_forms.labels_of(read, *classes)
-    _check_lengths(arrays, labels)
-    names, more = data_forms.class_names(parts, *classes)
-    notes += [note for net in found.values() for note in net.notes] + more
-    device = next((str(net.device) for net in found.values() if net.device.type == "cuda"), "cpu")
-    seen = {part: reading.seen(labels[part]) for part, reading in read.items()}
-    return Pass(arrays, labels, names, seen, _shared(read, next(iter(arrays.values()))), notes, device)
+                        kept[name, part, what].append(value)
+        for name, net in found.items():
+            places = ("train", "features"), ("test", "features"), ("test", "logits")
+            self.arrays[name] = Arrays(*(np.concatenate(kept.pop((name, *place))) for place in places), *net.head)
 
-
-def _check_different(nets: list[Foreign]) -> None:
-    """Raises BadInput where two names stand for one network: the same weights, and the same output."""
-    for one, other in combinations(nets, 2):
-        if one.itself == other.itself and np.array_equal(one.logits, other.logits):
-            raise BadInput(f"'{one.name}' and '{other.name}' are one and the same network; build one for each.")
-
-
-def _check_lengths(arrays: dict[str, Arrays], labels: dict[str, Tensor]) -> None:
-    """Raises BadInput where arrays are not of as many images as there are labels."""
-    for name, array in arrays.items():
-        for part, n in (("train", len(array.train_features)), ("test", len(array.test_features))):
-            if n != len(labels[part]):
-                raise BadInput(f"model '{name}' has {n} {part} features, but {part} has {len(labels[part])} labels.")
-
-
-def _shared(read: dict[str, data_forms.Reading], arrays: Arrays) -> int:
-    """How many test images are training images; of labels alone, how many test features are training features."""
-    train, test = read["train"].hashes, read["test"].hashes
-    if not train or not test:
-        train, test = ([line.tobytes() for line in part] for part in (arrays.train_features, arrays.test_features))
-    known = set(train)
-    return sum(image in known for image in test)
+    def _settle(self, found: dict[str, Foreign]) -> None:
+        """Classes and forget set, before the pass goes on. Raises BadInput, also for one network under two names."""
+        for one, other in combinations(found.values(), 2):
+            if one.itself == other.itself and np.array_equal(one.logits, other.logits):
+                raise BadInput(f"'{one.name}' and '{other.name}' are one and the same network; build one for each.")
+        logits = {name: found[name].logits if name in found else net.test_logits for name, net in self.arrays.items()}
+        if len(classes := {x.shape[1] for x in logits.values()}) > 1:
+            told = ", ".join(f"'{name}' {x.shape[1]}" for name, x in logits.items())
+            raise BadInput(f"the models have different numbers of outputs ({told}); all must have one for each class.")
+        self.names, notes = data_forms.class_names(self.parts, *classes)
+        self.forget = data_forms.forget_set(self.asked, self.names)
+        self.notes += [note for net in found.values() for note in net.notes] + notes
+        self.device = next((str(net.device) for net in found.values() if net.device.type == "cuda"), "cpu")

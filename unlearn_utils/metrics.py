@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from .data import is_in
 from .heads import class_means
 from .settings import Probe
 
@@ -34,6 +33,11 @@ def confusion(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
     """
     counts = labels.new_zeros(classes, classes)
     return counts.index_put_((labels, predicted), torch.ones_like(labels), accumulate=True)
+
+
+def tested(predicted: Tensor, labels: Tensor, classes: int) -> dict:
+    """Confusion counts of predictions (N,), as a list, and which of them are right, (N,)."""
+    return {"counts": confusion(predicted, labels, classes).tolist(), "hits": predicted == labels}
 
 
 def pooled_accuracy(counts: Tensor, chosen: tuple[int, ...]) -> float:
@@ -112,20 +116,6 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, recipe: Probe, 
     return probe
 
 
-def refitted_head(
-    features: Tensor, labels: Tensor, classes: int, forget: tuple[int, ...], recipe: Probe, seed: int
-) -> nn.Linear:
-    """An ordinary head of K outputs, fitted to the retain samples alone: ``linear_probe`` on D_r. Our extension.
-
-    No sample has a forget label, so the weight vector of a forget class is only pushed away from the retain
-    features. Null value of the forget accuracy: that of the same fit on Retrain's features; where the class shares no
-    direction with the others the initial weights decide, so take several seeds. Lower: an ordinary head does not
-    predict the class, though a probe may.
-    """
-    retain = ~is_in(labels, forget)
-    return linear_probe(features[retain], labels[retain], classes, recipe, seed)
-
-
 def probed(train: Tensor, labels: Tensor, test: Tensor, classes: int, recipe: Probe, seed: int) -> Tensor:
     """Logits (N, K) of test features (N, d) in a linear probe fitted on training features (M, d)."""
     probe = linear_probe(train, labels, classes, recipe, seed)
@@ -135,6 +125,8 @@ def probed(train: Tensor, labels: Tensor, test: Tensor, classes: int, recipe: Pr
 
 def binary_probes(train: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, classes: int) -> dict[str, Tensor]:
     """Recall, false-positive rate and AUROC of "is it class k?" for every class k, each (K,). Our extension.
+
+    "hits" (N,) says whether a test image is called one of its own class.
 
     K logistic regressions on training features (N, d), standardised by dimension, with true labels: class k against
     all others, both sides weighted equally, L2 penalty 1 (scikit-learn's ``class_weight="balanced"``), fitted together
@@ -162,7 +154,7 @@ def binary_probes(train: Tensor, labels: Tensor, test: Tensor, test_labels: Tens
     scores = (test @ weight.T + bias).detach()
     own, found = test_labels[:, None] == torch.arange(classes, device=labels.device), scores > 0
     positives = {"recall": (found & own).sum(0) / own.sum(0), "false_positives": (found & ~own).sum(0) / (~own).sum(0)}
-    return positives | {"auroc": auroc(scores, test_labels)}
+    return positives | {"auroc": auroc(scores, test_labels), "hits": (found & own).any(1)}
 
 
 def nearest(train: Tensor, labels: Tensor, test: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -204,7 +196,7 @@ def auroc(scores: Tensor, labels: Tensor) -> Tensor:
 
     From the ranks of each column of scores (N, K) (Mann-Whitney; ties get their mean rank). Null value 0.5;
     higher, up to 1: the class is separated from the rest. Unlike the accuracy it does not rise where the class
-    is merely predicted more often. NaN for a class without images.
+    is merely predicted more often. NaN for a class without images, and where a score is NaN.
     """
     columns = scores.T.contiguous()
     ordered = columns.sort(dim=1).values
@@ -212,7 +204,8 @@ def auroc(scores: Tensor, labels: Tensor) -> Tensor:
     rank = (below + up_to + 1).double() / 2
     own = labels == torch.arange(len(columns), device=labels.device)[:, None]
     n = own.sum(1).double()
-    return ((rank * own).sum(1) - n * (n + 1) / 2) / (n * (len(labels) - n))
+    found = ((rank * own).sum(1) - n * (n + 1) / 2) / (n * (len(labels) - n))
+    return found.masked_fill(scores.isnan().any(0), float("nan"))
 
 
 FEWEST_LOSSES = 10  # in each group of ``membership_inference``: a tenth of them is tested on

@@ -18,11 +18,29 @@ from .sources import CONSTANTS
 from .study.machine import Machine
 from .views.own_models import Report
 
-ARCHITECTURES = "timm/<name>, torchvision/<name>, cifar_resnet18 (34, 50) or file.py:function (executed)"
 ROLES = {
     "original": "trained on all classes",
     "retrain": "that never saw the forget classes",
     "untrained": "before any training",
+}
+MODEL = {"dest": "architecture", "action": "append", "required": True, "metavar": "[NAME=]ARCHITECTURE"}
+KINDS = "timm/<name>, torchvision/<name>, cifar_resnet18 (34, 50) or file.py:function (executed)"
+USUAL = "default: what a file holds for it, else cifar10 up to 64 pixels and imagenet above"
+OPTIONS = {  # what it takes, and what it is for
+    "models": ({"nargs": "+", "metavar": "[NAME=]FILE"}, "weights: .safetensors, or what torch.save has written"),
+    **{f"--{kind}": ({"metavar": "FILE"}, f"weights of the model {described}") for kind, described in ROLES.items()},
+    "--architecture --model": (MODEL, f"{KINDS}; for all, or once more for one of them by its name"),
+    "--data": (
+        {"required": True, "metavar": "DIR"},
+        "a folder with train/<class>/ and test/<class>/ (or val/<class>/)",
+    ),
+    "--forget": ({"required": True, "nargs": "+", "metavar": "CLASS"}, "the forget classes by name or number"),
+    "--size": ({"type": int, "default": 0, "metavar": "PIXELS"}, "of the images (default: their own, at most 224)"),
+    "--normalise": ({"metavar": "HOW"}, f"{', '.join(CONSTANTS)}, none, or mean,...,std,... by channel ({USUAL})"),
+    "--features": ({"metavar": "MODULE"}, "the module whose input the features are (default: the head's)"),
+    "--starts": ({"type": int, "default": 5, "metavar": "N"}, "of the probe (default 5)"),
+    "--device": ({"default": "auto"}, "auto (default), cpu, cuda or cuda:N"),
+    "--save": ({"metavar": "DIR"}, "write table, figure and JSON there; without it nothing is written"),
 }
 
 
@@ -37,32 +55,8 @@ class Parser(argparse.ArgumentParser):
 def parser() -> Parser:
     about = "Do the features of your models retain a class that their outputs forget? Table, checks, figure."
     made = Parser(prog="python -m unlearn_utils evaluate", allow_abbrev=False, description=about)
-    add = made.add_argument
-    add("models", nargs="+", metavar="[NAME=]FILE", help="weights: .safetensors, or what torch.save has written")
-    for kind, described in ROLES.items():
-        add(f"--{kind}", metavar="FILE", help=f"weights of the model {described}")
-    add(
-        "--architecture",
-        "--model",
-        action="append",
-        required=True,
-        metavar="[NAME=]ARCHITECTURE",
-        dest="architecture",
-        help=f"{ARCHITECTURES}; for all, or once more for one of them by its name",
-    )
-    add("--data", required=True, metavar="DIR", help="a folder with train/<class>/ and test/<class>/ (or val/<class>/)")
-    add("--forget", required=True, nargs="+", metavar="CLASS", help="names of the forget classes, or their numbers")
-    add("--size", type=int, default=0, metavar="PIXELS", help="of the images (default: their own, at most 224)")
-    add(
-        "--normalise",
-        metavar="HOW",
-        help=f"{', '.join(CONSTANTS)}, none, or mean,...,std,... by channel (default: what a file holds "
-        "for it, else cifar10 up to 64 pixels and imagenet above)",
-    )
-    add("--features", metavar="MODULE", help="the module whose input the features are (default: the head's)")
-    add("--starts", type=int, default=5, metavar="N", help="of the probe (default 5)")
-    add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
-    add("--save", metavar="DIR", help="write table, figure and JSON there; without it nothing is written")
+    for names, (takes, told) in OPTIONS.items():
+        made.add_argument(*names.split(), help=told, **takes)
     return made
 
 
@@ -82,24 +76,24 @@ def command(argv: list[str]) -> int:
 
 
 def _by_name(options: argparse.Namespace) -> dict[str, str]:
-    """Files of weights by their model's name: as given, or what of the paths tells them apart. Raises BadInput."""
-    pairs = [
-        ("", file) if Path(file).exists() or "=" not in file else tuple(file.split("=", 1)) for file in options.models
-    ]
-    places = [Path(file).resolve() for _, file in pairs]
-    if len(set(places)) < len(places):
-        raise BadInput(f"{max(str(p) for p in places if places.count(p) > 1)} is given twice; name every file once.")
+    """Files of weights by their model's name, references first. Raises BadInput.
+
+    The name is the one given, or what of the paths tells the unnamed ones apart.
+    """
+    pairs = [(role(name), file) for name in ROLES if (file := getattr(options, name))]
+    pairs += [("", f) if Path(f).exists() or "=" not in f else tuple(f.split("=", 1)) for f in options.models]
+    places = [str(Path(file).resolve()) for _, file in pairs]
+    if twice := [place for place in places if places.count(place) > 1]:
+        raise BadInput(f"{twice[0]} is given twice; name every file once.")
     unnamed = [Path(file) for name, file in pairs if not name]
     stems = [file.stem for file in unnamed]
-    if len(set(stems)) < len(stems):  # then what of their paths tells them apart
+    if len(set(stems)) < len(stems):
         common = set.intersection(*(set(file.parts) for file in unnamed))
         stems = ["/".join(part for part in file.parts if part not in common) for file in unnamed]
-    pairs = [(name or stems.pop(0), file) for name, file in pairs]
-    pairs += [(role(name), file) for name in ROLES if (file := getattr(options, name))]
-    names = [role(name) for name, _ in pairs]
+    names = [role(name or stems.pop(0)) for name, _ in pairs]
     if len(set(names)) < len(names):
         raise BadInput(f"the models' names {', '.join(names)} are not all different; name them, as NAME=FILE.")
-    return {role(name): file for name, file in sorted(pairs, key=lambda pair: role(pair[0]) not in map(role, ROLES))}
+    return dict(zip(names, (file for _, file in pairs)))
 
 
 def _architectures(given: list[str], names: list[str]) -> dict[str, str]:
@@ -156,8 +150,7 @@ def _of_files(options: argparse.Namespace) -> Report:
         "normalise them itself; --size and --normalise say otherwise."
     )
     if classes != tuple(sorted(classes)):
-        report.notes.append(
-            "Class folders are numbers and taken in numeric order; torchvision's ImageFolder takes 0, 1, 10, 11, 2."
-        )
+        told = "Class folders are numbers and taken in numeric order; torchvision's ImageFolder takes 0, 1, 10, 11, 2."
+        report.notes.append(told)
     report.notes.extend(notes)
     return report

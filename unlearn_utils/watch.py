@@ -10,13 +10,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import nn
 
-from . import foreign
-from .arrays import Arrays, own_state
-from .evaluation import Measured, default_probe, forget_set, listed, whole
-from .foreign import Where
-from .settings import Probe
+from .arrays import Arrays
+from .data_forms import listed
+from .evaluation import default_probe, measured, whole
+from .foreign import NoNumbers, Pass, Where
+from .settings import READOUTS, Probe
 
-READOUTS = {"output": "Output", "probe": "Linear probe", "ncc": "NCC"}
 STYLES = {"Retrain": "--", "Original": ":"}
 
 
@@ -58,19 +57,18 @@ class Watch:
             self.read(model, step)
 
     def read(self, model: nn.Module, step: int) -> None:
-        """Read the model now. Raises BadInput where it or the data cannot be read."""
-        before = time.time()
+        """Read the model now; of one that has become NaN the row is NaN. Raises BadInput where nothing can be read."""
+        before, found = time.time(), {}
         models = {"model": model} | ({} if self.levels else self.references)
         where = dict.fromkeys(models, self.features)
-        seen = foreign.pass_over(models, self.parts, where, self.batch_size, lambda things, *_: things)
-        chosen = forget_set(self.forget, seen.names)
-        probe = self.probe or default_probe(len(seen.labels["train"]), len(seen.names))
-        with own_state():
-            found = {
-                name: Measured(name, arrays, seen, chosen).accuracies(probe, (0,), READOUTS)[0]
-                for name, arrays in seen.arrays.items()
-            }
-        self.rows.append({"step": step, **found.pop("model"), "seconds": time.time() - before})
+        try:
+            seen = Pass(models, self.parts, where, self.forget, self.batch_size)
+            probe = self.probe or default_probe(len(seen.labels["train"]), len(seen.names))
+            found = {name: measured(name, seen, probe, (0,), READOUTS)[0] for name in models}
+        except NoNumbers as reason:
+            if not any(pd.isna(row.get("output_forget")) for row in self.rows):
+                print(f"Watch at step {step}: {reason}")
+        self.rows.append({"step": step, **found.pop("model", {}), "seconds": time.time() - before})
         self.levels |= found
         self.spent += time.time() - before
 

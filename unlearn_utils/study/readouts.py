@@ -22,7 +22,6 @@ from ..metrics import (
     FEWEST_LOSSES,
     auroc,
     binary_probes,
-    confusion,
     false_positives,
     group_accuracy,
     membership_inference,
@@ -30,21 +29,25 @@ from ..metrics import (
     pooled_accuracy,
     probe_scores,
     probed,
-    refitted_head,
+    tested,
 )
-from ..representation import Features, output_predictions
+from ..representation import Features
 from ..settings import BadInput
 from .cells import Cell, dataset_of, load_features, load_model, trained
 
 
 class At:
-    """A trained cell as its readouts see it; what one of them has loaded the others share."""
+    """A trained cell as its readouts see it; what one of them has loaded the others share.
+
+    ``evaluate`` fills in the same of arrays: features, labels, classes, head, logits, and how a probe is fitted.
+    """
 
     def __init__(self, cell: Cell, device: str):
         self.cell, self.device = cell, device
         self.dataset = dataset_of(cell.profile).to(device)
         self.train_labels, self.test_labels = self.dataset.train.labels, self.dataset.test.labels
         self.classes, self.recipe, self.seed = len(self.dataset.classes), cell.profile.probe, cell.seed
+        self.normalisation = cell.profile.cmf_normalisation
 
     @cached_property
     def features(self) -> Features:
@@ -55,28 +58,34 @@ class At:
         return load_model(self.cell, self.device)
 
     @cached_property
+    def head(self):
+        return self.model.head
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """What the model's own head gives for the test images, (N, K)."""
+        return self.head(self.features.test).detach()
+
+    @cached_property
     def in_head(self) -> Features:
         """Features as a CMF head normalises them, as which the official code probes such models.
 
         Of a model with a linear head as the CMF head that its features would get.
         """
-        head = self.model.head
-        if self.cell.head != "cmf":
-            head = ClassMeanHead(self.features.train.shape[1], self.classes, self.cell.profile.cmf_normalisation).to(
-                self.device
-            )
+        head = self.head
+        if not isinstance(head, ClassMeanHead):
+            head = ClassMeanHead(self.features.train.shape[1], self.classes, self.normalisation).to(self.device)
             head.refit(self.features.train, self.train_labels)
-        with torch.no_grad():
-            return Features(head.embed(self.features.train), head.embed(self.features.test))
+        return Features(head.embed(self.features.train), head.embed(self.features.test))
 
     @property
     def compared(self) -> Tensor:
         """What the class weight vectors are compared with: training features (N, d) as the head sees them."""
-        return self.model.head.transform(self.features.train)
+        return self.head.transform(self.features.train)
 
     @property
     def weight(self) -> Tensor:
-        return self.model.head.weight.detach()
+        return self.head.weight.detach()
 
     def finite(self) -> bool:
         return bool(torch.isfinite(self.features.train).all() and torch.isfinite(self.features.test).all())
@@ -126,12 +135,13 @@ PER_CLASS |= {name: name for name in ("binary_recall", "binary_false_positives",
 
 
 def read(name: str, at: At) -> dict[str, Any]:
-    """What a readout finds. Raises BadInput where rows cannot be made of it."""
+    """What is kept of a readout's result: all but the hits. Raises BadInput where rows cannot be made of it."""
     result = READOUTS[name].function(at)
     if not isinstance(result, dict):
         raise BadInput(
             f"readout '{name}' must return a dictionary, like {{'counts': ...}}, but returns {result!r:.80}."
         )
+    result = {key: value for key, value in result.items() if key != "hits"}
     for key in result.keys() & {"counts", *PER_CLASS}:
         shape = (at.classes, at.classes) if key == "counts" else (at.classes,)
         try:
@@ -149,56 +159,43 @@ def beside_cmf(cell: Cell) -> bool:
 
 
 # "counts" are confusion counts of test images (K, K), rows the true class: every accuracy is a view of them.
+# "hits" says of each test image whether it is right, (N,); ``evaluate`` pairs models by it.
 
 
 @readout()
 def output(at: At) -> dict:
-    predicted = output_predictions(at.model, at.features.test)
-    return {"counts": confusion(predicted, at.test_labels, at.classes).tolist()}
+    return tested(at.logits.argmax(1), at.test_labels, at.classes)
 
 
 @readout(uses=("probe",), of_features=True)
 def probe(at: At) -> dict:
     logits = probed(at.features.train, at.train_labels, at.features.test, at.classes, at.recipe, at.seed)
-    return {
-        "counts": confusion(logits.argmax(1), at.test_labels, at.classes).tolist(),
-        "auroc": auroc(probe_scores(logits), at.test_labels).tolist(),
-    }
+    ranked = {"auroc": auroc(probe_scores(logits), at.test_labels).tolist()}
+    return tested(logits.argmax(1), at.test_labels, at.classes) | ranked
 
 
 @readout(of_features=True, where=lambda cell: False)  # only where it is asked for by name
 def binary(at: At) -> dict:
     found = binary_probes(at.features.train, at.train_labels, at.features.test, at.test_labels, at.classes)
-    return {f"binary_{name}": values.tolist() for name, values in found.items()}
+    return {"hits": found.pop("hits")} | {f"binary_{name}": values.tolist() for name, values in found.items()}
 
 
 @readout(of_features=True)
 def ncc(at: At) -> dict:
     predicted, scores = nearest(at.features.train, at.train_labels, at.features.test, at.classes)
-    return {
-        "counts": confusion(predicted, at.test_labels, at.classes).tolist(),
-        "auroc": auroc(scores, at.test_labels).tolist(),
-    }
+    return tested(predicted, at.test_labels, at.classes) | {"auroc": auroc(scores, at.test_labels).tolist()}
 
 
 @readout(uses=("probe",), where=beside_cmf)
 def probe_in_head(at: At) -> dict:
     logits = probed(at.in_head.train, at.train_labels, at.in_head.test, at.classes, at.recipe, at.seed)
-    return {"counts": confusion(logits.argmax(1), at.test_labels, at.classes).tolist()}
+    return tested(logits.argmax(1), at.test_labels, at.classes)
 
 
 @readout(where=beside_cmf)
 def ncc_in_head(at: At) -> dict:
     predicted, _ = nearest(at.in_head.train, at.train_labels, at.in_head.test, at.classes)
-    return {"counts": confusion(predicted, at.test_labels, at.classes).tolist()}
-
-
-@readout(uses=("probe",), where=lambda cell: cell.head == "cmf" and bool(cell.forget))
-def refitted(at: At) -> dict:
-    """An ordinary head fitted to the retain images, in the place of a CMF head."""
-    head = refitted_head(at.features.train, at.train_labels, at.classes, at.cell.forget, at.recipe, at.seed)
-    with torch.no_grad():
-        return {"counts": confusion(head(at.features.test).argmax(1), at.test_labels, at.classes).tolist()}
+    return tested(predicted, at.test_labels, at.classes)
 
 
 @readout()
@@ -224,10 +221,8 @@ def collapse(at: At) -> dict:
 @readout()
 def margin(at: At) -> dict:
     """The forget logit's margin in two parts, and the head's bias where it has one."""
-    bias = getattr(at.model.head, "bias", None)
-    features = at.features.test if bias is not None else at.in_head.test
-    with torch.no_grad():
-        row, of_bias = margin_parts(features, at.test_labels, at.weight, bias)
+    bias = getattr(at.head, "bias", None)
+    row, of_bias = margin_parts(at.head.embed(at.features.test), at.test_labels, at.weight, bias)
     return {
         "margin_row": row.tolist(),
         "margin_bias": of_bias.tolist(),
@@ -239,7 +234,7 @@ def margin(at: At) -> dict:
 def members(at: At) -> dict:
     """Per class, where it has images enough; only of the forgotten classes where some are."""
     losses = [
-        cross_entropy(at.model.head(features).detach(), labels, reduction="none")
+        cross_entropy(at.head(features).detach(), labels, reduction="none")
         for features, labels in ((at.features.train, at.train_labels), (at.features.test, at.test_labels))
     ]
     found = [None] * at.classes

@@ -186,7 +186,7 @@ class Study(Results):
         """A row per model, forget set and seed: accuracies (fractions) of output, probe and NCC on retain and forget
         classes, alignment, angles, and what else is asked for; the references first.
 
-        ``readouts`` adds "margin", "members", "collapse", "refitted", or one of a cell's own.
+        ``readouts`` adds "margin", "members", "collapse", "binary", or one of a cell's own.
         """
         readouts = [readouts] if isinstance(readouts, str) else readouts
         if unknown := set(readouts) - READ.keys():

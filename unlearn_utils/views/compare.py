@@ -27,7 +27,8 @@ class Comparison:
     """One line per model and column in ``frame``, accuracies in per cent and differences in percentage points:
 
     model, reference, column, n, value, reference_value, difference, low, high, p, p_holm, significant, smallest
-    (the smallest difference that these n with this spread would have shown), values (the n paired differences).
+    (the smallest difference that these n with this spread would have shown), values (the n paired differences) and,
+    where a check makes a verdict meaningless, ``withheld`` (the check).
     """
 
     frame: pd.DataFrame
@@ -38,6 +39,8 @@ class Comparison:
         """What the numbers are, in one sentence for the page."""
         n = " to ".join(map(str, sorted({self.frame.n.min(), self.frame.n.max()})))
         few = " Fewer than five pairs: the paired differences are listed." * bool((self.frame.n < FEWEST).any())
+        if self.frame.get("withheld", pd.Series()).any():
+            few += " A check in place of a difference: no verdict is given."
         return (
             f"Differences are in percentage points with 95 % intervals over {n} {UNITS.get(self.over, self.over)} "
             "(paired t). Bold marks significance after Holm's correction; otherwise the smallest difference that would "
@@ -61,6 +64,8 @@ class Comparison:
 
     def text(self, line) -> str:
         """One cell: ``**+19.5** [13.6, 25.4]``, ``+1.2 [-0.8, 3.2] (2.6)``, or the values where they are few."""
+        if getattr(line, "withheld", ""):
+            return f"– ({line.withheld})"
         if line.n < FEWEST:
             return ", ".join(f"{value:+.1f}" for value in line.values) or "–"
         shown, bounds = f"{line.difference:+.1f}", f"[{line.low:.1f}, {line.high:.1f}]"
@@ -92,7 +97,8 @@ def compare(
 ) -> Comparison:
     """Every model of ``rows`` minus a reference, paired by forget set.
 
-    ``rows`` have a line per model, ``over`` and seed, with ``columns`` as fractions; seeds are averaged first.
+    ``rows`` have a line per model, ``over`` and seed, with ``columns`` as fractions; seeds are averaged first. Over
+    test images the seeds are starts of a probe, whose scatter is part of the interval.
     ``reference`` is a method with its linear head ("retrain", "original"), the name of a model, or a mapping from
     models to their references ({"SalUn + CMF": "SalUn"}), of which only the models named are compared. Within a
     column p is corrected by Holm over the models that are methods; references and controls are not counted among
@@ -130,30 +136,42 @@ def _pairs(rows: pd.DataFrame, reference: str) -> dict[str, str]:
 
 def _column(rows: pd.DataFrame, pairs: Mapping[str, str], column: str, over: str) -> list[dict]:
     """A line of ``Comparison.frame`` for every model; Holm's correction is over those that are methods."""
-    values = 100 * rows.pivot_table(index=over, columns="model", values=column, aggfunc="mean", sort=False)
-    values = values.reindex(columns=dict.fromkeys([*pairs, *pairs.values()]))
-    lines = []
+    models, lines = dict.fromkeys([*pairs, *pairs.values()]), []
+
+    def means(by: str) -> pd.DataFrame:
+        table = 100 * rows.pivot_table(index=by, columns="model", values=column, aggfunc="mean", sort=False)
+        return table.reindex(columns=models)
+
+    values = means(over)
+    starts = means("seed") if over == "image" and "seed" in rows else values[:0]
     for model, reference in pairs.items():
-        difference = (values[model] - values[reference]).dropna()
+        difference, scatter = ((part[model] - part[reference]).dropna().to_numpy() for part in (values, starts))
         line = {"model": model, "reference": reference, "column": column, "n": len(difference)}
         line |= {"value": values[model].mean(), "reference_value": values[reference].mean()}
-        line |= {"difference": difference.mean(), "values": difference.round(10).tolist()}
-        lines.append(line | _interval(difference))
+        line |= {"difference": difference.mean() if len(difference) else np.nan}
+        lines.append(line | {"values": difference.round(10).tolist()} | _interval(difference, scatter))
     roles = rows.drop_duplicates("model").set_index("model").get("method", pd.Series(dtype=str)).map(METHODS)
     controls = [model for model, cls in roles.items() if getattr(cls, "role", "method") not in ("method", "extension")]
     holm([line for line in lines if line["model"] not in controls and not np.isnan(line["p"])])
     return lines
 
 
-def _interval(difference: pd.Series) -> dict[str, float]:
-    """Student's t over the paired differences: bounds, p, and what Holm may change of it."""
-    n = len(difference)
+def _interval(difference: np.ndarray, starts: Sequence[float] = ()) -> dict[str, float]:
+    """Student's t over the paired differences: bounds, p, and what Holm may change of it.
+
+    The variance of the mean of n differences, each a mean over S starts, is s_n^2 / n + s_S^2 / S with s_S that of the
+    mean differences by start; its degrees of freedom are Satterthwaite's.
+    """
+    n, s = len(difference), len(starts)
     if n < FEWEST:
         return dict.fromkeys(("low", "high", "p", "p_holm", "smallest"), np.nan) | {"significant": False}
-    error, mean = difference.std() / np.sqrt(n), difference.mean()
-    smallest = error * stats.t.ppf(1 - ALPHA / 2, n - 1)
-    p = 2 * stats.t.sf(abs(mean) / error, n - 1) if error > 1e-9 else float(abs(mean) < 1e-9)  # all alike: certain
-    bounds = {"low": mean - smallest, "high": mean + smallest}
+    mean, own, of_starts = difference.mean(), difference.var(ddof=1) / n, np.var(starts, ddof=1) / s if s > 1 else 0.0
+    error, freedom = np.sqrt(own + of_starts), n - 1
+    if of_starts > 1e-18:
+        freedom = (own + of_starts) ** 2 / (own**2 / (n - 1) + of_starts**2 / (s - 1))
+    p = 2 * stats.t.sf(abs(mean) / error, freedom) if error > 1e-9 else float(abs(mean) < 1e-9)  # all alike: certain
+    bound, smallest = (error * stats.t.ppf(1 - ALPHA / 2, df) for df in (freedom, n - 1))
+    bounds = {"low": mean - bound, "high": mean + bound}
     return bounds | {"p": p, "p_holm": p, "smallest": smallest, "significant": p < ALPHA}
 
 

@@ -8,6 +8,7 @@ import html
 import io
 import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy import stats
 
+from ..arrays import Arrays, own_state
 from ..checks import withheld
 from ..paths import expanded, write
 from ..settings import BadInput
 from . import compare as comparing
-from .compare import ALPHA, Comparison
+from .compare import Comparison
 
 READOUTS = {
     "output": "Output",
@@ -36,8 +37,6 @@ LABELS = {  # of the table's lines
     "binary_forget": "Binary probe, forget (%)",
     "binary_false_positives_forget": "Binary probe, false positives (%)",
     "binary_auroc_forget": "Binary probe, AUROC",
-    "one_shot": "1-shot linear probe, forget (%)",
-    "ten_shot": "10-shot linear probe, forget (%)",
     "alignment_retain": "alignment, retain",
     "alignment_forget": "alignment, forget",
     "mean_distance_forget": "class mean distance, forget",
@@ -56,18 +55,7 @@ FIRST = [
 REFERENCES = ("Original", "Retrain", "Untrained")
 KEPT = ("rows", "hits", "checks", "notes", "forget", "classes", "made")  # of a saved report
 COLUMNS = ("output_forget", "probe_forget", "ncc_forget", "binary_forget")
-
-
-class Verdicts(Comparison):
-    """A comparison in which the verdict is ``withheld`` where a raised check, named there, makes it meaningless."""
-
-    def text(self, line) -> str:
-        return f"– ({line.withheld})" if line.withheld else super().text(line)
-
-    @property
-    def caption(self) -> str:
-        told = " A check in place of a difference: no verdict is given." if self.frame.withheld.any() else ""
-        return super().caption + told
+PROBES = ("official probe", "logistic regression", "ridge", "5 nearest neighbours", "MLP, 64 hidden units", "binary")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -85,7 +73,7 @@ class Report:
     forget: tuple[int, ...]
     classes: list[str]
     made: dict[str, Any]
-    arrays: dict[str, Any] | None = None
+    arrays: dict[str, Arrays] | None = None
     labels: dict[str, Any] | None = None
 
     @property
@@ -125,15 +113,14 @@ class Report:
         """Every model minus a reference of the same report, or minus the model of its name in an earlier report.
 
         Paired over the test images of the forget classes; the scatter over starts of the probe is part of the interval.
-        Against a model of the report a verdict is withheld where a raised check makes it meaningless. Raises BadInput.
+        Against Retrain a verdict is withheld where a raised check makes it meaningless. Raises BadInput.
         """
-        if not isinstance(reference, str):
+        if isinstance(reference, Report):
             return self._since(reference, columns)
         names = {name.casefold(): name for name in self.hits} | {"random": "Untrained"}
-        name = names.get(reference.casefold(), reference)
-        if name not in self.hits:
-            raise BadInput(f"there is no {name} in this report; it has {', '.join(self.hits)}.")
-        found = with_starts(comparing.compare(self.images, name, columns, over="image"), self.hits)
+        if (name := names.get(str(reference).casefold())) not in self.hits:
+            raise BadInput(f"there is no {reference} in this report; it has {', '.join(self.hits)}.")
+        found = comparing.compare(self.images, name, columns, over="image")
         if name != "Retrain":
             return found
         codes = [
@@ -141,7 +128,7 @@ class Report:
             for line in found.frame.itertuples()
         ]
         sure = found.frame.significant & (pd.Series(codes) == "")
-        return Verdicts(found.frame.assign(withheld=codes, significant=sure), found.over)
+        return replace(found, frame=found.frame.assign(withheld=codes, significant=sure))
 
     def _since(self, earlier: Report, columns: tuple[str, ...]) -> Comparison:
         """The models of this report minus those of the same name in an earlier one, on the same images."""
@@ -150,8 +137,7 @@ class Report:
             raise BadInput("the two reports share no model, or differ in forget classes, images or probe.")
         before = earlier.images.replace({"model": pairs})
         images = pd.concat([self.images, before[before.model.isin(pairs.values())]])
-        hits = self.hits | {pairs[name]: earlier.hits[name] for name in pairs}
-        return with_starts(comparing.compare(images, pairs, columns, over="image"), hits)
+        return comparing.compare(images, pairs, columns, over="image")
 
     def _asked(self) -> tuple:
         data = [(part["images"], np.round(part["mean"], 4).tolist()) for part in self.made["data"].values()]
@@ -159,17 +145,29 @@ class Report:
 
     def probes(self) -> Comparison:
         """Does the answer depend on the probe? Forget accuracy by six probes, each minus Retrain's. Raises BadInput."""
-        if self.arrays is None:
-            raise BadInput("a saved report holds no features; call evaluate again for report.probes().")
-        from ..probes import fitted_hits  # scikit-learn takes a second
+        reference = "Retrain" if "Retrain" in self.hits else next(iter(self.hits))
+        return comparing.compare(self._probed, reference, PROBES, over="image")
 
-        fitted = fitted_hits(self.arrays, self.labels, self.forget, self.made["starts"])
-        hits = {
-            name: {"official probe": own["probe_forget"], **fitted[name], "binary": own["binary_forget"]}
-            for name, own in self.hits.items()
-        }
-        reference, columns = "Retrain" if "Retrain" in hits else next(iter(hits)), tuple(next(iter(hits.values())))
-        return with_starts(comparing.compare(self._images(hits), reference, columns, over="image"), hits)
+    @property
+    def probe_rows(self) -> pd.DataFrame:
+        """A row per model with its forget accuracy by each of ``PROBES``, to be compared over several forget sets.
+
+        ``compare(pd.concat([report.probe_rows for report in reports]), "Retrain", PROBES)``. Raises BadInput.
+        """
+        accuracies = self._probed.groupby("model")[list(PROBES)].mean()
+        return self.rows[["model", "method", "variant", "seed", "forget"]].merge(accuracies, on="model")
+
+    @cached_property
+    def _probed(self) -> pd.DataFrame:
+        """``images`` by ``PROBES``."""
+        if self.arrays is None:
+            raise BadInput("a saved report holds no features; call evaluate again for its probes.")
+        hits = {}
+        with own_state():
+            for name, own in self.hits.items():
+                fitted = fitted_hits(self.arrays[name], self.labels, self.forget, self.made["starts"])
+                hits[name] = {"official probe": own["probe_forget"], **fitted, "binary": own["binary_forget"]}
+        return self._images(hits)
 
     def figure(self) -> Figure:
         """Forget accuracy of every model by output, probe and NCC."""
@@ -181,13 +179,12 @@ class Report:
         """Write the table (CSV), the figure (PNG) and all numbers (JSON) into a folder, made where there is none."""
         folder = expanded(folder)
         plain = lambda x: x.to_dict("records") if isinstance(x, pd.DataFrame) else x.tolist()  # noqa: E731
+        text = json.dumps({name: getattr(self, name) for name in KEPT}, default=plain)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.table.to_csv(folder / "evaluation.csv")
             (folder / "evaluation.png").write_bytes(self._png(dpi=200))
-            text = json.dumps({name: getattr(self, name) for name in KEPT}, default=plain)
-            kept = {"digest": _digest(text), "report": json.loads(text)}
-            write(folder / "evaluation.json", json.dumps(kept) + "\n")
+            write(folder / "evaluation.json", json.dumps({"digest": _digest(text), "report": json.loads(text)}) + "\n")
         except OSError as reason:
             raise BadInput(f"no report can be written to {folder} ({reason.strerror or reason}).") from None
 
@@ -196,10 +193,9 @@ class Report:
         """The report that ``save`` has written. Raises BadInput where there is none, or where it was edited."""
         try:
             file = json.loads((expanded(folder) / "evaluation.json").read_text(encoding="utf-8"))
-            kept = file["report"]
-            if file["digest"] != _digest(json.dumps(kept)):
+            if file["digest"] != _digest(json.dumps(file["report"])):
                 raise ValueError("it was edited after it was saved")
-            rows, hits, found, *others = (kept[name] for name in KEPT)
+            rows, hits, found, *others = (file["report"][name] for name in KEPT)
             hits = {model: {k: np.array(found) for k, found in by.items()} for model, by in hits.items()}
             return Report(pd.DataFrame(rows), hits, pd.DataFrame(found), *others)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as reason:
@@ -234,29 +230,25 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def with_starts(found: Comparison, hits: dict[str, dict[str, np.ndarray]]) -> Comparison:
-    """The comparison with the scatter over starts in its intervals.
+def fitted_hits(model: Arrays, labels: dict, forget: tuple[int, ...], starts: list[int]) -> dict[str, np.ndarray]:
+    """Whether each forget-class test image is right, (1, N) or (starts, N), by probes on standardised features."""
+    from sklearn.linear_model import LogisticRegression, RidgeClassifier  # which take a second
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
-    The variance of a mean difference over images and over S starts is s_images^2 / n + s_starts^2 / S, its degrees of
-    freedom are Satterthwaite's.
-    """
-    lines = found.frame.to_dict("records")
-    for line in lines:
-        means = [hits[line[which]][line["column"]].mean(1) for which in ("model", "reference")]
-        starts = min(map(len, means))
-        if starts < 2 or not line["n"] or np.isnan(line["smallest"]):
-            continue
-        n, of_starts = line["n"], 100**2 * np.var(means[0][:starts] - means[1][:starts], ddof=1) / starts
-        of_images = np.var(line["values"], ddof=1) / n
-        variance = of_images + of_starts
-        if variance < 1e-18:
-            continue
-        freedom = variance**2 / (of_images**2 / (n - 1) + of_starts**2 / (starts - 1))
-        error, difference = np.sqrt(variance), line["difference"]
-        line["p"] = line["p_holm"] = 2 * stats.t.sf(abs(difference) / error, freedom)
-        line["low"], line["high"] = stats.t.interval(1 - ALPHA, freedom, difference, error)
-        line["smallest"], line["significant"] = error * stats.t.ppf(1 - ALPHA / 2, n - 1), line["p"] < ALPHA
-    for column in {line["column"] for line in lines}:  # Holm's correction anew, of one's own models
-        own = [line for line in lines if line["column"] == column and line["model"] not in REFERENCES]
-        comparing.holm([line for line in own if not np.isnan(line["p"])])
-    return replace(found, frame=pd.DataFrame(lines))
+    y, y_test = labels["train"].numpy(), labels["test"].numpy()
+    chosen, mlp = np.isin(y_test, forget), {"early_stopping": True, "max_iter": 100}
+    probes = {
+        "logistic regression": [LogisticRegression(max_iter=2000)],  # L2 penalty 1, to convergence
+        "ridge": [RidgeClassifier()],
+        "5 nearest neighbours": [KNeighborsClassifier()],
+        "MLP, 64 hidden units": [MLPClassifier((64,), random_state=start, **mlp) for start in starts],
+    }
+
+    def right(probe) -> np.ndarray:
+        fitted = make_pipeline(StandardScaler(), probe).fit(model.train_features, y)
+        return fitted.predict(model.test_features[chosen]) == y_test[chosen]
+
+    return {kind: np.stack([right(probe) for probe in made]) for kind, made in probes.items()}
