@@ -14,6 +14,7 @@ from sklearn.model_selection import StratifiedShuffleSplit
 from unlearn_utils.metrics import (
     accuracy_per_class,
     binary_probes,
+    fitted,
     linear_probe,
     membership_inference,
     nearest_class_centre,
@@ -210,3 +211,17 @@ def test_binary_probes_of_features_without_the_class_are_at_chance(clusters, rng
     fit, test = slice(0, 1000), slice(1000, None)
     found = binary_probes(donors[fit], labels[fit], donors[test], labels[test], K)
     assert found["auroc"][0].item() == pytest.approx(0.5, abs=0.06) and found["auroc"][1:].min() > 0.8
+
+
+# --- further probes
+
+
+@pytest.mark.parametrize("kind", ["logistic regression", "ridge", "5 nearest neighbours", "MLP, 64 hidden units"])
+def test_a_further_probe_finds_classes_on_any_scale_and_none_in_noise(kind, clusters, rng):
+    features, labels = clusters(K, 7, 60, 0.3)
+    features = features * torch.logspace(-3, 3, 7)
+    found = fitted(kind, features[:200], labels[:200], features[200:], seed=0)
+    assert accuracy_per_class(found, labels[200:], K).min() > 0.9
+    noise = torch.randn(len(labels), 7, generator=rng)
+    found = fitted(kind, noise[:200], labels[:200], noise[200:], seed=0)
+    assert accuracy_per_class(found, labels[200:], K).mean() < 2 / K

@@ -81,7 +81,8 @@ def _report(seen: Pass, probe: Probe, seeds: tuple[int, ...], shown: Callable) -
         told = "or it does not predict what the logits do: alignment, margins and NC3 are left out."
         seen.notes.append(f"No linear head is known of {headless}, {told}")
     found = checks(rows, hits, seen.arrays, seen.shared)
-    return Report(rows, hits, found, seen.notes, seen.forget, seen.names, made, seen.arrays, seen.labels)
+    further = lambda name, readouts: measured(name, seen, probe, seeds, readouts)[1]  # noqa: E731
+    return Report(rows, hits, found, seen.notes, seen.forget, seen.names, made, seen.arrays, further)
 
 
 def default_probe(images: int, classes: int) -> Probe:
@@ -137,7 +138,7 @@ def measured(
         chosen = is_in(at.test_labels, seen.forget)
         for readout in names:
             results = []
-            for seed in seeds if readout.startswith("probe") else (0,):
+            for seed in seeds if readout.startswith(("probe", "mlp")) else (0,):
                 at.seed = seed
                 results.append(READOUTS[readout].function(at))
             rows = pd.DataFrame([row_of(at.classes, {readout: result}, seen.forget) for result in results])
@@ -146,7 +147,7 @@ def measured(
                 right = torch.stack([result["hits"][chosen] for result in results])
                 hits[f"{readout}_forget"] = right.cpu().numpy()
                 row[f"{readout}_forget"] = hits[f"{readout}_forget"].mean()
-    if np.isnan(row["probe_auroc_forget"]):
+    if np.isnan(row.get("probe_auroc_forget", 0)):
         raise NoNumbers(
             f"no probe can be fitted to the features of model '{name}', as large as "
             f"{at.features.train.abs().max().item():.0e}, at lr {probe.lr:g}; scale them, or take a smaller lr."

@@ -23,6 +23,7 @@ from ..metrics import (
     auroc,
     binary_probes,
     false_positives,
+    fitted,
     group_accuracy,
     membership_inference,
     nearest,
@@ -131,7 +132,7 @@ def readout(uses: tuple[str, ...] = (), of_features: bool = False, where: Callab
 # Lists of K numbers in a result, and the columns that they fill: results keep the names under which they were stored.
 PER_CLASS = {name: name for name in ("auroc", "alignment", "mean_turn", "margin_bias", "membership")}
 PER_CLASS |= {"row_turn": "weight_turn", "margin_row": "margin_weight", "centre_distance": "mean_distance"}
-PER_CLASS |= {name: name for name in ("binary_recall", "binary_false_positives", "binary_auroc")}
+PER_CLASS |= {"binary_recall": "binary"} | {f"binary_{name}": f"binary_{name}" for name in ("false_positives", "auroc")}
 
 
 def read(name: str, at: At) -> dict[str, Any]:
@@ -174,7 +175,35 @@ def probe(at: At) -> dict:
     return tested(logits.argmax(1), at.test_labels, at.classes) | ranked
 
 
-@readout(of_features=True, where=lambda cell: False)  # only where it is asked for by name
+# Does the answer depend on the probe? These are read where they are asked for by name.
+
+
+@readout(of_features=True)
+def logistic(at: At) -> dict:
+    return _by_another_probe("logistic regression", at)
+
+
+@readout(of_features=True)
+def ridge(at: At) -> dict:
+    return _by_another_probe("ridge", at)
+
+
+@readout(of_features=True)
+def neighbours(at: At) -> dict:
+    return _by_another_probe("5 nearest neighbours", at)
+
+
+@readout(of_features=True)
+def mlp(at: At) -> dict:
+    return _by_another_probe("MLP, 64 hidden units", at)
+
+
+def _by_another_probe(kind: str, at: At) -> dict:
+    predicted = fitted(kind, at.features.train, at.train_labels, at.features.test, at.seed)
+    return tested(predicted, at.test_labels, at.classes)
+
+
+@readout(of_features=True)
 def binary(at: At) -> dict:
     found = binary_probes(at.features.train, at.train_labels, at.features.test, at.test_labels, at.classes)
     return {"hits": found.pop("hits")} | {f"binary_{name}": values.tolist() for name, values in found.items()}

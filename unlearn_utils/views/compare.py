@@ -18,7 +18,8 @@ FEWEST = 5  # paired values under which there is no interval: they are shown ins
 ALPHA = 0.05
 UNITS = {"forget": "forget sets", "seed": "seeds", "image": "test images of the forget classes"}
 NAMES = {"probe_in_head": "Probe, normalised features", "ncc_in_head": "NCC, normalised features"}
-NAMES |= READOUTS | {"binary": "Binary probe"}
+NAMES |= READOUTS | {"binary": "Binary probe", "logistic": "Logistic regression", "ridge": "Ridge regression"}
+NAMES |= {"neighbours": "5 nearest neighbours", "mlp": "MLP, 64 hidden units"}
 SIDES = {"retain": "retain", "forget": "forget", "group": "forget group", "false_positives": "false positives"}
 
 

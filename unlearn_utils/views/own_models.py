@@ -7,8 +7,8 @@ import hashlib
 import html
 import io
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..arrays import Arrays, own_state
+from ..arrays import Arrays
 from ..checks import withheld
 from ..paths import expanded, write
 from ..settings import BadInput
@@ -55,7 +55,7 @@ FIRST = [
 REFERENCES = ("Original", "Retrain", "Untrained")
 KEPT = ("rows", "hits", "checks", "notes", "forget", "classes", "made")  # of a saved report
 COLUMNS = ("output_forget", "probe_forget", "ncc_forget", "binary_forget")
-PROBES = ("official probe", "logistic regression", "ridge", "5 nearest neighbours", "MLP, 64 hidden units", "binary")
+PROBES = ("probe", "logistic", "ridge", "neighbours", "mlp", "binary")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -63,7 +63,8 @@ class Report:
     """What ``evaluate`` found.
 
     ``rows`` (fractions, a line per model), ``hits`` (by model and readout, (starts, forget-class test images)),
-    ``checks`` (see ``unlearn_utils.checks``), ``notes``; ``arrays`` and ``labels`` only where it has just run.
+    ``checks`` (see ``unlearn_utils.checks``), ``notes``; only where it has just run ``arrays``, by model, and
+    ``further``, which gives a model's hits by more readouts.
     """
 
     rows: pd.DataFrame
@@ -74,7 +75,7 @@ class Report:
     classes: list[str]
     made: dict[str, Any]
     arrays: dict[str, Arrays] | None = None
-    labels: dict[str, Any] | None = None
+    further: Callable[[str, Sequence[str]], dict[str, np.ndarray]] | None = None
 
     @property
     def images(self) -> pd.DataFrame:
@@ -145,29 +146,11 @@ class Report:
 
     def probes(self) -> Comparison:
         """Does the answer depend on the probe? Forget accuracy by six probes, each minus Retrain's. Raises BadInput."""
-        reference = "Retrain" if "Retrain" in self.hits else next(iter(self.hits))
-        return comparing.compare(self._probed, reference, PROBES, over="image")
-
-    @property
-    def probe_rows(self) -> pd.DataFrame:
-        """A row per model with its forget accuracy by each of ``PROBES``, to be compared over several forget sets.
-
-        ``compare(pd.concat([report.probe_rows for report in reports]), "Retrain", PROBES)``. Raises BadInput.
-        """
-        accuracies = self._probed.groupby("model")[list(PROBES)].mean()
-        return self.rows[["model", "method", "variant", "seed", "forget"]].merge(accuracies, on="model")
-
-    @cached_property
-    def _probed(self) -> pd.DataFrame:
-        """``images`` by ``PROBES``."""
-        if self.arrays is None:
+        if self.further is None:
             raise BadInput("a saved report holds no features; call evaluate again for its probes.")
-        hits = {}
-        with own_state():
-            for name, own in self.hits.items():
-                fitted = fitted_hits(self.arrays[name], self.labels, self.forget, self.made["starts"])
-                hits[name] = {"official probe": own["probe_forget"], **fitted, "binary": own["binary_forget"]}
-        return self._images(hits)
+        further = {name: self.hits[name] | self.further(name, PROBES[1:-1]) for name in self.hits}
+        reference = "Retrain" if "Retrain" in self.hits else next(iter(self.hits))
+        return comparing.compare(self._images(further), reference, [f"{name}_forget" for name in PROBES], over="image")
 
     def figure(self) -> Figure:
         """Forget accuracy of every model by output, probe and NCC."""
@@ -228,27 +211,3 @@ class Report:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def fitted_hits(model: Arrays, labels: dict, forget: tuple[int, ...], starts: list[int]) -> dict[str, np.ndarray]:
-    """Whether each forget-class test image is right, (1, N) or (starts, N), by probes on standardised features."""
-    from sklearn.linear_model import LogisticRegression, RidgeClassifier  # which take a second
-    from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.neural_network import MLPClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    y, y_test = labels["train"].numpy(), labels["test"].numpy()
-    chosen, mlp = np.isin(y_test, forget), {"early_stopping": True, "max_iter": 100}
-    probes = {
-        "logistic regression": [LogisticRegression(max_iter=2000)],  # L2 penalty 1, to convergence
-        "ridge": [RidgeClassifier()],
-        "5 nearest neighbours": [KNeighborsClassifier()],
-        "MLP, 64 hidden units": [MLPClassifier((64,), random_state=start, **mlp) for start in starts],
-    }
-
-    def right(probe) -> np.ndarray:
-        fitted = make_pipeline(StandardScaler(), probe).fit(model.train_features, y)
-        return fitted.predict(model.test_features[chosen]) == y_test[chosen]
-
-    return {kind: np.stack([right(probe) for probe in made]) for kind, made in probes.items()}
