@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -14,6 +14,26 @@ from torch.utils.checkpoint import checkpoint
 
 from .heads import ClassMeanHead, LinearHead
 from .settings import BadInput, Network
+
+
+ENCODERS: dict[str, Callable[[Network, int], nn.Module]] = {}
+
+
+def encoder(*architectures: str):
+    """Register what makes the encoder, with its ``out_features``, of a network and a number of channels.
+
+    A further architecture is no part of the code that made the others.
+    """
+
+    def register(maker: Callable[[Network, int], nn.Module]):
+        ENCODERS.update(dict.fromkeys(architectures, maker))
+        return maker
+
+    return register
+
+
+def encoder_of(architecture: str) -> Callable[[Network, int], nn.Module]:
+    return ENCODERS[architecture.partition("/")[0]]
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
@@ -57,6 +77,7 @@ class Bottleneck(nn.Module):
         return relu(self.bn3(self.conv3(y)) + self.shortcut(x))
 
 
+@encoder("resnet", "bottleneck_resnet")
 class ResNet(nn.Module):
     """Residual encoder with the CIFAR stem (3x3, stride 1, no pooling) and global average pooling.
 
@@ -64,7 +85,7 @@ class ResNet(nn.Module):
     Weights are initialised by PyTorch's defaults, as in the official code.
     """
 
-    def __init__(self, channels: int, network: Network):
+    def __init__(self, network: Network, channels: int):
         super().__init__()
         width, bottleneck = network.width, network.architecture == "bottleneck_resnet"
         self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
@@ -110,8 +131,8 @@ class Model(nn.Module):
         The loss still sees the whole batch, so the recipe stays what it is; only batch norm, in training,
         takes its statistics of each part.
         """
-        again = lambda: (nullcontext(), statistics_kept(self.encoder))  # noqa: E731
-        return checkpoint(self.encoder, x, use_reentrant=False, context_fn=again)
+        contexts = nullcontext(), statistics_kept(self.encoder)
+        return checkpoint(self.encoder, x, use_reentrant=False, context_fn=lambda: contexts)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
@@ -137,13 +158,13 @@ class Model(nn.Module):
 def statistics_kept(module: nn.Module) -> Iterator[None]:
     """Within it a pass in training mode leaves the running statistics of batch norm as they are."""
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    before = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, (momentum, batches) in zip(norms, before):
+        for norm, momentum, batches in before:
             norm.momentum = momentum
             norm.num_batches_tracked.copy_(batches)
 
@@ -155,8 +176,8 @@ def build(network: Network, channels: int, classes: int, seed: int) -> Model:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder, features = encoder_of(network.architecture)(network, channels)
-        head = LinearHead(features, classes)
+        encoder = encoder_of(network.architecture)(network, channels)
+        head = LinearHead(encoder.out_features, classes)
         if "vit" in network.architecture:  # as timm does it, and with it the official code
             nn.init.trunc_normal_(head.weight, std=0.02)
             nn.init.zeros_(head.bias)
@@ -166,44 +187,21 @@ def build(network: Network, channels: int, classes: int, seed: int) -> Model:
     return model.to(memory_format=torch.channels_last)
 
 
-ENCODERS: dict[str, Callable[[Network, int], tuple[nn.Module, int]]] = {}
-
-
-def encoder(*architectures: str):
-    """Register what makes the encoder of an architecture: a further one is no part of what made the others."""
-
-    def register(function: Callable[[Network, int], tuple[nn.Module, int]]):
-        ENCODERS.update(dict.fromkeys(architectures, function))
-        return function
-
-    return register
-
-
-def encoder_of(architecture: str) -> Callable[[Network, int], tuple[nn.Module, int]]:
-    """The function that makes an encoder, and the number of its features, of a network and a number of channels."""
-    return ENCODERS[architecture.partition("/")[0]]
-
-
-@encoder("resnet", "bottleneck_resnet")
-def _resnet(network: Network, channels: int) -> tuple[nn.Module, int]:
-    encoder = ResNet(channels, network)
-    return encoder, encoder.out_features
-
-
 @encoder("vit_small_patch16_224", "timm")
-def _timm(network: Network, channels: int) -> tuple[nn.Module, int]:
+def _timm(network: Network, channels: int) -> nn.Module:
     """An encoder of timm's: its features after pooling, a ViT's class token after the last norm."""
     import timm
 
     name, pretrained = network.architecture.removeprefix("timm/"), network.weights == "imagenet"
     try:
-        encoder = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels)
+        made = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels)
     except Exception as reason:  # the model hub's errors have no base class of their own
         raise BadInput(
             f"timm cannot make {network.architecture} ({in_short(reason)}); without a download network.weights can be "
             "a file that holds its ImageNet weights, or 'none'."
         ) from None
-    return encoder, getattr(encoder, "head_hidden_size", 0) or encoder.num_features  # some widen them before the head
+    made.out_features = getattr(made, "head_hidden_size", 0) or made.num_features  # some widen them before the head
+    return made
 
 
 def check_network(network: Network, side: int) -> None:
@@ -217,10 +215,9 @@ def check_network(network: Network, side: int) -> None:
         return
     import timm
 
-    try:
+    known = None
+    with suppress(RuntimeError):  # no such weights of it
         known = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    except RuntimeError:  # no such weights of it
-        known = None
     if known is None:
         raise BadInput(f"timm has no model '{name}'; timm.list_models() names those that it has.")
     if known.fixed_input_size and known.input_size[1] != side:
@@ -280,10 +277,3 @@ def use_class_mean_head(model: Model, normalisation: str) -> None:
     """Replace the head by an unfitted CMF head of the same shape."""
     classes, features = model.head.weight.shape
     model.head = ClassMeanHead(features, classes, normalisation).to(model.head.weight.device)
-
-
-def zero_head(model: Model) -> None:
-    """Set the classifier's weight and bias to zero, as the official code does for classifier-only runs."""
-    with torch.no_grad():
-        for parameter in model.head.parameters():
-            parameter.zero_()

@@ -149,7 +149,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     """A value as the kind that its field states."""
     plain, inside = get_origin(kind) or kind, get_args(kind)
     name = re.findall(r"\w+", where.partition("[")[0])[-1]
-    if kind is Recipe:
+    if kind is Recipe and type(value) is dict:
         return _recipe(value, where)
     if dataclasses.is_dataclass(kind):
         return read_table(kind, value, f"{where}.")
@@ -174,15 +174,13 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     return value
 
 
-def _recipe(table: Any, where: str) -> Recipe:
+def _recipe(table: dict, where: str) -> Recipe:
     """What is no setting is a constant of the method; a table without settings is the recipe of a closed form."""
-    if type(table) is not dict:
-        raise BadInput(f"{where} is {table!r}, but it must be a table.")
     names = {spec.name for spec in dataclasses.fields(Recipe)} - {"constants"}
-    constants = {key: value for key, value in table.items() if key not in names}
-    if len(constants) == len(table):
+    settings = {key: table[key] for key in table if key in names}
+    constants = {key: table[key] for key in table if key not in names}
+    if not settings:
         return Recipe(epochs=0, lr=0.0, constants=constants)
-    settings = {key: value for key, value in table.items() if key in names}
     return read_table(Recipe, settings, f"{where}.", constants=constants)
 
 

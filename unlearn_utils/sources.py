@@ -18,7 +18,7 @@ from torch import Tensor
 
 from . import settings
 from .data import Dataset, Images
-from .image_files import class_folders, decoded, tiny_imagenet
+from .image_files import class_folders, decoded
 from .paths import ROOT, expanded
 from .settings import BadInput
 
@@ -40,11 +40,17 @@ def load(data: settings.Data, cache: Path) -> Dataset:
 
     Raises BadInput when the data cannot be downloaded, read or kept.
     """
-    sources = {"digits": _digits, **dict.fromkeys(TORCHVISION, _torchvision), "tiny_imagenet": _tiny_imagenet}
     if data.source == "folder" and not data.folder:
         raise BadInput("this profile has no images of its own: name your folder with --data-dir.")
     in_class_folders = data.source == "folder" or data.folder and (folder_of(data) / "test").is_dir()
-    train, test, classes, groups = (_folder if in_class_folders else sources[data.source])(data, cache)
+    if data.source == "digits":
+        train, test, classes, groups = _digits()
+    elif data.source in TORCHVISION and not in_class_folders:
+        train, test, classes, groups = _torchvision(data)
+    else:
+        root = folder_of(data) if in_class_folders else _tiny_imagenet(data)
+        (files, classes), groups = class_folders(root), {}
+        train, test = decoded(root, files, data, cache)
     if data.evaluate_on == "validation":
         train, test = _hold_out(train)
     if data.train_per_class:
@@ -101,7 +107,7 @@ def _hold_out(train: Images, every: int = 5) -> tuple[Images, Images]:
     return train.select(~held_out), train.select(held_out)
 
 
-def _digits(data: settings.Data, cache: Path) -> Loaded:
+def _digits() -> Loaded:
     """scikit-learn's 1,797 handwritten digits, 8x8, grey values 0 to 16; two fifths are the test set."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -114,7 +120,7 @@ def _digits(data: settings.Data, cache: Path) -> Loaded:
     return parts[0], parts[1], tuple(str(name) for name in bunch.target_names), {}
 
 
-def _torchvision(data: settings.Data, cache: Path) -> Loaded:
+def _torchvision(data: settings.Data) -> Loaded:
     """A data set of torchvision, downloaded on first use and checked by torchvision's checksums."""
     from torchvision import datasets
     from torchvision.transforms import v2
@@ -154,14 +160,13 @@ def _coarse_classes(folder: Path) -> Groups:
     }
 
 
-def _tiny_imagenet(data: settings.Data, cache: Path) -> Loaded:
-    """Tiny-ImageNet: its validation images serve as the test set, and their classes stand in a list."""
+def _tiny_imagenet(data: settings.Data) -> Path:
+    """The folder of Tiny-ImageNet, which is downloaded on first use."""
     root = folder_of(data)
     home = root if (root / "wnids.txt").exists() else root / "tiny-imagenet-200"
     if not home.is_dir():
         _fetched(data, lambda: _unpack(*TINY_IMAGENET, root, home.name))
-    files, shown = tiny_imagenet(home)
-    return *decoded(home, files, data, cache), shown, {}
+    return home
 
 
 def _unpack(url: str, md5: str, root: Path, name: str) -> None:
@@ -172,10 +177,3 @@ def _unpack(url: str, md5: str, root: Path, name: str) -> None:
     with tempfile.TemporaryDirectory(dir=root, prefix=".unpacking-") as scratch:
         extract_archive(root / Path(url).name, scratch)
         (Path(scratch) / name).rename(root / name)
-
-
-def _folder(data: settings.Data, cache: Path) -> Loaded:
-    """Any folder of the form train/<class>/<image>, test/<class>/<image>."""
-    root = folder_of(data)
-    files, names = class_folders(root)
-    return *decoded(root, files, data, cache), names, {}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .data import Dataset, Images, is_in
 from .heads import ClassMeanHead
-from .models import Model, use_class_mean_head, zero_head
+from .models import Model, use_class_mean_head
 from .representation import features_of
 from .settings import Recipe
 
@@ -93,8 +93,8 @@ def begin(
     if normalisation and not isinstance(model.head, ClassMeanHead):
         use_class_mean_head(model, normalisation)
     teacher = copy.deepcopy(model).eval().requires_grad_(False)
-    if zeroed:
-        zero_head(model)
+    for parameter in model.head.parameters() if zeroed else ():  # as in the official code
+        torch.nn.init.zeros_(parameter)
     if encoder_frozen:
         model.freeze_encoder()
     run = Run(model, teacher, dataset, forget, recipe, random, views)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
-from ..settings import BadInput, Recipe, read_table
+from ..settings import BadInput, Recipe, read_table, refuse_unknown
 
 METHODS: dict[str, type] = {}
 
@@ -36,57 +36,41 @@ class Method:
         return iter(())
 
 
-def method(
-    name: str,
-    label: str,
-    *,
-    citation: str = "",
-    start: Literal["original", "initialisation"] = "original",
-    sees_all: bool = False,
-    role: Literal["", "method", "extension", "reference"] = "",
-    variants: tuple = (),
-    why: str = "",
-    head_only: bool = False,
-    recipe_of: str = "",
-    other_seed: int = 0,
-):
-    """Register a method under ``name``; ``label`` is what tables show. Raises BadInput for a name that is taken.
+TRAITS = {  # what ``@method`` may say besides, and what holds where it does not
+    "citation": "",
+    "start": "original",  # the model it changes; "initialisation": that of the original, same seed
+    "sees_all": False,  # it is the same for every forget set
+    "role": "",  # "method" (of the paper), "extension" or "reference"; empty: by its start, the first or the last
+    "variants": (),  # those it can be used with; empty: all
+    "why": "",  # with no others
+    "head_only": False,  # its features are those of its start
+    "recipe_of": "",  # the method whose recipe it takes; empty: its own
+    "other_seed": 0,  # added to the seed of its initialisation
+}
 
-    ``about`` is the first line of the class's docstring, its objective, and the ``citation``. ``start`` is the model
-    it changes: "original", or "initialisation" (that of the original, same seed). ``sees_all``: it is the same for
-    every forget set. ``role``: of the paper ("method"), "extension", or "reference", as which all from the
-    initialisation count. ``variants`` it can be used with (empty: all), and ``why`` no others. ``head_only``: its
-    features are those of its start. ``recipe_of`` names the method whose recipe it takes, and ``other_seed`` is added
-    to the seed of its initialisation.
+
+def method(name: str, label: str, **traits: Any):
+    """Register a method under ``name``; ``label`` is what tables show, ``traits`` are those of ``TRAITS``.
+
+    Raises BadInput for a name or label that is none or another method's.
     """
 
     def register(cls: type) -> type:
-        _check_name(name, label, cls)
-        cls.name, cls.label, cls.start, cls.sees_all, cls.variants, cls.why = (
-            name,
-            label,
-            start,
-            sees_all,
-            variants,
-            why,
-        )
-        cls.head_only, cls.recipe_of, cls.other_seed = head_only, recipe_of or name, other_seed
-        cls.role = role or ("reference" if start == "initialisation" else "method")
+        if not str(name).isidentifier() or not isinstance(label, str):
+            raise BadInput(f"@method({name!r}, {label!r}) needs a name in one word and a label, like 'mine', 'Mine'.")
+        check_free("method", name, METHODS.get(name), cls)
+        if any(known.label == label and other != name for other, known in METHODS.items()):
+            raise BadInput(f"method '{name}' has the label '{label}' of another method; tables need one of its own.")
+        refuse_unknown(traits, TRAITS, f"method '{name}': ")
+        for trait, value in ({"name": name, "label": label} | TRAITS | traits).items():
+            setattr(cls, trait, value)
+        cls.recipe_of = cls.recipe_of or name
+        cls.role = cls.role or ("reference" if cls.start == "initialisation" else "method")
         cls.closed_form = cls.losses is Method.losses
-        cls.about = "; ".join(filter(None, [(cls.__doc__ or "").strip().partition("\n")[0].rstrip("."), citation]))
         METHODS[name] = cls
         return cls
 
     return register
-
-
-def _check_name(name: str, label: str, cls: type) -> None:
-    """Raise BadInput where a name or a label is none, or another method's."""
-    if not str(name).isidentifier() or not isinstance(label, str):
-        raise BadInput(f"@method({name!r}, {label!r}) needs a name in one word and a label, like 'mine', 'My method'.")
-    check_free("method", name, METHODS.get(name), cls)
-    if any(known.label == label and other != name for other, known in METHODS.items()):
-        raise BadInput(f"method '{name}' has the label '{label}' of another method; tables need one of its own.")
 
 
 def check_free(kind: str, name: str, known: Any, new: Any) -> None:

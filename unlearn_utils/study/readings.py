@@ -17,7 +17,7 @@ from ..representation import Features, extract, output_predictions
 from ..settings import BadInput
 from ..training import begin, generator, refit_head, train, worth_reading
 from . import code
-from .cells import Cell, Result, Task, dataset_of, load_model, prepare, stored, trained, views_of
+from .cells import Cell, Result, Task, dataset_of, prepare, stored, trained, views_of
 from .readouts import READOUTS, At, look, read
 from .variants import recorded
 
@@ -216,35 +216,29 @@ def thinned(readings: list, most: int) -> list:
 
 @dataclass(frozen=True)
 class Attacked(Task):
-    """One relearning attack on the cell's model, aimed at ``target``: correct test images of each class."""
+    """One relearning attack on the cell's model: correct test images of each class."""
 
     cell: Cell
     attack: str
-    target: tuple[int, ...]  # the forget set that the attack wants back
-    shots: tuple[int, ...] = ()  # images per class, for the attacks on features
+    shots: tuple[int, ...] = ()  # images per class, for the attacks on features; fine-tuning has the profile's budget
     draws: int = 0
     kind = "attack"
 
     @staticmethod
-    def of(cell: Cell, attack: str, target: tuple[int, ...], shots: tuple[int, ...], draws: int) -> Attacked:
+    def of(cell: Cell, attack: str, shots: tuple[int, ...], draws: int) -> Attacked:
         """Raises BadInput for an unknown attack. One that sees features alone is the same for all with that encoder."""
-        if attack not in (known := attacks.ON_FEATURES + attacks.FINE_TUNING):
-            raise BadInput(f"there is no attack '{attack}'; choose from {', '.join(known)}.")
-        on_features = attack in attacks.ON_FEATURES
-        cell = cell.encoder if on_features and attack not in attacks.NEEDS_FORGET_SET else cell
-        target = target if attack in attacks.NEEDS_FORGET_SET else ()
-        return Attacked(cell, attack, target, *((shots, draws) if on_features else ((), 0)))
+        if attack not in attacks.ATTACKS:
+            raise BadInput(f"there is no attack '{attack}'; choose from {', '.join(attacks.ATTACKS)}.")
+        return Attacked(cell, attack) if attack == "own_head" else Attacked(cell.encoder, attack, shots, draws)
 
     @property
     def about(self) -> dict[str, Any]:
-        on_features = self.attack in attacks.ON_FEATURES
-        budget = [list(self.shots), self.draws] if on_features else asdict(self.cell.profile.attack)
-        return {"attack": self.attack, "target": list(self.target), "budget": budget}
+        budget = [list(self.shots), self.draws] if self.shots else asdict(self.cell.profile.attack)
+        return {"attack": self.attack, "target": [], "budget": budget}
 
     @property
     def code(self) -> str:
-        functions = {"prototype": attacks.prototype, **dict.fromkeys(attacks.FINE_TUNING, attacks.fine_tune)}
-        return code.version(functions.get(self.attack, attacks.few_shot), generator)
+        return code.version(attacks.few_shot if self.shots else attacks.fine_tune, generator)
 
     @property
     def label(self) -> str:
@@ -252,19 +246,15 @@ class Attacked(Task):
 
     def compute(self, device: str) -> Result:
         at = look(self.cell, device)
-        if self.attack in attacks.FINE_TUNING:
-            random = generator(device, self.cell.seed, self.attack)
-            budget = self.cell.profile.attack
-            readings = attacks.fine_tune(at.model, at.dataset, self.attack, self.target, budget, random)
-        else:
+        labels = at.test_labels.cpu()
+        if self.shots:
             random = generator("cpu", self.cell.seed, self.attack)  # the same images for every model
-            common = (at.features.to("cpu"), at.train_labels.cpu(), at.test_labels.cpu())
-            budget = (list(self.shots), self.draws, random)
-            if self.attack == "prototype":
-                readings = attacks.prototype(load_model(self.cell, "cpu"), *common, self.target, *budget)
-            else:
-                readings = attacks.few_shot(*common, *budget, shuffled=self.attack == "few_shot_shuffled")
-        counts = torch.bincount(at.test_labels.cpu()).tolist()
+            given = at.features.to("cpu"), at.train_labels.cpu(), labels, list(self.shots), self.draws, random
+            readings = attacks.few_shot(*given, shuffled=self.attack == "few_shot_shuffled")
+        else:
+            random = generator(device, self.cell.seed, self.attack)
+            readings = attacks.fine_tune(at.model, at.dataset, self.cell.profile.attack, random)
+        counts = torch.bincount(labels).tolist()
         hits = [[round(a * n) for a, n in zip(reading["accuracy"], counts)] for reading in readings]
         return {"readings": [{"x": r["x"], "draw": r["draw"], "hits": h} for r, h in zip(readings, hits)]}, {}
 

@@ -210,12 +210,9 @@ class Study(Results):
                 continue
             (_, training), (_, collapse) = found
             for at, collapsed in zip(training["history"], collapse["epochs"], strict=True):
-                pooled = {
-                    f"{part}_{side}": value
-                    for part in ("train", "test")
-                    for side, value in self._pool(at[f"{part}_hits"], forget, part).items()
-                }
-                rows.append(row | pooled | {"loss": at["loss"]} | collapsed)
+                row |= self._accuracies(at["train_hits"], forget, "train", ("train_retain", "train_forget"))
+                row |= self._accuracies(at["test_hits"], forget, "test", ("test_retain", "test_forget"))
+                rows.append(row | {"loss": at["loss"]} | collapsed)
         return pd.DataFrame(rows)
 
     def curve(self, method: str = "random_label") -> pd.DataFrame:
@@ -226,8 +223,7 @@ class Study(Results):
             for reading in result["readings"]:
                 epoch = sum(end <= reading["x"] for end in result["epoch_ends"])
                 for name, label in READOUTS.items():
-                    pooled = self._pool(np.diagonal(reading[name]), forget, "test")
-                    accuracies = {"retain": pooled["retain"], "forget_accuracy": pooled["forget"]}
+                    accuracies = self._accuracies(np.diagonal(reading[name]), forget)
                     rows.append(row | {"step": reading["x"], "readout": label, **accuracies, "epoch": epoch})
         return pd.DataFrame(rows)
 
@@ -262,12 +258,11 @@ class Study(Results):
                 "training images, and at least one draw is needed."
             )
         listed = [*(self._models(["original", "retrain", "random"]) if references else []), *self._models(models)]
-        tasks = lambda cell, pair: [Attacked.of(cell, attack, pair[1], tuple(shots), draws)]  # noqa: E731
+        tasks = lambda cell, pair: [Attacked.of(cell, attack, tuple(shots), draws)]  # noqa: E731
         for row, (_, forget), [(_, result)] in self._each(listed, tasks):
             for reading in result["readings"]:
-                pooled = self._pool(reading["hits"], forget, "test")
                 at = {"attack": attack, "x": reading["x"], "draw": reading["draw"]}
-                rows.append(row | at | {"retain": pooled["retain"], "forget_accuracy": pooled["forget"]})
+                rows.append(row | at | self._accuracies(reading["hits"], forget))
         return pd.DataFrame(rows)
 
     def embedding(self, models: Models, points: int = 2000) -> dict[str, dict[str, np.ndarray]]:
@@ -298,12 +293,11 @@ class Study(Results):
     def _models(self, models: Models, variant: Models = "linear") -> list[tuple[str, str]]:
         return models_of(self.profile, models, variant)
 
-    def _pool(self, hits, forget: tuple[int, ...], part: str) -> dict[str, float]:
+    def _accuracies(self, hits, forget: tuple[int, ...], part="test", names=("retain", "forget_accuracy")) -> dict:
         """Share of hits among the images of the retain and of the forget classes."""
-        hits, counts = np.asarray(hits, dtype=float), np.array(getattr(images_of(self.profile), part))
-        sides = {"retain": np.isin(np.arange(len(counts)), forget, invert=True)}
-        sides["forget"] = ~sides["retain"]
-        return {side: float(hits[of].sum() / counts[of].sum()) for side, of in sides.items()}
+        hits, images = np.asarray(hits), np.array(getattr(images_of(self.profile), part))
+        forgotten = np.isin(np.arange(len(images)), forget)
+        return {name: hits[of].sum() / images[of].sum() for name, of in zip(names, (~forgotten, forgotten))}
 
 
 def _has_steps(method: str) -> None:
