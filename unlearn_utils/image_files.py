@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import mimetypes
-import os
 import warnings
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from . import settings
 from .data import Images
+from .paths import replaced
 from .settings import BadInput
 
 Files = dict[str, dict[str, list[Path]]]  # files[part][class]
@@ -152,17 +152,11 @@ def _packed(path: Path, chosen: Files, data: settings.Data) -> dict[str, Tensor]
         packed[f"{part}_pixels"] = torch.stack(images)
         sizes = torch.tensor([len(files) for files in classes.values()])
         packed[f"{part}_labels"] = torch.arange(len(sizes)).repeat_interleave(sizes)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(b"")  # safetensors reports a folder or disk that refuses as an error of its own kind
-        save_file(packed, partial)
-        partial.replace(path)
-    except Exception as reason:
-        partial.unlink(missing_ok=True)
-        raise BadInput(
-            f"the images cannot be kept in {path.parent} ({reason}); make room or make it writable."
-        ) from None
+        with replaced(path) as partial:
+            save_file(packed, partial)
+    except Exception as reason:  # safetensors reports a folder or disk that refuses as an error of its own kind
+        raise BadInput(f"the images cannot be kept in {path.parent} ({reason}); make room there.") from None
     return packed
 
 

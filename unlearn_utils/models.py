@@ -15,7 +15,6 @@ from torch.utils.checkpoint import checkpoint
 from .heads import ClassMeanHead, LinearHead
 from .settings import BadInput, Network
 
-
 ENCODERS: dict[str, Callable[[Network, int], nn.Module]] = {}
 
 
@@ -206,24 +205,24 @@ def _timm(network: Network, channels: int) -> nn.Module:
 
 def check_network(network: Network, side: int) -> None:
     """Raise BadInput where no network can be made: no such encoder, no such weights, or not for ``side`` pixels."""
-    kind, _, name = network.architecture.partition("/")
-    if kind not in ENCODERS:
-        raise BadInput(f"network.architecture is '{kind}', but it must be one of {', '.join(ENCODERS)} (timm/<name>).")
+    asked = network.architecture
+    if asked not in ENCODERS and not asked.startswith("timm/"):
+        raise BadInput(f"network.architecture is '{asked}', but it must be one of {', '.join(ENCODERS)} (timm/<name>).")
     if network.weights not in ("none", "imagenet"):
         weights_file(network.weights)
-    if not name:
+    if encoder_of(asked) is not _timm:
         return
     import timm
 
-    known = None
+    name, known = asked.removeprefix("timm/"), None
     with suppress(RuntimeError):  # no such weights of it
         known = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     if known is None:
         raise BadInput(f"timm has no model '{name}'; timm.list_models() names those that it has.")
     if known.fixed_input_size and known.input_size[1] != side:
         raise BadInput(
-            f"{network.architecture} takes images of {known.input_size[1]} pixels, not {side}; set data.enlarge_to and "
-            "data.crop_to, or take another network."
+            f"{asked} takes images of {known.input_size[1]} pixels, not {side}; set data.enlarge_to and data.crop_to, "
+            "or take another network."
         )
 
 

@@ -116,9 +116,8 @@ class Attack:
 # Tables of a profile, and constants of a method, as these classes
 
 MOST = 10**18  # below it: so no number is infinite or NaN, and a seed fits in 64 bits
-FROM_ONE = "epochs batch_size width blocks image_size channels shots steps few_sets".split()
+FROM_ONE = "epochs batch_size width blocks image_size channels shots steps draws few_sets".split()
 RANGES = dict.fromkeys(FROM_ONE, (1, MOST)) | dict.fromkeys(("momentum", "validation"), (0, 1))  # others from 0 on
-MAY_BE_EMPTY = ("multi_runs", "left_out")
 WORDS = {
     int: "a whole number",
     float: "a number",
@@ -166,7 +165,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
             raise BadInput(f"{where} is {value}, but it must be at least {low} and below {high:g}.")
         return plain(value)
     if written is list:
-        if not value and name not in MAY_BE_EMPTY:
+        if not value and name != "multi_runs":
             raise BadInput(f"{where} is an empty list; it needs at least one entry.")
         return plain(_read(inside[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if plain is dict and inside:

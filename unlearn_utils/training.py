@@ -19,6 +19,7 @@ from torch import Tensor
 from .data import Dataset, Images, is_in
 from .heads import ClassMeanHead
 from .models import Model, use_class_mean_head
+from .paths import replaced
 from .representation import features_of
 from .settings import Recipe
 
@@ -28,7 +29,7 @@ class Run:
     """What a method sees while it changes one model."""
 
     model: Model
-    teacher: Model  # frozen: the model that the method starts from
+    teacher: Model | None  # frozen: the model that the method starts from; ``begin`` sets it
     dataset: Dataset
     forget_classes: tuple[int, ...]
     recipe: Recipe
@@ -74,30 +75,21 @@ def generator(device: str, *purpose: Any) -> torch.Generator:
 
 
 def begin(
-    model: Model,
-    method,
-    dataset: Dataset,
-    forget: tuple[int, ...],
-    recipe: Recipe,
-    random: torch.Generator,
-    views: torch.Generator | None = None,
-    normalisation: str | None = None,
-    encoder_frozen: bool = False,
-    zeroed: bool = False,
+    run: Run, method, normalisation: str | None = None, encoder_frozen: bool = False, zeroed: bool = False
 ) -> Run:
-    """Everything that a method needs to change a model, the method begun.
+    """Make the model of a run what its variant asks for, and begin the method.
 
     ``normalisation`` (of the features) gives the model a CMF head if it has none. The teacher is the model before its
-    encoder is frozen or its classifier set to zero.
+    encoder is frozen or its classifier set to zero (as in the official code).
     """
+    model = run.model
     if normalisation and not isinstance(model.head, ClassMeanHead):
         use_class_mean_head(model, normalisation)
-    teacher = copy.deepcopy(model).eval().requires_grad_(False)
-    for parameter in model.head.parameters() if zeroed else ():  # as in the official code
+    run.teacher = copy.deepcopy(model).eval().requires_grad_(False)
+    for parameter in model.head.parameters() if zeroed else ():
         torch.nn.init.zeros_(parameter)
     if encoder_frozen:
         model.freeze_encoder()
-    run = Run(model, teacher, dataset, forget, recipe, random, views)
     run.begun = method.begin(run)
     return run
 
@@ -153,16 +145,11 @@ class Checkpoint:
         if now - self.last < self.seconds:
             return
         self.last = now
-        state = {
-            "model": model.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "generator": self.generator.get_state(),
-        }
-        state |= {"epoch": epoch, "step": step, "images_seen": model.images_seen, "device": self.generator.device.type}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        torch.save(state | {"history": self.history, "moments": self.moments}, partial)
-        partial.replace(self.path)
+        state = {name: part.state_dict() for name, part in (("model", model), ("optimiser", optimiser))}
+        state |= {"generator": self.generator.get_state(), "device": self.generator.device.type}
+        state |= {"epoch": epoch, "step": step, "images_seen": model.images_seen}
+        with replaced(self.path) as partial:
+            torch.save(state | {"history": self.history, "moments": self.moments}, partial)
 
     def restore(self, model: Model, optimiser: torch.optim.Optimizer) -> tuple[int, int]:
         """(epochs, steps) done: none where the file is missing, damaged, or of another kind of device.
@@ -177,9 +164,7 @@ class Checkpoint:
         except Exception:  # torch has no base class for a damaged file, and the training can start anew
             state = {}
         if state.get("device") != self.generator.device.type:
-            print(
-                f"the unfinished training {self.path.stem} is damaged or of another device; it starts anew.", flush=True
-            )
+            print(f"the unfinished training {self.path.stem} is damaged or of another device; it starts anew.")
             self.path.unlink()
             return 0, 0
         model.load_state_dict(state["model"])

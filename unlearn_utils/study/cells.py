@@ -288,9 +288,8 @@ def prepare(cell: Cell, device: str) -> tuple[Run, Method]:
     model = load_model(cell.start, device) if cell.start else _built(cell, cell.profile.network.weights).to(device)
     method = build(cell.method, cell.recipe.constants)
     random = generator(device, cell.seed, list(cell.forget), cell.method, recorded(cell.variant))
-    frozen = {"encoder_frozen": variant.encoder_frozen, "zeroed": variant.zeroed}
-    views = views_of(cell, device)
-    return begin(model, method, dataset, cell.forget, cell.recipe, random, views, cell.normalisation, **frozen), method
+    run = Run(model, None, dataset, cell.forget, cell.recipe, random, views_of(cell, device))
+    return begin(run, method, cell.normalisation, variant.encoder_frozen, variant.zeroed), method
 
 
 def views_of(cell: Cell, device: str) -> torch.Generator | None:
