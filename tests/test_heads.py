@@ -33,10 +33,12 @@ def fitted(normalisation, features, labels):
     return head
 
 
-def test_class_means_are_the_means_of_the_samples_of_each_class(sample):
+def test_class_means_are_the_means_of_the_samples_of_each_class_and_a_class_without_samples_is_named(sample):
     features, labels, _ = sample
     expected = [np.mean([f for f, y in zip(features.numpy(), labels) if y == c], axis=0) for c in range(4)]
     np.testing.assert_allclose(class_means(features, labels, 4), expected, atol=1e-12)
+    with pytest.raises(ValueError, match="class 4"):
+        class_means(features, labels, 5)
 
 
 def test_class_moments_of_two_classes_by_hand():
@@ -45,20 +47,6 @@ def test_class_moments_of_two_classes_by_hand():
     means, within = class_moments(features, torch.tensor([0, 1, 0, 1]), 2)
     assert means.tolist() == [[1, 0], [5, 5]] and within.tolist() == [[0.5, 0], [0, 2]]
     assert means.dtype == within.dtype == torch.float64
-
-
-def test_within_class_scatter_is_0_for_collapsed_classes_and_grows_with_the_square_of_the_noise(clusters):
-    traces = []
-    for noise in (0.0, 1.0, 3.0):
-        features, labels = clusters(4, 6, 2000, noise)
-        traces.append(torch.trace(class_moments(features, labels, 4)[1]).item())
-    assert traces == pytest.approx([0, 6, 54], rel=0.05, abs=1e-12)
-
-
-def test_class_means_refuse_a_class_without_samples_and_name_it(sample):
-    features, labels, _ = sample
-    with pytest.raises(ValueError, match="class 4"):
-        class_means(features, labels, 5)
 
 
 def test_linear_head_is_the_ordinary_classifier_and_embeds_nothing(sample):
@@ -81,13 +69,6 @@ def test_cmf_weight_embedding_and_logits_equal_algorithm_1(normalisation, sample
     np.testing.assert_allclose(head.weight, weight, atol=1e-12)
     np.testing.assert_allclose(head.embed(sample[2]), z, atol=1e-12)
     np.testing.assert_allclose(head(sample[2]), z @ weight.T, atol=1e-12)
-
-
-@pytest.mark.parametrize("normalisation", NORMALISATIONS)
-def test_cmf_logits_are_cosines(normalisation, sample):
-    logits = fitted(normalisation, *sample[:2])(100 * sample[2])
-    assert logits.abs().max() <= 1 + 1e-12
-    assert logits.max() > 0.5 and logits.min() < -0.1
 
 
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)

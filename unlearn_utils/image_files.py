@@ -45,21 +45,18 @@ def tiny_imagenet(home: Path) -> tuple[Files, tuple[str, ...]]:
     try:
         names = sorted((home / "wnids.txt").read_text(encoding="utf-8").split())
         words = dict(line.split("\t") for line in (home / "words.txt").read_text(encoding="utf-8").splitlines())
-        files = {
-            "train": {name: sorted((home / "train" / name / "images").glob("*.JPEG")) for name in names},
-            "test": {name: [] for name in names},
-        }
+        train = {name: sorted((home / "train" / name / "images").glob("*.JPEG")) for name in names}
+        test = {name: [] for name in names}
         for line in sorted((home / "val" / "val_annotations.txt").read_text(encoding="utf-8").splitlines()):
             file, name, *_ = line.split("\t")
-            files["test"][name].append(home / "val" / "images" / file)
+            test[name].append(home / "val" / "images" / file)
     except (OSError, ValueError, KeyError) as reason:
-        raise BadInput(f"{home} is not a complete Tiny-ImageNet ({reason}); delete it and run again.") from None
-    for part, classes in files.items():
-        for name, listed in classes.items():
-            if not listed:
-                raise BadInput(f"{home} holds no {part} images of class {name}; delete it and run again.")
+        raise BadInput(f"{home} is not a complete Tiny-ImageNet ({reason}); unpack it again.") from None
+    if empty := [name for name in names if not (train[name] and test[name])]:
+        raise BadInput(f"{home} is not a complete Tiny-ImageNet (no images of {empty[0]}); unpack it again.")
     first = [words.get(name, name).split(",")[0] for name in names]
-    return files, tuple(word if first.count(word) == 1 else f"{word} ({name})" for name, word in zip(names, first))
+    shown = (word if first.count(word) == 1 else f"{word} ({name})" for name, word in zip(names, first))
+    return {"train": train, "test": test}, tuple(shown)
 
 
 def _hidden(path: Path) -> bool:
@@ -70,7 +67,9 @@ def _hidden(path: Path) -> bool:
 def _listing(root: Path, part: str) -> dict[str, list[Path]]:
     folder = root / part
     if not folder.is_dir():
-        raise BadInput(f"there is no folder {folder}; the data folder must have train/<class>/ and test/<class>/.")
+        raise BadInput(
+            f"there is no folder {folder}; a data folder (--data-dir) must have train/<class>/ and test/<class>/."
+        )
     inside = [path for path in folder.iterdir() if not _hidden(path.relative_to(folder))]
     if beside := [path for path in inside if not path.is_dir() and _is_image(path)]:
         print(f"{folder}: {len(beside)} images beside the class folders, like {min(beside).name}, are left out.")

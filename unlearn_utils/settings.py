@@ -37,7 +37,7 @@ class Views:
 @dataclass(frozen=True, kw_only=True)
 class Data(Views):
     # "folder" holds train/<class>/* and test/<class>/*; "digits" come with scikit-learn; the others are downloaded
-    source: Literal["digits", "folder", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet"]
+    source: Literal["digits", "folder", "fashion_mnist", "cifar10", "cifar100"]
     image_size: int
     channels: int
     folder: str = ""  # where images lie or are downloaded to

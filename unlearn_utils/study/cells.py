@@ -48,18 +48,16 @@ class Cell:
         A CMF cell starts from the original fine-tuned with the CMF head (the official code's stage 0), a sham
         from Retrain.
         """
-        from_scratch = METHODS[self.method].start == "initialisation"
-        if from_scratch and self.variant == "linear":
+        method, variant = self.method, self.variant
+        from_scratch, on_retrain = METHODS[method].start == "initialisation", VARIANTS[variant].on_retrain
+        if from_scratch and variant == "linear":
             return None
-        on_retrain = VARIANTS[self.variant].on_retrain
-        if from_scratch and (self.method != "original" or on_retrain):  # its start would have seen the class
-            raise BadInput(
-                f"'{self.method}' has no variant '{self.variant}': it is trained from scratch; take 'linear'."
-            )
+        if from_scratch and (method != "original" or on_retrain):  # its start would have seen the class
+            raise BadInput(f"'{method}' has no variant '{variant}': it is trained from scratch; take 'linear'.")
         if on_retrain:
             return dataclasses.replace(self, method="retrain", variant="linear")
-        variant = self.variant if self.head == "cmf" and self.method != "original" else "linear"
-        return dataclasses.replace(self, forget=(), method="original", variant=variant)
+        of_cmf = self.head == "cmf" and method != "original"
+        return dataclasses.replace(self, forget=(), method="original", variant=variant if of_cmf else "linear")
 
     @property
     def encoder(self) -> Cell:
