@@ -31,13 +31,6 @@ K, FORGET, RETAIN = 4, (1, 3), (0, 2)
 COUNTS = torch.tensor([[7, 2, 1, 0], [4, 6, 2, 8], [0, 0, 4, 1], [0, 5, 0, 0]])
 
 
-@pytest.fixture
-def guessed(rng):
-    """Counts of uniform guesses on classes of different size."""
-    labels = torch.arange(K).repeat_interleave(torch.tensor([4000, 8000, 12000, 16000]))
-    return confusion(torch.randint(K, labels.shape, generator=rng), labels, K)
-
-
 def counts_of(labels, predicted):
     return confusion(torch.tensor(predicted), torch.tensor(labels), K)
 
@@ -66,15 +59,6 @@ def test_confusion_counts_each_pair_of_true_and_predicted_class():
 )
 def test_a_metric_of_counts_by_hand(metric, classes, value):
     assert np.asarray(metric(COUNTS, classes)).tolist() == pytest.approx(value, abs=1e-15)
-
-
-@pytest.mark.parametrize("classes", [(0,), FORGET, (1, 2, 3)])
-def test_a_metric_of_guesses_is_the_share_of_its_classes(guessed, classes):
-    np.testing.assert_allclose(guessed / guessed.sum(1, keepdim=True), np.full((K, K), 1 / K), atol=0.03)
-    assert pooled_accuracy(guessed, classes) == pytest.approx(1 / K, abs=0.03)
-    assert destinations(guessed, classes).tolist() == pytest.approx([1 / K] * K, abs=0.03)
-    assert group_accuracy(guessed, classes) == pytest.approx(len(classes) / K, abs=0.03)
-    assert false_positives(guessed, classes) == pytest.approx(len(classes) / K, abs=0.03)
 
 
 @pytest.mark.parametrize(
