@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import errno
 import json
 import os
 import sys
@@ -192,21 +191,5 @@ def work(options: argparse.Namespace, given: dict[Path, dict[str, Any]]) -> int:
     return failed or (compared(study, options.fresh, bool(options.only)) if options.check else 0)
 
 
-def run_from_a_shell() -> int:
-    """``main``, whose output may go to a pipe that is closed (it ends quietly) or to a full disk (with a sentence)."""
-    try:
-        try:
-            return main()
-        finally:
-            print(end="", flush=True)
-    except OSError as reason:
-        if reason.errno not in (errno.EPIPE, errno.ENOSPC):
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what is written when Python ends
-        if reason.errno == errno.EPIPE:
-            return 1
-        sys.exit(f"run_all.sh: {reason.strerror}; make room and run again, what is cached stays.")
-
-
 if __name__ == "__main__":
-    sys.exit(run_from_a_shell())
+    sys.exit(main())

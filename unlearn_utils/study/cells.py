@@ -7,7 +7,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any, ClassVar
 
 import torch
@@ -225,7 +225,7 @@ class Trained(Task):
                 if from_scratch:
                     moments.update(_moments(run, final[0], epoch))
 
-        train(run.model, lambda epoch: method.losses(run, epoch), phases, on_epoch=on_epoch, checkpoint=checkpoint)
+        train(run.model, partial(method.losses, run), phases, on_epoch=on_epoch, checkpoint=checkpoint)
         if checkpoint:
             checkpoint.path.unlink(missing_ok=True)
         state = {name: tensor.detach().cpu() for name, tensor in run.model.state_dict().items()}
@@ -297,11 +297,8 @@ def views_of(cell: Cell, device: str) -> torch.Generator | None:
 
 def _built(cell: Cell, weights: str) -> models.Model:
     """A network of the cell's seed, whose encoder starts from ``weights``."""
-    profile = cell.profile
-    network = dataclasses.replace(profile.network, weights=weights)
-    return models.build(
-        network, profile.data.channels, len(images_of(profile).classes), cell.seed + METHODS[cell.method].other_seed
-    )
+    network, seed = dataclasses.replace(cell.profile.network, weights=weights), METHODS[cell.method].other_seed
+    return models.build(network, cell.profile.data.channels, len(images_of(cell.profile).classes), cell.seed + seed)
 
 
 def stored(task: Task) -> Record:

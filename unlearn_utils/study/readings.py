@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -69,11 +69,8 @@ class Collapse(Task):
         for epoch in (at["epoch"] for at in record.result["history"]):
             means, within, weight = (moments[f"{epoch}.{name}"] for name in ("means", "within", "weight"))
             centre = (means * counts[:, None]).sum(0) / counts.sum()
-            centred = means - centre
-            nc1 = geometry.nc1_of_moments(means, centre, within)
-            epochs.append(
-                {"epoch": epoch, "nc1": nc1, "nc2": geometry.nc2(centred), "nc3": geometry.nc3(weight, centred)}
-            )
+            nc1, nc2 = geometry.nc1_of_moments(means, centre, within), geometry.nc2(means - centre)
+            epochs.append({"epoch": epoch, "nc1": nc1, "nc2": nc2, "nc3": geometry.nc3(weight, means - centre)})
         return {"epochs": epochs}, {}
 
 
@@ -83,10 +80,8 @@ class OfRun(Task):
     The run is the cell's own: what is read on the way draws no random number of it.
     """
 
-    by = (
-        *(begin, train, generator, refit_head, extract, worth_reading),
-        *(output_predictions, metrics.probed, metrics.nearest),
-    )
+    running = (begin, train, generator, refit_head, extract, worth_reading)
+    by = (*running, output_predictions, metrics.probed, metrics.nearest)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -105,12 +100,10 @@ class OfRun(Task):
         of every epoch; returns the steps at which epochs end.
         """
         run, method = prepare(self.cell, device)
-        phases, ends, done, last = method.phases(run.recipe), [], 0, -1
+        phases, ends, done = method.phases(run.recipe), [], 0
         epochs = sum(phase.epochs for phase in phases)
 
         def read_now() -> None:
-            nonlocal last
-            last = done
             read(run.model, extract(run.model, run.dataset, views_of(self.cell, device)).to(device), done)
 
         def on_step(step: int) -> None:
@@ -123,10 +116,10 @@ class OfRun(Task):
             refit_head(run)
             if epoch:
                 ends.append(done)
-                if last != done and (every_epoch or epoch == epochs):
+                if not worth_reading(done) and (every_epoch or epoch == epochs):
                     read_now()
 
-        train(run.model, lambda epoch: method.losses(run, epoch), phases, on_step=on_step, on_epoch=on_epoch)
+        train(run.model, partial(method.losses, run), phases, on_step=on_step, on_epoch=on_epoch)
         return ends
 
 
@@ -190,11 +183,9 @@ class Steps(OfRun):
             if not (torch.isfinite(features.train).all() and torch.isfinite(features.test).all()):
                 return  # it diverged
             shown = features.test[chosen["kept"]]
-            places = {
-                name: _rounded(geometry.in_plane(points, *chosen["plane"]), 3)
-                for name, points in {"points": shown, "means": means[chosen["classes"]]}.items()
-            }
+            in_plane = lambda points: _rounded(geometry.in_plane(points, *chosen["plane"]), 3)  # noqa: E731
             found = {name: p.tolist() for name, p in predictions(at, model, features, shown).items()}
+            places = {"points": in_plane(shown), "means": in_plane(means[chosen["classes"]])}
             readings.append({"step": step, **places, **found})
 
         self.follow(device, read, every_epoch=False)

@@ -159,18 +159,17 @@ class Study(Results):
 
     # ---- models ----
 
-    def model(self, name: str, variant: str = "linear", forget=None, seed: int | None = None) -> Model:
-        """A trained network in eval mode; trained now where the cache lacks it."""
-        return load_model(self._trained(name, variant, forget, seed), self.device)
+    def model(self, name: str, variant: str = "linear") -> Model:
+        """A trained network for the first forget set, in eval mode; trained now where the cache lacks it."""
+        return load_model(self._trained(name, variant), self.device)
 
-    def features(self, name: str, variant: str = "linear", forget=None, seed: int | None = None) -> Features:
+    def features(self, name: str, variant: str = "linear") -> Features:
         """Its penultimate features, ``.train`` (N, d) and ``.test`` (M, d)."""
-        return load_features(self._trained(name, variant, forget, seed), self.device)
+        return load_features(self._trained(name, variant), self.device)
 
-    def _trained(self, name: str, variant: str, forget, seed: int | None) -> Cell:
-        ((method, kind),) = self._models(name, variant)
-        asked = self.forget if forget is None else sets_of(self.profile, parameters.read("forget", forget))[0]
-        cell = self.cell(self.pairs[0][0] if seed is None else seed, asked, method, kind)
+    def _trained(self, name: str, variant: str) -> Cell:
+        (model,) = self._models(name, variant)
+        cell = self.cell(*self.pairs[0], *model)
         dataset_of(self.profile)  # raises BadInput where the images are not here
         if not self._here([trained(cell)]):
             raise BadInput(f"{trained(cell).label} could not be computed, for the reason above.")
