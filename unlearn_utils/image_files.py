@@ -18,6 +18,7 @@ from .paths import replaced
 from .settings import BadInput
 
 Files = dict[str, dict[str, list[Path]]]  # files[part][class]
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 def class_folders(root: Path) -> tuple[Files, tuple[str, ...]]:
@@ -80,25 +81,19 @@ def _listing(root: Path, part: str) -> dict[str, list[Path]]:
         found = sorted(path for path in entry.rglob("*") if not _hidden(path.relative_to(entry)) and not path.is_dir())
         listing[entry.name] = [path for path in found if _is_image(path)]
         if not listing[entry.name]:
-            raise BadInput(f"{entry} holds no images; allowed endings are {', '.join(_endings())}.")
+            raise BadInput(f"{entry} holds no images; allowed endings are {', '.join(ENDINGS)}.")
     return listing
-
-
-def _endings() -> tuple[str, ...]:
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    return IMG_EXTENSIONS
 
 
 def _is_image(file: Path) -> bool:
     """By its ending or, where it has none, by its first bytes. Raises BadInput for an image that is not read here."""
-    if file.suffix.lower() in _endings():
+    if file.suffix.lower() in ENDINGS:
         return True
     if not file.suffix and file.is_file():
         with open(file, "rb") as opened:
             return opened.read(8).startswith((b"\xff\xd8\xff", b"\x89PNG", b"BM", b"RIFF"))
     if (mimetypes.guess_type(file.name, strict=False)[0] or "").startswith("image/"):
-        raise BadInput(f"{file} is an image of another kind than {', '.join(_endings())}; convert it or take it out.")
+        raise BadInput(f"{file} is an image of another kind than {', '.join(ENDINGS)}; convert it or take it out.")
     return False
 
 
@@ -117,6 +112,15 @@ class FolderImages(torch.utils.data.Dataset):
         return _decode(file, self.how).float() / 255, label
 
 
+def state(file: Path) -> tuple[int, int]:
+    """Size and time of a file. Raises BadInput where it cannot be read."""
+    try:
+        found = file.stat()
+    except OSError as reason:
+        raise BadInput(f"{file} cannot be read ({reason.strerror}); mend it or take it out.") from None
+    return found.st_size, found.st_mtime_ns
+
+
 def decoded(root: Path, files: Files, data: settings.Data, cache: Path) -> tuple[Images, Images]:
     """Training and test images. Only those that the profile asks for are decoded: the first of each class."""
     # A validation split takes its images from train/, so the test limit must not cut there.
@@ -124,15 +128,8 @@ def decoded(root: Path, files: Files, data: settings.Data, cache: Path) -> tuple
     if data.evaluate_on == "validation":
         limit["train"] = 0 if not data.train_per_class else -(-data.train_per_class * 5 // 4)
     chosen = {part: {c: fs[: limit[part] or None] for c, fs in files[part].items()} for part in files}
-    try:
-        stamp = [
-            (part, str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns)
-            for part in chosen
-            for fs in chosen[part].values()
-            for f in fs
-        ]
-    except OSError as reason:
-        raise BadInput(f"{reason.filename} cannot be read ({reason.strerror}).") from None
+    listed = [(part, file) for part in chosen for files in chosen[part].values() for file in files]
+    stamp = [(part, str(file.relative_to(root)), *state(file)) for part, file in listed]
     key = hashlib.sha256(repr((stamp, data.image_size, data.channels, DECODER)).encode()).hexdigest()[:16]
     packed = _packed(cache / f"{key}.safetensors", chosen, data)
     return tuple(Images(packed[f"{part}_pixels"], packed[f"{part}_labels"]) for part in ("train", "test"))

@@ -116,8 +116,10 @@ class Attack:
 # Tables of a profile, and constants of a method, as these classes
 
 MOST = 10**18  # below it: so no number is infinite or NaN, and a seed fits in 64 bits
-FROM_ONE = "epochs batch_size width blocks image_size channels shots steps draws few_sets".split()
-RANGES = dict.fromkeys(FROM_ONE, (1, MOST)) | dict.fromkeys(("momentum", "validation"), (0, 1))  # others from 0 on
+FROM_ONE = """epochs batch_size width blocks image_size channels shots steps draws few_sets
+    images noise_images retain_per_class""".split()
+RANGES = dict.fromkeys(FROM_ONE, (1, MOST)) | {"temperature": (1e-6, MOST)}  # others from 0 on
+RANGES |= dict.fromkeys(("momentum", "validation"), (0, 1))
 WORDS = {
     int: "a whole number",
     float: "a number",

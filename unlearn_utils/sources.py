@@ -6,7 +6,6 @@ What is loaded counts by the fingerprint of its pixels and labels, wherever it c
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from . import settings
 from .data import Dataset, Images
-from .image_files import class_folders, decoded
+from .image_files import class_folders, decoded, state
 from .paths import ROOT, expanded
 from .settings import BadInput
 
@@ -65,16 +64,8 @@ def stamp(data: settings.Data) -> str:
     """Changes when a file in the data folder does: a hash of the names, sizes and times of its files."""
     if not data.folder:
         return ""
-    found = hashlib.sha256()
-    for root, folders, files in os.walk(folder_of(data)):
-        folders.sort()
-        for name in sorted(files):
-            try:
-                state = os.stat(file := os.path.join(root, name))
-            except OSError as reason:
-                raise BadInput(f"{file} cannot be read ({reason.strerror}); mend it or take it out.") from None
-            found.update(f"{root}/{name} {state.st_size} {state.st_mtime_ns}\n".encode())
-    return found.hexdigest()
+    listed = [(str(path), state(path)) for path in sorted(folder_of(data).rglob("*"))]
+    return hashlib.sha256(repr(listed).encode()).hexdigest()
 
 
 def folder_of(data: settings.Data) -> Path:
@@ -95,10 +86,8 @@ def _normalisation(pixels: Tensor, kind: str) -> tuple[Tensor, Tensor]:
 
 def _hold_out(train: Images, every: int = 5) -> tuple[Images, Images]:
     """Every fifth image of each class becomes validation data."""
-    rank = torch.zeros_like(train.labels)
-    for c in train.labels.unique():
-        of_class = train.labels == c
-        rank[of_class] = torch.arange(int(of_class.sum()))
+    own = train.labels[:, None]
+    rank = torch.nn.functional.one_hot(train.labels).cumsum(0).gather(1, own)[:, 0] - 1  # within its class
     held_out = rank % every == 0
     return train.select(~held_out), train.select(held_out)
 

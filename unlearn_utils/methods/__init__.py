@@ -19,8 +19,6 @@ METHODS: dict[str, type] = {}
 class Method:
     """What a method may define. One without ``losses`` changes the model in closed form, in ``begin``."""
 
-    positive = ()  # names of the constants that may not be 0 either; none may be negative or infinite
-
     def phases(self, recipe: Recipe) -> list[Recipe]:
         """The recipe of each optimiser that the method uses, one after the other."""
         return [recipe]
@@ -42,8 +40,7 @@ TRAITS = {  # what ``@method`` may say besides, and what holds where it does not
     "sees_all": False,  # it is the same for every forget set
     "role": "",  # "method" (of the paper), "extension" or "reference"; empty: by its start, the first or the last
     "variants": (),  # those it can be used with; empty: all
-    "why": "",  # with no others
-    "head_only": False,  # its features are those of its start
+    "head_only": False,  # it changes a linear head alone: its features are those of its start
     "recipe_of": "",  # the method whose recipe it takes; empty: its own
     "other_seed": 0,  # added to the seed of its initialisation
 }
@@ -65,6 +62,7 @@ def method(name: str, label: str, **traits: Any):
         for trait, value in ({"name": name, "label": label} | TRAITS | traits).items():
             setattr(cls, trait, value)
         cls.recipe_of = cls.recipe_of or name
+        cls.variants = cls.variants or (("linear", "tuned") if cls.head_only else ())
         cls.role = cls.role or ("reference" if cls.start == "initialisation" else "method")
         cls.closed_form = cls.losses is Method.losses
         METHODS[name] = cls
@@ -84,9 +82,7 @@ def check(name: str, variant: str, recipe: Recipe) -> None:
     build(name, recipe.constants)
     cls = METHODS[name]
     if cls.variants and variant not in cls.variants:
-        raise BadInput(
-            f"method '{name}' cannot be used with '{variant}', only with {', '.join(cls.variants)}: {cls.why}."
-        )
+        raise BadInput(f"method '{name}' cannot be used with '{variant}', only with {', '.join(cls.variants)}.")
     if cls.closed_form != (recipe.epochs == 0):
         needs = "is a closed form: its recipe has no" if cls.closed_form else f"trains: its recipe ('{variant}') needs"
         raise BadInput(f"method '{name}' {needs} epochs and lr.")
@@ -96,11 +92,7 @@ def build(name: str, constants: dict[str, Any]) -> Method:
     """The method ``name`` with these constants. Raises BadInput for an unknown name or constant."""
     if name not in METHODS:
         raise BadInput(f"there is no method '{name}'; choose one of {', '.join(METHODS)}.")
-    built = read_table(METHODS[name], constants, f"method '{name}': ")
-    for key in built.positive:
-        if not getattr(built, key):
-            raise BadInput(f"method '{name}': {key} is 0, but it must be positive.")
-    return built
+    return read_table(METHODS[name], constants, f"method '{name}': ")
 
 
 for _module in pkgutil.iter_modules(__path__):
