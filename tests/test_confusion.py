@@ -10,7 +10,6 @@ from torch.nn.functional import one_hot
 
 from unlearn_utils.heads import class_means
 from unlearn_utils.metrics import (
-    accuracy_per_class,
     auroc,
     centre_scores,
     confusion,
@@ -61,21 +60,12 @@ def test_a_metric_of_counts_by_hand(metric, classes, value):
     assert np.asarray(metric(COUNTS, classes)).tolist() == pytest.approx(value, abs=1e-15)
 
 
-@pytest.mark.parametrize(
-    ("labels", "predictions", "values"),
-    [
-        # hits of the chosen classes alone count
-        ([0, 1, 1, 2, 3, 3], [0, 0, 0, 2, 0, 0], {"pooled": 0, "group": 0, "retain": 1}),
-        ([0, 1, 1, 2, 3, 3], [3, 1, 0, 0, 0, 0], {"pooled": 0.25, "group": 0.25, "retain": 0, "false": 0.5}),
-        ([0, 1, 1, 2, 3, 3], [3, 1, 1, 0, 3, 3], {"pooled": 1, "group": 1, "retain": 0, "false": 0.5}),
-        # a group whose members are merged, and one that is half lost
-        ([0, 2, *[1, 3] * 4], [0, 2, *[1] * 8], {"pooled": 0.5, "group": 1, "false": 0}),
-        ([0, 2, *[1, 3] * 4], [0, 2, *[1] * 4, *[0] * 4], {"group": 0.5}),
-        # a readout that predicts a forget class everywhere
-        ([0, 0, 2, 2, 1, 3], [0, 1, 2, 1, 1, 1], {"group": 1, "false": 0.5}),
-        ([0, 0, 2, 2, 1, 3], [1] * 6, {"group": 1, "false": 1}),
-    ],
-)
+@pytest.mark.parametrize("labels, predictions, values", [
+    ([0, 1, 1, 2, 3, 3], [0, 0, 0, 2, 0, 0], {"pooled": 0, "group": 0, "retain": 1}),
+    ([0, 1, 1, 2, 3, 3], [3, 1, 0, 0, 0, 0], {"pooled": 0.25, "group": 0.25, "retain": 0, "false": 0.5}),
+    ([0, 2, *[1, 3] * 4], [0, 2, *[1] * 8], {"pooled": 0.5, "group": 1, "false": 0}),  # merged members
+    ([0, 0, 2, 2, 1, 3], [1] * 6, {"group": 1, "false": 1}),  # a forget class everywhere
+])  # fmt: skip
 def test_a_metric_moves_with_the_images_it_is_about(labels, predictions, values):
     counts = counts_of(labels, predictions)
     found = {"pooled": pooled_accuracy(counts, FORGET), "retain": pooled_accuracy(counts, RETAIN)}
@@ -100,17 +90,6 @@ def test_auroc_is_scikit_learns_with_and_without_ties(rng):
     for scores in (smooth, smooth.round(), torch.zeros(300, K)):
         expected = [roc_auc_score(labels == c, scores[:, c]) for c in range(K)]
         assert auroc(scores, labels).tolist() == pytest.approx(expected, abs=1e-12)
-
-
-def test_auroc_rises_to_1_as_the_classes_part_and_does_not_heed_a_class_that_is_favoured(rng):
-    labels, noise = torch.arange(K).repeat(500), torch.randn(2000, K, generator=rng)
-    of_class = one_hot(labels, K)
-    found = [auroc(noise + apart * of_class, labels)[1].item() for apart in (-1, 0, 1, 10)]
-    assert found[0] < 0.4 < found[1] < 0.6 < found[2] < 0.9 < found[3] == 1
-    favoured = noise + of_class
-    favoured[:, 1] += 100
-    assert accuracy_per_class(favoured.argmax(1), labels, K)[1] == 1
-    assert auroc(favoured, labels)[1].item() == pytest.approx(found[2], abs=1e-4)
 
 
 def test_probe_scores_are_the_log_odds_of_the_softmax_even_where_it_is_1(rng):
@@ -142,21 +121,3 @@ def test_refitted_head_is_the_probe_of_the_retain_samples(clusters):
     head = refitted_head(features.float(), labels, K, FORGET, recipe, seed=2)
     expected = linear_probe(features[kept].float(), labels[kept], K, recipe, seed=2)
     assert torch.equal(head.weight, expected.weight) and torch.equal(head.bias, expected.bias)
-
-
-def test_refitted_head_hides_a_class_the_more_the_more_it_shares_with_the_others(clusters):
-    """Clusters at right angles, to which a shared direction is added."""
-
-    def accuracies(forget, shared, seeds=20):
-        features, labels = clusters(K, 6, 200, 0.5)
-        features, found = (features + shared).float(), []
-        for seed in range(seeds):
-            head = refitted_head(features, labels, K, forget, Probe(epochs=2, lr=0.05), seed)
-            found.append(accuracy_per_class(head(features).argmax(1), labels, K))
-        return torch.stack(found).mean(0)
-
-    assert accuracies((), 0, seeds=3).min() > 0.98
-    found = [accuracies(FORGET, shared) for shared in (0, 0.25, 2)]
-    forgotten = [float(of[list(FORGET)].mean()) for of in found]
-    assert 0.4 > forgotten[0] > forgotten[1] + 0.05 and forgotten[1] > forgotten[2] + 0.05 and forgotten[2] < 0.01
-    assert all(of[list(RETAIN)].min() > 0.98 for of in (found[0], found[2]))

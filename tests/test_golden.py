@@ -103,6 +103,7 @@ READ = {
     "8e24e5242ec45ad47a9c": lambda original, unlearned: Attacked.of(
         replace(unlearned, forget=(0,)), "few_shot", (1, 2, 5, 10, 50), 5
     ),
+    "fb8e5d3fc1841a4003a7": lambda original, unlearned: Attacked(replace(unlearned, forget=(0,)), "own_head"),
 }
 
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from unlearn_utils import models
 from unlearn_utils.heads import NORMALISATIONS, ClassMeanHead, LinearHead, class_means, class_moments
 
 
@@ -79,21 +78,3 @@ def test_refitting_forgets_the_earlier_fit(normalisation, sample):
     head.refit(features, labels)
     assert not torch.equal(before, head.weight)
     assert torch.equal(head.weight, fitted(normalisation, features, labels).weight)
-
-
-@pytest.mark.parametrize("normalisation", NORMALISATIONS)
-def test_a_cmf_head_lets_the_gradient_through_to_the_encoder_and_keeps_none(normalisation, resnet, dataset):
-    models.use_class_mean_head(resnet, normalisation)
-    images = dataset.normalise(dataset.train.pixels)
-    resnet.head.refit(resnet.features(images), dataset.train.labels)
-    torch.nn.functional.cross_entropy(resnet(images), dataset.train.labels).backward()
-    assert list(resnet.head.parameters()) == []
-    assert not resnet.head.weight.requires_grad and not resnet.head.centre.requires_grad
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in resnet.encoder.parameters())
-
-
-def test_a_cmf_head_is_stored_with_the_model(sample, state_of):
-    head = fitted("none", *sample[:2])
-    loaded = ClassMeanHead(6, 4, "none").double()
-    loaded.load_state_dict(state_of(head))
-    assert torch.equal(loaded(sample[2]), head(sample[2]))

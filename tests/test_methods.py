@@ -155,12 +155,8 @@ def imitate_without_the_forget_classes(net, teacher, run, recipe):
         yield net.backward((softmax(net.forward(x)) - softmax(target)) / len(x))
 
 
-def descend_on_everything(net, teacher, run, recipe):
-    return cross_entropy_steps(net, batches(run.everything))
-
-
-def descend_on_retain(net, teacher, run, recipe):
-    return cross_entropy_steps(net, batches(run.retain))
+def descend_on(part):
+    return lambda net, teacher, run, recipe: cross_entropy_steps(net, batches(getattr(run, part)))
 
 
 def relabel(net, teacher, run, recipe):
@@ -202,9 +198,9 @@ def steps_of(run, method):
 
 # name, steps, forget classes, settings besides the common ones
 CASES = {
-    "original": ("original", descend_on_everything, (0,), {}),
-    "retrain": ("retrain", descend_on_retain, (0,), {}),
-    "finetune": ("finetune", descend_on_retain, (0,), {}),
+    "original": ("original", descend_on("everything"), (0,), {}),
+    "retrain": ("retrain", descend_on("retain"), (0,), {}),
+    "finetune": ("finetune", descend_on("retain"), (0,), {}),
     "random_label": ("random_label", relabel, (0, 1), {}),
     "neggrad_plus": ("neggrad_plus", ascend_and_descend, (0,), {"constants": {"ascent_clip": 0.05}, "epochs": 2}),
     "neggrad_plus with the constants for CMF": (
@@ -284,19 +280,6 @@ def test_a_cmf_head_stays_bit_for_bit_while_the_encoder_moves(name, resnet, data
     train_with(name, real_run(resnet, dataset), on_step=lambda _: unchanged.append(same(head, state_of(resnet.head))))
     assert all(unchanged)
     assert not same(encoder, state_of(resnet.encoder))
-
-
-@pytest.mark.parametrize("name", ["finetune", "unsir"])
-def test_methods_on_the_retain_set_never_see_a_forget_image(name, resnet, dataset):
-    """Forget images and their labels are replaced by others: the run stays the same."""
-    spoiled = dataset.train.pixels.clone()
-    spoiled[dataset.train.labels == 1] = 255
-    other = copy.copy(dataset)
-    object.__setattr__(other, "train", Images(spoiled, dataset.train.labels))
-    first, second = resnet, copy.deepcopy(resnet)
-    train_with(name, real_run(first, dataset))
-    train_with(name, real_run(second, other))
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values()))
 
 
 def test_random_labels_are_uniform_over_the_retain_classes_and_never_a_forget_class(monkeypatch, resnet, dataset):
@@ -398,13 +381,6 @@ def test_with_a_frozen_encoder_salun_keeps_the_head_whole_and_is_random_label_to
 # --- closed forms
 
 
-@pytest.mark.parametrize("name", ["svd", "prune", "bias_shift", "random"])
-def test_closed_forms_on_the_head_leave_the_encoder_bit_for_bit(name, resnet, dataset, state_of, same):
-    encoder = state_of(resnet.encoder)
-    train_with(name, real_run(resnet, dataset, epochs=0))
-    assert same(encoder, state_of(resnet.encoder)) and resnet.projection is None
-
-
 @pytest.mark.parametrize("name, of_weight, of_bias", [
     ("prune", lambda w: 0 * w, lambda b: 0 * b),
     ("bias_shift", lambda w: w, lambda b: b - 2),
@@ -419,8 +395,8 @@ def test_a_change_of_the_head_alone_is_that_of_the_forget_classes_and_of_no_othe
     assert torch.equal(resnet.head.weight, weight) and torch.equal(resnet.head.bias, bias)
 
 
-@pytest.mark.parametrize("forget", [(1,), (1, 3)])
-def test_bias_shift_by_rule_is_the_smallest_that_hides_all_forget_training_images(forget, resnet, dataset):
+def test_bias_shift_by_rule_is_the_smallest_that_hides_all_forget_training_images(resnet, dataset):
+    forget = (1, 3)
     train_with("original", real_run(resnet, dataset, forget=(), epochs=15))
     before = resnet.head.bias.detach().clone()
     images = dataset.train.pixels[torch.isin(dataset.train.labels, torch.tensor(forget))]
@@ -511,11 +487,6 @@ def test_the_forget_classes_are_lost_at_the_output_and_the_others_are_kept(name,
 def test_a_constant_that_cannot_be_used_is_refused_by_name(name, constants, said):
     with pytest.raises(BadInput, match=said):
         methods.build(name, constants)
-
-
-def test_zero_and_whole_numbers_pass_where_they_mean_something():
-    built = methods.build("scrub", {"max_epochs": 0, "ce_weight": 0, "temperature": 2})
-    assert (built.max_epochs, built.ce_weight, built.temperature) == (0, 0, 2)
 
 
 def test_what_a_method_cannot_do_is_refused_with_the_reason():
