@@ -35,45 +35,31 @@ def encoder_of(architecture: str) -> Callable[[Network, int], nn.Module]:
     return ENCODERS[architecture.partition("/")[0]]
 
 
-def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
-    if stride == 1 and inputs == outputs:
-        return nn.Identity()
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+class Block(nn.Module):
+    """Convolutions with batch norm and a shortcut (He et al. 2016).
 
+    Two of 3x3; or as a bottleneck 1x1, 3x3 and 1x1, a quarter as wide inside.
+    """
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut (He et al. 2016)."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int):
+    def __init__(self, inputs: int, outputs: int, stride: int, bottleneck: bool):
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = _shortcut(inputs, outputs, stride)
+        shapes = [(inputs, outputs, 3, stride), (outputs, outputs, 3, 1)]
+        if bottleneck:
+            inner = outputs // 4
+            shapes = [(inputs, inner, 1, 1), (inner, inner, 3, stride), (inner, outputs, 1, 1)]
+        for i, (before, after, kernel, step) in enumerate(shapes, 1):
+            self.add_module(f"conv{i}", nn.Conv2d(before, after, kernel, step, kernel // 2, bias=False))
+            self.add_module(f"bn{i}", nn.BatchNorm2d(after))
+        self.shortcut = nn.Identity()
+        if stride > 1 or inputs != outputs:
+            convolution = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(convolution, nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.bn2(self.conv2(relu(self.bn1(self.conv1(x)))))
+        if hasattr(self, "conv3"):
+            y = self.bn3(self.conv3(relu(y)))
         return relu(y + self.shortcut(x))
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution with a shortcut; the last has four times the width (He et al. 2016)."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int):
-        super().__init__()
-        width = outputs // 4
-        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outputs)
-        self.shortcut = _shortcut(inputs, outputs, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = relu(self.bn2(self.conv2(relu(self.bn1(self.conv1(x))))))
-        return relu(self.bn3(self.conv3(y)) + self.shortcut(x))
 
 
 @encoder("resnet", "bottleneck_resnet")
@@ -92,8 +78,7 @@ class ResNet(nn.Module):
         for stage, count in enumerate(network.blocks):
             outputs = width * 2**stage * (4 if bottleneck else 1)
             for block in range(count):
-                kind = Bottleneck if bottleneck else BasicBlock
-                stages.append(kind(inputs, outputs, stride=2 if stage and not block else 1))
+                stages.append(Block(inputs, outputs, 2 if stage and not block else 1, bottleneck))
                 inputs = outputs
         self.stages = nn.Sequential(*stages)
         self.out_features = inputs

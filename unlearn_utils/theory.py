@@ -13,10 +13,8 @@ def simplex_etf(classes: int, dimension: int, generator: torch.Generator) -> Ten
 
     Raises BadInput when K < 2, or d < K - 1, where no simplex fits.
     """
-    if classes < 2:
-        raise BadInput(f"a simplex needs at least 2 classes, not {classes}.")
-    if dimension < classes - 1:
-        raise BadInput(f"a simplex of {classes} classes needs at least {classes - 1} dimensions, not {dimension}.")
+    if classes < 2 or dimension < classes - 1:
+        raise BadInput(f"a simplex of {classes} classes, at least 2, needs at least {classes - 1} dimensions.")
     centred = torch.eye(classes, dtype=torch.float64) - 1 / classes
     vectors, values, _ = torch.linalg.svd(centred)
     corners = (vectors * values)[:, : classes - 1]  # (K, K-1), the last singular value is 0
