@@ -33,7 +33,7 @@ def tasks_of(study) -> list[Task]:
     cells = [
         study.cell(0, (0,), *model) for model in (("original", "linear"), ("random_label", "linear"), ("scrub", "cmf"))
     ]
-    attacked = [Attacked.of(cell, "prototype", (0,), (1, 2), 1) for cell in cells]
+    attacked = [Attacked.of(cell, "few_shot", (1, 2), 1) for cell in cells]
     return [Reading.of(cell, name) for cell in cells for name in ("output", "geometry", "ncc")] + attacked
 
 

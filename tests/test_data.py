@@ -1,12 +1,11 @@
-"""Images arrive as they are on disk, are augmented as torchvision would, and unusable input is refused by name."""
+"""Images are augmented as by torchvision, and split without overlap."""
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torchvision.transforms import v2
 
-from unlearn_utils import data, image_files, sources
+from unlearn_utils import data, sources
 from unlearn_utils.data import augment, check_forget_set
 from unlearn_utils.settings import BadInput, Data, Views
 
@@ -75,20 +74,6 @@ def test_normalise_equals_torchvision(rng):
     ours = data.Dataset(None, None, (), mean, std, Views(), "").normalise(pixels)
     expected = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])(pixels)
     torch.testing.assert_close(ours, expected)
-
-
-@pytest.mark.parametrize(
-    "kind, mean, std",
-    [
-        ("cifar10", (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)),
-        ("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    ],
-)
-def test_named_constants_normalise_whatever_the_images_are(kind, mean, std, load, rng):
-    images = load(normalisation=kind)
-    pixels = torch.randint(0, 256, (2, 3, 8, 8), generator=rng, dtype=torch.uint8)
-    expected = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])(pixels)
-    torch.testing.assert_close(images.normalise(pixels), expected)
 
 
 # --- digits and splits
@@ -184,107 +169,6 @@ def test_a_network_sees_the_centre_in_testing_and_a_window_of_its_own_in_trainin
     torch.testing.assert_close(seen.test_view(pixels), expected, atol=2e-4, rtol=0)
     first, second = (seen.training_view(pixels, rng) for _ in range(2))
     assert first.shape == (5, 3, 224, 224) and not torch.equal(first, second)
-
-
-# --- a folder of images
-
-COLOURS = {"apple": (200, 20, 20), "leaf": (20, 200, 20), "sky": (20, 20, 200)}
-
-
-def write(path, size=(10, 10), colour=(0, 0, 0), mode="RGB"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).convert(mode).save(path)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Three classes, four training images (PNG and JPEG) and two test images of each."""
-    root = tmp_path / "images"
-    for name, colour in COLOURS.items():
-        for i in range(4):
-            write(root / "train" / name / f"{i}.{'png' if i % 2 else 'jpg'}", colour=colour)
-        for i in range(2):
-            write(root / "test" / name / f"{i}.PNG", colour=colour)
-        (root / "train" / name / "notes.txt").write_text("not an image")
-    return root
-
-
-@pytest.fixture
-def load(folder, tmp_path):
-    """load(**wishes) -> the folder's data set, read as a new process would."""
-
-    def read(**wishes):
-        sources.load.cache_clear()
-        wishes = {"image_size": 8, "channels": 3, **wishes}
-        return sources.load(Data(source="folder", folder=str(folder), **wishes), tmp_path / "cache")
-
-    return read
-
-
-def test_a_folder_gives_every_image_the_class_of_its_folder(load):
-    images = load()
-    assert images.classes == ("apple", "leaf", "sky")
-    assert images.train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    assert images.test.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    assert images.train.pixels.shape == (12, 3, 8, 8) and images.test.pixels.shape == (6, 3, 8, 8)
-    for part in (images.train, images.test):
-        expected = torch.tensor(list(COLOURS.values()))[part.labels][:, :, None, None]
-        assert (part.pixels.int() - expected).abs().max() <= 6  # JPEG is not exact
-
-
-def test_one_channel_gives_grey_images_and_three_channels_take_grey_files(load, folder):
-    write(folder / "train" / "sky" / "4.png", colour=(90, 90, 90), mode="L")
-    grey, colour = load(channels=1), load(channels=3)
-    assert grey.train.pixels.shape == (13, 1, 8, 8)
-    expected = [round(0.299 * r + 0.587 * g + 0.114 * b) for r, g, b in COLOURS.values()]
-    assert grey.test.pixels[::2, 0, 0, 0].tolist() == pytest.approx(expected, abs=1)
-    assert (colour.train.pixels[-1] == 90).all()
-
-
-@pytest.mark.parametrize("size", [(30, 12), (5, 9)])
-def test_an_image_that_is_not_square_is_resized_and_cut_as_by_torchvision(size, load, folder, rng):
-    pixels = torch.randint(0, 256, (size[1], size[0], 3), generator=rng, dtype=torch.uint8).numpy()
-    Image.fromarray(pixels).save(folder / "test" / "sky" / "9.png")
-    expected = v2.Compose([v2.Resize(8), v2.CenterCrop(8), v2.PILToTensor()])(Image.fromarray(pixels))
-    assert torch.equal(load().test.pixels[-1], expected)
-
-
-def test_the_cache_gives_equal_images_without_decoding_them_again(load, monkeypatch):
-    first = load()
-    monkeypatch.setattr(image_files, "_decode", lambda *_: pytest.fail("decoded again"))
-    second = load()
-    assert torch.equal(first.train.pixels, second.train.pixels) and torch.equal(first.test.pixels, second.test.pixels)
-    assert torch.equal(first.train.labels, second.train.labels) and first.fingerprint == second.fingerprint
-
-
-@pytest.mark.parametrize("kept", [0.3])
-def test_a_truncated_cache_file_is_built_again(kept, load, tmp_path):
-    first = load()
-    (cached,) = (tmp_path / "cache").iterdir()
-    whole = cached.read_bytes()
-    cached.write_bytes(whole[: int(kept * len(whole))])
-    assert torch.equal(load().train.pixels, first.train.pixels)
-    assert cached.read_bytes() == whole
-
-
-def test_only_the_images_asked_for_are_decoded(load, folder):
-    (folder / "train" / "sky" / "3.png").write_bytes(b"broken")
-    assert len(load(train_per_class=3).train) == 9
-
-
-def test_a_class_without_images_is_refused_by_name(load, folder):
-    (folder / "train" / "moon").mkdir()
-    (folder / "train" / "moon" / "notes.txt").write_text("not an image")
-    with pytest.raises(BadInput, match="moon holds no images"):
-        load()
-
-
-def test_a_truncated_image_is_refused_by_name_and_leaves_nothing_in_the_cache(load, folder, tmp_path):
-    file = folder / "train" / "leaf" / "1.png"
-    file.write_bytes(file.read_bytes()[:50])
-    with pytest.raises(BadInput, match="leaf/1.png"):
-        load()
-    assert not list((tmp_path / "cache").glob("*"))
 
 
 # --- forget sets

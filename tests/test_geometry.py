@@ -19,7 +19,6 @@ from unlearn_utils.geometry import (
     plane_of,
     turned,
 )
-from unlearn_utils.heads import ClassMeanHead
 from unlearn_utils.theory import simplex_etf
 
 K = 5
@@ -46,12 +45,6 @@ def test_centred_means_are_class_means_less_the_mean_of_all_samples(unbalanced):
     features, labels = (part.numpy() for part in unbalanced)
     expected = [features[labels == c].mean(0) - features.mean(0) for c in range(K)]
     np.testing.assert_allclose(centred_means(*unbalanced, K), expected, atol=1e-12)
-
-
-def test_nc1_of_two_classes_by_hand():
-    """Means at -1 and 1, so S_B = 1; variance 1/4 along that line, and the spread across it does not count."""
-    features = torch.tensor([[-1.5, 3.0], [-0.5, -3.0], [1.5, -3.0], [0.5, 3.0]])
-    assert nc1(features, torch.tensor([0, 0, 1, 1]), 2) == pytest.approx(0.25 / 1 / 2, abs=1e-12)
 
 
 def test_nc1_is_the_trace_of_within_over_between_scatter(unbalanced):
@@ -98,18 +91,14 @@ def products(a, b):
     return [[sum(x * y for x, y in zip(p, q)) for q in b.tolist()] for p in a.tolist()]
 
 
-def test_nc2_is_the_distance_of_the_gram_matrix_to_the_etf(unbalanced):
-    means = centred_means(*unbalanced, K)
-    assert nc2(means) == pytest.approx(distance_to_etf(products(means, means)), abs=1e-12)
-
-
-def test_nc3_is_the_distance_of_weights_times_means_to_the_etf(unbalanced, rng):
+def test_nc2_and_nc3_are_distances_to_the_etf_of_the_gram_matrix_and_of_weights_times_means(unbalanced, rng):
     means, weight = centred_means(*unbalanced, K), torch.randn(K, 7, generator=rng)
+    assert nc2(means) == pytest.approx(distance_to_etf(products(means, means)), abs=1e-12)
     assert nc3(weight, means) == pytest.approx(distance_to_etf(products(weight, means)), abs=1e-12)
 
 
-def test_nc2_is_0_for_a_simplex_of_any_size_and_rises_as_one_class_merges_into_another(etf):
-    assert nc2(3 * etf) == pytest.approx(0, abs=1e-12)
+def test_nc2_and_nc3_are_0_for_a_simplex_of_any_size_and_rise_as_one_class_merges_into_another_or_turns(etf):
+    assert [nc2(3 * etf), nc3(0.1 * etf, etf), nc3(-etf, etf)] == pytest.approx([0, 0, 2], abs=1e-7)
     readings = []
     for merged in (0, 0.3, 0.6, 1):
         means = etf.clone()
@@ -118,22 +107,10 @@ def test_nc2_is_0_for_a_simplex_of_any_size_and_rises_as_one_class_merges_into_a
     assert rising(readings) and readings[-1] < math.sqrt(2)
 
 
-def test_nc3_is_0_for_the_means_themselves_and_2_for_the_opposite(etf):
-    assert nc3(0.1 * etf, etf) == pytest.approx(0, abs=1e-7)
-    assert nc3(-etf, etf) == pytest.approx(2, abs=1e-7)
-
-
 def test_alignment_is_the_cosine_of_each_row_with_its_own_mean(unbalanced, rng):
     means, weight = centred_means(*unbalanced, K), torch.randn(K, 7, generator=rng, dtype=torch.float64)
     expected = [np.dot(w, m) / math.sqrt(np.dot(w, w) * np.dot(m, m)) for w, m in zip(weight.numpy(), means.numpy())]
     assert alignment(weight, means).tolist() == pytest.approx(expected, abs=1e-12)
-
-
-def test_alignment_is_minus_1_for_a_flipped_row_and_0_for_a_zero_row(etf):
-    weight = 0.01 * etf.clone()
-    weight[1] *= -1
-    weight[2] = 0
-    assert alignment(weight, 5 * etf).tolist() == pytest.approx([1, -1, 0, 1, 1], abs=1e-12)
 
 
 def test_a_vector_turned_by_as_many_degrees_as_it_was_turned_by():
@@ -152,22 +129,15 @@ def test_alignment_is_not_a_number_for_a_class_at_the_centre_and_for_no_other(cl
     assert math.isnan(read[2]) and read[:2] + read[3:] == pytest.approx([0, 0, 1, 1], abs=1e-12)
 
 
-def test_centre_distance_is_each_norm_over_the_mean_norm(unbalanced):
-    means = centred_means(*unbalanced, K)
-    norms = [math.sqrt(np.dot(m, m)) for m in means.numpy()]
-    assert mean_distance(means).tolist() == pytest.approx([n / (sum(norms) / K) for n in norms], abs=1e-12)
+@pytest.mark.parametrize("moved", [1, 0.1, 0.009])
+def test_mean_distance_is_1_in_an_etf_of_any_size_and_falls_to_0_as_a_class_moves_to_the_centre(moved, etf):
+    etf[2] *= moved
+    mean_norm = (K - 1 + moved) / K
+    expected = [moved / mean_norm if k == 2 else 1 / mean_norm for k in range(K)]
+    assert mean_distance(3 * etf).tolist() == pytest.approx(expected, abs=1e-12)
 
 
-def test_centre_distance_is_1_for_an_etf_of_any_size_and_falls_to_0_as_a_class_moves_to_the_centre(etf):
-    assert mean_distance(3 * etf).tolist() == pytest.approx([1] * K, abs=1e-12)
-    for moved in (0.5, 0.1, 0.009):
-        means = etf.clone()
-        means[2] *= moved
-        mean_norm = (K - 1 + moved) / K
-        assert mean_distance(means)[2].item() == pytest.approx(moved / mean_norm, abs=1e-12)
-
-
-def test_centre_distance_is_not_a_number_under_1_percent_and_for_no_other_class(etf):
+def test_mean_distance_is_not_a_number_under_1_percent_and_for_no_other_class(etf):
     etf[2] *= 0.007
     read = mean_distance(etf)
     assert math.isnan(read[2]) and (read[[0, 1, 3, 4]] > 1).all()
@@ -189,6 +159,7 @@ def test_margin_parts_of_three_images_by_hand():
     assert row[:2].tolist() == [((2 - 3) + (0 - 4)) / 2, 9 - 0]
     assert of_bias[:2].tolist() == [((1 + 1) + (1 - 1.5)) / 2, -1 - 1.5]
     assert math.isnan(row[2]) and math.isnan(of_bias[2])
+    assert margin_parts(features, labels, weight, None)[1][:2].tolist() == [0, 0]
 
 
 def test_margin_parts_add_up_to_the_margin(head, clusters):
@@ -201,48 +172,20 @@ def test_margin_parts_add_up_to_the_margin(head, clusters):
     assert (row + of_bias).tolist() == pytest.approx(expected, abs=1e-12)
 
 
-def test_margin_of_a_cmf_head_is_all_in_its_rows(clusters):
-    features, labels = clusters(K, 6, 30, 1.0)
-    cmf = ClassMeanHead(6, K, "none").double()
-    cmf.refit(features, labels)
-    row, of_bias = margin_parts(cmf.embed(features), labels, cmf.weight, None)
-    cosines = cmf(features)
-    others = cosines.masked_fill(torch.nn.functional.one_hot(labels, K).bool(), -math.inf).amax(1)
-    margins = cosines[torch.arange(len(labels)), labels] - others
-    assert row.tolist() == pytest.approx([margins[labels == k].mean().item() for k in range(K)], abs=1e-12)
-    assert of_bias.tolist() == [0] * K
-
-
-def read(bias, forget):
-    numbers = bias_numbers(torch.tensor(bias), forget)
-    return [numbers[name] for name in ("bias_stability", "median_bias_gap", "minimal_bias_score")]
-
-
-def test_bias_numbers_by_hand():
-    """Forget biases -1, -3, -4 (mean -8/3, median -3); retain biases 0, 2 and -2."""
-    sigmoid = lambda x: 1 / (1 + math.exp(-x))  # noqa: E731
-    expected = [1 / (1 + 8 / 3), sigmoid(-3 + 2), sigmoid(-4 + 2)]
-    assert read([-1.0, 0.0, -3.0, 2.0, -2.0, -4.0], (0, 2, 5)) == pytest.approx(expected, abs=1e-12)
-
-
-def test_bias_numbers_fall_to_0_as_the_forget_bias_is_lowered():
-    shifted = [read([0.1, -shift, -0.1, 0.0], (1,)) for shift in (0.0, 1.0, 5.0, 1e4)]
-    for values in zip(*shifted):
-        assert list(values) == sorted(values, reverse=True) and len(set(values)) == 4
-        assert values[-1] < 1e-3
-    assert shifted[0][0] == 1 and shifted[0][1] > 0.5, "a class like any other does not stand out"
+@pytest.mark.parametrize(
+    "bias, forget, stability",  # forget biases -1, -3, -4 (mean -8/3) and retain biases 0, 2, -2; like any other
+    [([-1.0, 0.0, -3.0, 2.0, -2.0, -4.0], (0, 2, 5), 1 / (1 + 8 / 3)), ([0.1, 0.0, -0.1, 0.0], (1,), 1)],
+)
+def test_bias_stability_by_hand(bias, forget, stability):
+    assert bias_numbers(torch.tensor(bias), forget) == {"bias_stability": pytest.approx(stability, abs=1e-12)}
 
 
 # --- the plane of three class means
 
 
-def test_the_plane_keeps_the_distances_of_its_three_means_in_units_of_the_first_two():
-    seen = in_plane(MEANS, *plane_of(MEANS))
+def test_the_plane_keeps_the_distances_of_its_three_means_and_the_first_lies_on_the_first_axis():
+    seen = in_plane(MEANS, *plane_of(MEANS))  # in units of the distance of the first two
     assert torch.allclose(torch.pdist(seen), torch.pdist(MEANS.double()) / (MEANS[0] - MEANS[1]).norm())
-
-
-def test_the_first_mean_lies_on_the_first_axis_and_the_second_on_the_side_of_the_second():
-    seen = in_plane(MEANS, *plane_of(MEANS))
     assert torch.allclose(seen.mean(0), torch.zeros(2).double(), atol=1e-6)
     assert seen[0, 0] > 0 and seen[0, 1].abs() < 1e-6 and seen[1, 1] > 0
 

@@ -101,11 +101,9 @@ READ = {
     "28c241c65b44f0e32611": lambda original, unlearned: Reading(original, "probe"),
     "94848b417a6f9af62837": lambda original, unlearned: Reading(original, "ncc_in_head"),
     "8e24e5242ec45ad47a9c": lambda original, unlearned: Attacked.of(
-        replace(unlearned, forget=(0,)), "few_shot", (0,), (1, 2, 5, 10, 50), 5
+        replace(unlearned, forget=(0,)), "few_shot", (1, 2, 5, 10, 50), 5
     ),
-    "81dbe0d0bf94552d1178": lambda original, unlearned: Attacked.of(
-        replace(unlearned, forget=(0,)), "retain_only", (0,), (1, 2, 5, 10, 50), 5
-    ),
+    "fb8e5d3fc1841a4003a7": lambda original, unlearned: Attacked(replace(unlearned, forget=(0,)), "own_head"),
 }
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from unlearn_utils import methods, models
 from unlearn_utils.data import Images
 from unlearn_utils.heads import ClassMeanHead, LinearHead
+from unlearn_utils.methods import random_label
 from unlearn_utils.representation import features_of
 from unlearn_utils.settings import BadInput, Recipe
 from unlearn_utils.training import Run, train
@@ -154,12 +155,8 @@ def imitate_without_the_forget_classes(net, teacher, run, recipe):
         yield net.backward((softmax(net.forward(x)) - softmax(target)) / len(x))
 
 
-def descend_on_everything(net, teacher, run, recipe):
-    return cross_entropy_steps(net, batches(run.everything))
-
-
-def descend_on_retain(net, teacher, run, recipe):
-    return cross_entropy_steps(net, batches(run.retain))
+def descend_on(part):
+    return lambda net, teacher, run, recipe: cross_entropy_steps(net, batches(getattr(run, part)))
 
 
 def relabel(net, teacher, run, recipe):
@@ -192,11 +189,18 @@ def distil(net, teacher, run, recipe):
             )
 
 
+def steps_of(run, method):
+    """The parameters before the first step and after each."""
+    taken, note = [], lambda step: taken.append([p.detach().numpy().copy() for p in run.model.parameters()])
+    train(run.model, partial(method.losses, run), method.phases(run.recipe), on_step=note)
+    return taken
+
+
 # name, steps, forget classes, settings besides the common ones
 CASES = {
-    "original": ("original", descend_on_everything, (0,), {}),
-    "retrain": ("retrain", descend_on_retain, (0,), {}),
-    "finetune": ("finetune", descend_on_retain, (0,), {}),
+    "original": ("original", descend_on("everything"), (0,), {}),
+    "retrain": ("retrain", descend_on("retain"), (0,), {}),
+    "finetune": ("finetune", descend_on("retain"), (0,), {}),
     "random_label": ("random_label", relabel, (0, 1), {}),
     "neggrad_plus": ("neggrad_plus", ascend_and_descend, (0,), {"constants": {"ascent_clip": 0.05}, "epochs": 2}),
     "neggrad_plus with the constants for CMF": (
@@ -222,13 +226,7 @@ def test_steps_equal_the_equation_with_momentum_and_weight_decay_written_out(cas
     method = methods.build(name, recipe.constants)
     run.begun = method.begin(run)
 
-    taken = []
-    train(
-        model,
-        lambda epoch: method.losses(run, epoch),
-        method.phases(recipe),
-        on_step=lambda step: taken.append([p.detach().numpy().copy() for p in model.parameters()]),
-    )
+    taken = steps_of(run, method)
 
     velocity, expected = None, [[p.copy() for p in net.parameters]]
     for gradients in steps(net, teacher_net, run, recipe):
@@ -244,20 +242,7 @@ def test_steps_equal_the_equation_with_momentum_and_weight_decay_written_out(cas
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
 
 
-def test_neggrad_plus_clips_the_ascent_gradient_but_not_the_descent_gradient():
-    model = double_model("linear", 0)
-    run = FixedRun(model, None, (0,), None)
-    method = methods.build("neggrad_plus", {"ascent_scale": 1e3, "ascent_clip": 0.01})
-    run.begun = method.begin(run)
-    loss = next(iter(method.losses(run, 0)))
-    norm = lambda: torch.stack([p.grad.norm() for p in model.parameters()]).norm().item()  # noqa: E731
-    assert norm() == pytest.approx(0.01, rel=1e-4)
-    (1e3 * loss).backward()
-    assert norm() > 10
-
-
 ALL_THAT_TRAIN = sorted(name for name, method in methods.METHODS.items() if not method.closed_form)
-CLOSED_FORMS = sorted(set(methods.METHODS) - set(ALL_THAT_TRAIN))
 SMALL = {"unsir": {"noise_images": 4, "copies": 2}}  # constants that make a method quick
 
 
@@ -270,7 +255,7 @@ def real_run(model, dataset, forget=(1,), **settings):
 def train_with(name, run, **hooks):
     method = methods.build(name, run.recipe.constants or SMALL.get(name, {}))
     run.begun = method.begin(run)
-    train(run.model, lambda epoch: method.losses(run, epoch), method.phases(run.recipe), **hooks)
+    train(run.model, partial(method.losses, run), method.phases(run.recipe), **hooks)
 
 
 @pytest.mark.parametrize("name", ALL_THAT_TRAIN)
@@ -297,41 +282,20 @@ def test_a_cmf_head_stays_bit_for_bit_while_the_encoder_moves(name, resnet, data
     assert not same(encoder, state_of(resnet.encoder))
 
 
-@pytest.mark.parametrize("name", ["finetune", "unsir"])
-def test_methods_on_the_retain_set_never_see_a_forget_image(name, resnet, dataset):
-    """Forget images and their labels are replaced by others: the run stays the same."""
-    spoiled = dataset.train.pixels.clone()
-    spoiled[dataset.train.labels == 1] = 255
-    other = copy.copy(dataset)
-    object.__setattr__(other, "train", Images(spoiled, dataset.train.labels))
-    first, second = resnet, copy.deepcopy(resnet)
-    train_with(name, real_run(first, dataset))
-    train_with(name, real_run(second, other))
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values()))
-
-
-def no_pixels(images):
-    return torch.zeros(len(images), 1)
-
-
 def test_random_labels_are_uniform_over_the_retain_classes_and_never_a_forget_class(monkeypatch, resnet, dataset):
-    from unlearn_utils.methods import random_label
-
     seen, drawn = [], []
     monkeypatch.setattr(random_label, "cross_entropy", lambda logits, y: drawn.append(y) or logits.sum())
     run = real_run(resnet, dataset, forget=(1,), batch_size=48)
     run.model = lambda x: torch.zeros(len(x), 4)
-    run.batches = lambda images: seen.append(images.labels) or [(no_pixels(images), images.labels)]
-    method = methods.build("random_label", {})
+    run.batches = lambda images: seen.append(images.labels) or [(images.labels, images.labels)]
     for epoch in range(250):
-        list(method.losses(run, epoch))
+        list(methods.build("random_label", {}).losses(run, epoch))
     true, given = torch.cat(seen), torch.cat(drawn)
     assert torch.equal(given[true != 1], true[true != 1])
     counts = torch.bincount(given[true == 1], minlength=4)
     assert counts[1] == 0
     expected = counts.sum() / 3
-    chi_square = ((counts[[0, 2, 3]] - expected) ** 2 / expected).sum()
-    assert chi_square < 13.8  # the 0.999 quantile with two degrees of freedom
+    assert ((counts[[0, 2, 3]] - expected) ** 2 / expected).sum() < 13.8  # the 0.999 quantile of chi square with 2 df
 
 
 # --- UNSIR
@@ -348,13 +312,7 @@ def test_unsir_takes_the_steps_of_adam_on_noise_and_retain_images_and_then_on_re
     assert y.tolist() == sorted(run.retain.labels.tolist()) + [0] * 6
     assert torch.equal(x[9:11], x[11:13]) and torch.equal(x[9:11], x[13:15])
 
-    net, taken = NumpyNet(model), []
-    train(
-        model,
-        lambda epoch: method.losses(run, epoch),
-        method.phases(recipe),
-        on_step=lambda step: taken.append([p.detach().numpy().copy() for p in model.parameters()]),
-    )
+    net, taken = NumpyNet(model), steps_of(run, method)
     for data, rate, after in ((run.begun[0], impair, taken[1]), (repair, 0.01, taken[2])):
         images, labels = (part.numpy() for part in data)
         gradients = net.backward(d_cross_entropy(net.forward(images), labels))
@@ -407,14 +365,6 @@ def test_a_random_mask_keeps_half_of_every_layer_and_agrees_with_saliency_by_cha
     assert abs(both / kept - 0.5) < 0.05
 
 
-def test_weight_decay_still_moves_the_weights_that_salun_masks(resnet, dataset):
-    run = real_run(resnet, dataset, epochs=1, batch_size=48, momentum=0.0, weight_decay=0.1)
-    before = [p.detach().clone() for p in resnet.parameters()]
-    train_with("salun", run)  # one step: p - 0.05 * 0.1 * p
-    for parameter, old, mask in zip(resnet.parameters(), before, run.begun):
-        torch.testing.assert_close(parameter[mask == 0], 0.995 * old[mask == 0])
-
-
 def test_with_a_frozen_encoder_salun_keeps_the_head_whole_and_is_random_label_to_the_last_bit(resnet, dataset, same):
     after = {}
     for name in ("salun", "random_label"):
@@ -431,33 +381,22 @@ def test_with_a_frozen_encoder_salun_keeps_the_head_whole_and_is_random_label_to
 # --- closed forms
 
 
-@pytest.mark.parametrize("name", ["svd", "prune", "bias_shift", "random"])
-def test_closed_forms_on_the_head_leave_the_encoder_bit_for_bit(name, resnet, dataset, state_of, same):
-    encoder = state_of(resnet.encoder)
-    train_with(name, real_run(resnet, dataset, epochs=0))
-    assert same(encoder, state_of(resnet.encoder)) and resnet.projection is None
-
-
-def test_prune_zeroes_the_forget_rows_and_no_other(resnet, dataset):
+@pytest.mark.parametrize("name, of_weight, of_bias", [
+    ("prune", lambda w: 0 * w, lambda b: 0 * b),
+    ("bias_shift", lambda w: w, lambda b: b - 2),
+])  # fmt: skip
+def test_a_change_of_the_head_alone_is_that_of_the_forget_classes_and_of_no_other(
+    name, of_weight, of_bias, resnet, dataset
+):
     weight, bias = resnet.head.weight.detach().clone(), resnet.head.bias.detach().clone()
-    train_with("prune", real_run(resnet, dataset, forget=(1, 3), epochs=0))
-    assert (resnet.head.weight[[1, 3]] == 0).all() and (resnet.head.bias[[1, 3]] == 0).all()
-    assert torch.equal(resnet.head.weight[[0, 2]], weight[[0, 2]]) and torch.equal(
-        resnet.head.bias[[0, 2]], bias[[0, 2]]
-    )
+    constants = {"shift": 2} if name == "bias_shift" else {}
+    train_with(name, real_run(resnet, dataset, forget=(1, 3), epochs=0, constants=constants))
+    weight[[1, 3]], bias[[1, 3]] = of_weight(weight[[1, 3]]), of_bias(bias[[1, 3]])
+    assert torch.equal(resnet.head.weight, weight) and torch.equal(resnet.head.bias, bias)
 
 
-@pytest.mark.parametrize("forget", [(1,), (1, 3)])
-def test_bias_shift_lowers_the_forget_biases_and_leaves_every_other_logit(forget, resnet, dataset):
-    weight, bias = resnet.head.weight.detach().clone(), resnet.head.bias.detach().clone()
-    train_with("bias_shift", real_run(resnet, dataset, forget=forget, epochs=0, constants={"shift": 2}))
-    expected = [b - 2 if c in forget else b for c, b in enumerate(bias.tolist())]
-    assert resnet.head.bias.tolist() == pytest.approx(expected, abs=1e-6)
-    assert torch.equal(resnet.head.weight, weight)
-
-
-@pytest.mark.parametrize("forget", [(1,), (1, 3)])
-def test_bias_shift_by_rule_is_the_smallest_that_hides_all_forget_training_images(forget, resnet, dataset):
+def test_bias_shift_by_rule_is_the_smallest_that_hides_all_forget_training_images(resnet, dataset):
+    forget = (1, 3)
     train_with("original", real_run(resnet, dataset, forget=(), epochs=15))
     before = resnet.head.bias.detach().clone()
     images = dataset.train.pixels[torch.isin(dataset.train.labels, torch.tensor(forget))]
@@ -504,16 +443,6 @@ def test_svd_draws_its_forget_images_at_random_and_retains_no_forget_class(resne
     assert drawn != {x.numpy().tobytes() for x in dataset.train.pixels[first]}
 
 
-def test_svds_projection_is_the_identity_where_nothing_is_to_be_forgotten_and_where_all_of_it_is_retained():
-    from unlearn_utils.methods.svd import projection
-
-    nothing, everything = torch.zeros(4, 4), torch.eye(4)
-    retain = torch.diag(torch.tensor([1.0, 0.5, 0.0, 0.0]))
-    assert torch.equal(projection(retain, nothing), torch.eye(4))
-    assert torch.equal(projection(everything, retain), torch.eye(4))
-    assert torch.equal(projection(nothing, everything), torch.zeros(4, 4))
-
-
 @pytest.mark.parametrize("forget", [(1,), (0, 3)])
 def test_pour_p_removes_exactly_the_span_of_the_forget_directions(forget, resnet, dataset):
     features = features_of(resnet, dataset, dataset.train)
@@ -528,34 +457,21 @@ def test_pour_p_removes_exactly_the_span_of_the_forget_directions(forget, resnet
     torch.testing.assert_close(features_of(resnet, dataset, dataset.train), features @ p, rtol=0, atol=1e-5)
 
 
-def test_pour_p_on_a_simplex_leaves_the_retain_means_a_simplex_and_puts_the_forget_mean_on_the_centre():
-    from unlearn_utils.methods.pour_p import complement
-
-    means = torch.eye(5, dtype=torch.float64) - 1 / 5
-    left = means @ complement(means[:1])
-    retained = left[1:] - left[1:].mean(0)
-    cosines = torch.nn.functional.normalize(retained, dim=1) @ torch.nn.functional.normalize(retained, dim=1).T
-    expected = torch.full((4, 4), -1 / 3, dtype=torch.float64).fill_diagonal_(1)
-    torch.testing.assert_close(cosines, expected)
-    torch.testing.assert_close(left[0], left.mean(0))
-
-
 # --- what every method is for
 
 
-@pytest.mark.parametrize("forget", [(1, 2)])
-@pytest.mark.parametrize(
-    "name", [n for n in ALL_THAT_TRAIN if n not in ("original", "retrain", "retrain_again", "finetune")]
-)
-def test_the_forget_classes_are_lost_at_the_output_and_the_others_are_kept(name, forget, resnet, dataset):
+@pytest.mark.parametrize("name", [name for name in ALL_THAT_TRAIN if methods.METHODS[name].role != "reference"])
+def test_the_forget_classes_are_lost_at_the_output_and_the_others_are_kept(name, resnet, dataset):
+    def right():
+        return resnet(dataset.normalise(dataset.test.pixels)).argmax(1) == dataset.test.labels
+
     train_with("original", real_run(resnet, dataset, forget=(), epochs=15))
-    assert (resnet(dataset.normalise(dataset.test.pixels)).argmax(1) == dataset.test.labels).float().mean() > 0.95
-    settings = {"unsir": {"lr": 0.03}, "neggrad_plus": {"lr": 0.03}, "scrub": {"lr": 0.02}}.get(name, {"lr": 0.05})
-    constants = {"unsir": {"noise_images": 12, "copies": 2}}.get(name, {})
-    train_with(name, real_run(resnet, dataset, forget=forget, epochs=10, constants=constants, **settings))
-    right = resnet(dataset.normalise(dataset.test.pixels)).argmax(1) == dataset.test.labels
-    forgotten = torch.isin(dataset.test.labels, torch.tensor(forget))
-    assert right[forgotten].float().mean() < 0.5 < 0.85 < right[~forgotten].float().mean()
+    assert right().float().mean() > 0.95
+    rate = {"unsir": 0.03, "neggrad_plus": 0.03, "scrub": 0.02}.get(name, 0.05)
+    constants = {"noise_images": 12, "copies": 2} if name == "unsir" else {}
+    train_with(name, real_run(resnet, dataset, forget=(1, 2), epochs=10, constants=constants, lr=rate))
+    forgotten = torch.isin(dataset.test.labels, torch.tensor([1, 2]))
+    assert right()[forgotten].float().mean() < 0.5 < 0.85 < right()[~forgotten].float().mean()
 
 
 # --- constants and names
@@ -564,25 +480,18 @@ def test_the_forget_classes_are_lost_at_the_output_and_the_others_are_kept(name,
 @pytest.mark.parametrize("name, constants, said", [
     ("salum", {}, "no method 'salum'; choose one of .*neggrad_plus"),
     ("neggrad_plus", {"ascent_scal": 0.5}, "no key 'ascent_scal'; allowed are ascent_clip, ascent_scale"),
-    ("scrub", {"max_epochs": -1}, "max_epochs is -1, but it must be at least 0"),
     ("scrub", {"kl_weight": float("nan")}, "kl_weight is nan"),
-    ("scrub", {"temperature": 0}, "temperature is 0, but it must be positive"),
+    ("scrub", {"temperature": 0}, "temperature is 0, but it must be at least 1e-06"),
     ("scrub", {"max_epochs": True}, "max_epochs is True, but it must be a whole number"),
-    ("scrub", {"temperature": "4"}, "temperature is '4', but it must be a number"),
 ])  # fmt: skip
 def test_a_constant_that_cannot_be_used_is_refused_by_name(name, constants, said):
     with pytest.raises(BadInput, match=said):
         methods.build(name, constants)
 
 
-def test_zero_and_whole_numbers_pass_where_they_mean_something():
-    built = methods.build("scrub", {"max_epochs": 0, "ce_weight": 0, "temperature": 2})
-    assert (built.max_epochs, built.ce_weight, built.temperature) == (0, 0, 2)
-
-
 def test_what_a_method_cannot_do_is_refused_with_the_reason():
     for name, variant, recipe, said in (
-        ("svd", "cmf", Recipe(epochs=0, lr=0.0), "'svd' cannot be used with 'cmf', only with linear, tuned: it edits"),
+        ("svd", "cmf", Recipe(epochs=0, lr=0.0), "'svd' cannot be used with 'cmf', only with linear, tuned"),
         ("prune", "linear", Recipe(epochs=3, lr=0.1), "'prune' is a closed form"),
         ("salun", "cmf", Recipe(epochs=0, lr=0.0), "'salun' trains: its recipe .'cmf'. needs epochs and lr"),
     ):
@@ -590,20 +499,17 @@ def test_what_a_method_cannot_do_is_refused_with_the_reason():
             methods.check(name, variant, recipe)
 
 
-def test_a_method_of_ones_own_may_postpone_its_annotations_and_says_what_it_is(monkeypatch):
+def test_a_method_of_ones_own_may_postpone_its_annotations_and_says_no_more_than_it_must(monkeypatch):
     monkeypatch.setattr(methods, "METHODS", dict(methods.METHODS))
 
     @methods.method("mine", "Mine", citation="nobody 2026")
     @dataclass(frozen=True)
     class Mine(methods.Method):
-        """min CE(D_r).
-
-        And more words.
-        """
-
         strength: "float" = 1.0
 
-    assert methods.build("mine", {"strength": 2}) == Mine(2.0) and Mine.about == "min CE(D_r); nobody 2026"
-    assert methods.METHODS["salun"].about == "Random Label on the salient weights; Fan et al. 2024"
+    assert methods.build("mine", {"strength": 2}) == Mine(2.0)
+    assert (Mine.citation, Mine.role, Mine.recipe_of, Mine.closed_form) == ("nobody 2026", "method", "mine", True)
+    with pytest.raises(BadInput, match="no key 'cite'; allowed are citation"):
+        methods.method("yours", "Yours", cite="nobody")(Mine)
     with pytest.raises(BadInput, match="label 'SCRUB' of another method"):
         methods.method("scrubby", "SCRUB")(Mine)

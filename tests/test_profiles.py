@@ -83,7 +83,6 @@ def test_every_rate_of_a_profile_won_its_committed_search(name):
     ({"probe.epochs": "many"}, "probe.epochs is 'many', but it must be a whole number"),
     ({"title.deep": 1}, "title.deep"),
     ({"recipes.scrub.cmf.schedule": "cosin"}, "'cosin', but it must be one of constant, cosine, step"),
-    ({"probe.epochs": 0}, "probe.epochs is 0, but it must be at least 1"),
     ({"recipes.scrub.linear.lr": math.nan}, "lr is nan, but it must be at least 0"),
     ({"recipes": 3}, "recipes is 3, but it must be a table"),
     ({"runs": []}, "runs is an empty list"),
@@ -91,7 +90,7 @@ def test_every_rate_of_a_profile_won_its_committed_search(name):
     ({"multi_recipes.scrub.cmff": {"epochs": 1, "lr": 0.1}}, "no key 'multi_recipes.scrub.cmff'"),
     ({"data.image_size": 16}, "image_size 8"),
     ({"data.crop_to": 16, "data.enlarge_to": 12}, "must not fall"),
-    ({"network.architecture": "vit_small_patch16_224"}, "takes 224 pixels and 3 channels, not 8 and 1"),
+    ({"data.channels": 3}, "data.channels must be 1"),
     ({"network.architecture": "timm/resnet18", "network.width": 8}, "are a ResNet's; leave them out"),
     ({"network.weights": "imagenet"}, "for timm's encoders only"),
     ({"network.blocks": [1] * 5}, "has 5 stages, but 8 pixels allow at most 4"),
@@ -105,7 +104,6 @@ def test_a_wrong_override_is_refused_by_name(overrides, named):
     ({"recipes.scrub.cmf_none": {"epochs": 1, "lr": 0.1}}, "no key 'recipes.scrub.cmf_none'"),
     ({"recipes.scrubb.cmf": {"epochs": 1, "lr": 0.1}}, "no key 'recipes.scrubb'; allowed are bias_shift"),
     ({"tuning.tolerence": 0.1}, "no key 'tuning.tolerence'"),
-    ({"left_out": ["unsirr.*"]}, "left_out has 'unsirr..', but it must name models"),
 ])  # fmt: skip
 def test_a_key_that_nobody_would_read_is_refused_by_name(overrides, named):
     with pytest.raises(BadInput, match=named):
@@ -157,41 +155,31 @@ def test_a_variant_takes_the_recipe_that_it_says():
         recipe_of(profile, "scrub", "tuned")
 
 
-@pytest.mark.parametrize(
-    "name, given, meant",
-    [
-        ("seeds", "1", [1]),
-        ("seeds", (), []),
-        ("forget", "[3, [4, 5]]", [3, [4, 5]]),
-        ("forget", "cat", ["cat"]),
-        ("methods", "salun", ["salun"]),
-        ("shots", "(1, 2)", [1, 2]),
-        ("gamma", 1, 1.0),
-        ("overrides", "{'probe.epochs': 1}", {"probe.epochs": 1}),
-        ("machine", {"jobs": 2}, {"jobs": 2}),
-        ("of_a_notebook_alone", "-3", -3),
-    ],
-)
+@pytest.mark.parametrize("name, given, meant", [
+    ("seeds", "1", [1]),
+    ("forget", "[3, [4, 5]]", [3, [4, 5]]),
+    ("methods", "salun", ["salun"]),
+    ("shots", "(1, 2)", [1, 2]),
+    ("gamma", 1, 1.0),
+    ("overrides", "{'probe.epochs': 1}", {"probe.epochs": 1}),
+    ("machine", {"jobs": 2}, {"jobs": 2}),
+    ("of_a_notebook_alone", "-3", -3),
+])  # fmt: skip
 def test_a_parameter_is_read_as_its_kind(name, given, meant):
     found = parameters.read(name, given, default=0)
     assert (found, type(found)) == (meant, type(meant))
 
 
-@pytest.mark.parametrize(
-    "name, given, told",
-    [
-        ("seeds", "a", "must be a whole number"),
-        ("seeds", -1, "must be at least 0"),
-        ("shots", [0], "must be at least 1"),
-        ("draws", 2.5, "must be a whole number"),
-        ("overrides", 3, "must be a table"),
-        ("machine", {"devise": "cpu"}, "no key 'machine.devise'; allowed are cluster"),
-        ("machine", {"jobs": -1}, "must be at least 0"),
-        ("machine", {"results": "x"}, "one of , committed"),
-        ("machine", {"cluster": 3}, "must be a text"),
-        ("of_a_notebook_alone", "x", "must be of type int, like 0"),
-    ],
-)
+@pytest.mark.parametrize("name, given, told", [
+    ("seeds", "a", "must be a whole number"),
+    ("seeds", -1, "must be at least 0"),
+    ("shots", [0], "must be at least 1"),
+    ("draws", 0, "must be at least 1"),
+    ("overrides", 3, "must be a table"),
+    ("machine", {"devise": "cpu"}, "no key 'machine.devise'; allowed are cluster"),
+    ("machine", {"results": "x"}, "one of , committed"),
+    ("of_a_notebook_alone", "x", "must be of type int, like 0"),
+])  # fmt: skip
 def test_a_parameter_of_another_kind_or_out_of_range_is_refused(name, given, told):
     with pytest.raises(BadInput, match=told):
         parameters.read(name, given, default=0)

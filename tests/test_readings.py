@@ -183,7 +183,7 @@ def test_every_cell_has_the_readouts_that_suit_its_head_and_shares_those_of_its_
     assert names[WITH_CMF] == names["original", "cmf"]
     assert names["original", "linear"] - names[LINEAR] == {"probe_in_head", "ncc_in_head"}
     frozen, original = (cell(DIGITS, *model) for model in (FROZEN, ("original", "linear")))
-    attacked = [Attacked.of(of, "few_shot", (3,), (1,), 1) for of in (frozen, original)]
+    attacked = [Attacked.of(of, "few_shot", (1,), 1) for of in (frozen, original)]
     assert attacked[0] == attacked[1] and attacked[0].cell == original
     same = {name for name in READOUTS if Reading.of(frozen, name) == Reading.of(original, name)}
     assert same == {"probe", "ncc", "binary", "logistic", "ridge", "neighbours", "mlp"}
@@ -263,29 +263,22 @@ def test_at_most_so_many_steps_are_kept_and_the_first_and_last_among_them(count,
 # --- attacks and layouts
 
 
-@pytest.mark.parametrize("attack", ["few_shot", "few_shot_shuffled", "prototype"])
+@pytest.mark.parametrize("attack", ["few_shot", "few_shot_shuffled"])
 def test_an_attack_on_features_counts_the_test_images_that_it_gets_right(attack):
     read, drawn = ByHand(*WITH_CMF), generator("cpu", 0, attack)
-    features, labels = Features(read.train, read.test), (read.y_train, read.y)
-    if attack == "prototype":
-        expected = attacks.prototype(read.model, features, *labels, (3,), [1, 4], 2, drawn)
-    else:
-        expected = attacks.few_shot(features, *labels, [1, 4], 2, drawn, attack == "few_shot_shuffled")
-    found = done(Attacked.of(read.cell, attack, (3,), (1, 4), 2))["readings"]
+    given = Features(read.train, read.test), read.y_train, read.y, [1, 4], 2, drawn
+    expected = attacks.few_shot(*given, shuffled=attack == "few_shot_shuffled")
+    found = done(Attacked.of(read.cell, attack, (1, 4), 2))["readings"]
     assert [(r["x"], r["draw"]) for r in found] == [(1, 0), (1, 1), (4, 0), (4, 1)]
     assert [r["hits"] for r in found] == [[round(10 * a) for a in r["accuracy"]] for r in expected]
 
 
-@pytest.mark.parametrize("attack", ["own_head", "retain_only"])
-def test_an_attack_that_fine_tunes_begins_at_the_models_output(attack):
-    begun = done(Attacked.of(cell(DIGITS, *LINEAR), attack, (3,), (1,), 1))["readings"][0]
+def test_fine_tuning_begins_at_the_models_output_and_an_unknown_attack_is_refused():
+    begun = done(Attacked.of(cell(DIGITS, *LINEAR), "own_head", (1,), 1))["readings"][0]
     counts = done(Reading.of(cell(DIGITS, *LINEAR), "output"))["counts"]
     assert begun["x"] == 0 and begun["hits"] == [counts[c][c] for c in range(10)]
-
-
-def test_an_unknown_attack_is_refused():
     with pytest.raises(BadInput, match="no attack 'fewshot'; choose from few_shot"):
-        Attacked.of(cell(DIGITS, *LINEAR), "fewshot", (3,), (1,), 1)
+        Attacked.of(cell(DIGITS, *LINEAR), "fewshot", (1,), 1)
 
 
 def test_a_layout_shows_the_first_test_images_of_each_class():
@@ -301,7 +294,7 @@ def test_a_training_that_diverged_has_no_numbers_and_raises_nothing():
     of = cell(profile(LEARNED | {"recipes.random_label.linear.lr": 1e17}), *LINEAR)
     assert all(done(reading) == {"diverged": True} for reading in readings_of(of))
     assert done(Curve(of))["readings"] and np.isnan(done(Embedded(of, 60))["points"]).all()
-    assert done(Attacked.of(of, "own_head", (3,), (1,), 1))["readings"]
+    assert done(Attacked.of(of, "own_head", (1,), 1))["readings"]
 
 
 def test_classes_with_fewer_than_ten_images_have_no_membership():

@@ -1,10 +1,9 @@
-"""Data sets in their archives' true format, made here in miniature; what is damaged is refused with one sentence."""
+"""Data sets in their true format, made here in miniature; what is damaged is refused with one sentence."""
 
 import hashlib
 import os
 import pickle
 import struct
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +11,38 @@ import pytest
 import torch
 from PIL import Image
 from torchvision import datasets
+from torchvision.transforms import v2
 
 from unlearn_utils import image_files, sources
 from unlearn_utils.settings import BadInput, Data
 
+CIFAR = {"image_size": 32, "channels": 3}
+COLOURS = {"a": (200, 20, 20), "b": (20, 200, 20), "c": (20, 20, 200)}
+
 
 @pytest.fixture(autouse=True)
-def fresh(monkeypatch):
-    sources.load.cache_clear()
+def no_network(monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def load(root, tmp_path):
+    """load(source, **wishes) -> the data set in ``root``, read as a new process would."""
+
+    def read(source="folder", **wishes):
+        sources.load.cache_clear()
+        wishes = {"image_size": 8, "channels": 1, "folder": str(root)} | wishes
+        return sources.load(Data(source=source, **wishes), tmp_path / "cache")
+
+    return read
+
+
+# --- what torchvision downloads
 
 
 @pytest.fixture
@@ -28,312 +50,235 @@ def pixels():
     return np.random.default_rng(0).integers(0, 256, (12, 3, 32, 32), dtype=np.uint8)
 
 
-def md5(path):
+def write(path, content):
+    """Write a file and give its checksum."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content))
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 
-def write(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content))
-    return md5(path)
-
-
-@pytest.fixture
-def cifar10(tmp_path, pixels, monkeypatch):
-    """Six training and six test images of three classes, as the unpacked archive holds them."""
-    folder = tmp_path / "cifar-10-batches-py"
-    flat = pixels.reshape(12, -1)
-    sums = {
-        "data_batch_1": write(folder / "data_batch_1", {"data": flat[:6], "labels": [0, 1, 2, 2, 1, 0]}),
-        "test_batch": write(folder / "test_batch", {"data": flat[6:], "labels": [2, 1, 0, 0, 1, 2]}),
-        "batches.meta": write(folder / "batches.meta", {"label_names": ["airplane", "cat", "ship"]}),
-    }
-    monkeypatch.setattr(datasets.CIFAR10, "train_list", [["data_batch_1", sums["data_batch_1"]]])
-    monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
-    monkeypatch.setattr(
-        datasets.CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]}
-    )
-    return Data(source="cifar10", image_size=32, channels=3, folder=str(tmp_path)), folder
-
-
-def test_cifar10_is_read_from_its_batches(cifar10, pixels, tmp_path):
-    dataset = sources.load(cifar10[0], tmp_path / "cache")
+def test_cifar10_is_read_from_its_batches_and_one_with_a_wrong_checksum_is_not_believed(
+    root, pixels, monkeypatch, load
+):
+    folder, flat = root / "cifar-10-batches-py", pixels.reshape(12, -1)
+    train = write(folder / "data_batch_1", {"data": flat[:6], "labels": [0, 1, 2, 2, 1, 0]})
+    test = write(folder / "test_batch", {"data": flat[6:], "labels": [2, 1, 0, 0, 1, 2]})
+    meta = write(folder / "batches.meta", {"label_names": ["airplane", "cat", "ship"]})
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", [["data_batch_1", train]])
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", test]])
+    monkeypatch.setattr(datasets.CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": meta})
+    dataset = load("cifar10", **CIFAR)
     assert torch.equal(dataset.train.pixels, torch.from_numpy(pixels[:6]))
     assert torch.equal(dataset.test.pixels, torch.from_numpy(pixels[6:]))
     assert dataset.train.labels.tolist() == [0, 1, 2, 2, 1, 0] and dataset.test.labels.tolist() == [2, 1, 0, 0, 1, 2]
     assert dataset.classes == ("airplane", "cat", "ship") and dataset.groups == {}
-
-
-def test_a_batch_file_with_a_wrong_checksum_is_not_believed(cifar10, tmp_path):
-    data, folder = cifar10
     damaged = bytearray((folder / "data_batch_1").read_bytes())
     damaged[-200] ^= 1
     (folder / "data_batch_1").write_bytes(damaged)
     with pytest.raises(BadInput, match="cifar10 is not complete and intact in .*no network.*--data-dir"):
-        sources.load(data, tmp_path / "cache")
+        load("cifar10", **CIFAR)
 
 
-def test_a_truncated_archive_is_not_unpacked(tmp_path):
-    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"\x1f\x8b truncated")
-    data = Data(source="cifar10", image_size=32, channels=3, folder=str(tmp_path))
-    with pytest.raises(BadInput, match="cifar10 is not complete and intact"):
-        sources.load(data, tmp_path / "cache")
-    assert not (tmp_path / "cifar-10-batches-py").exists()
-
-
-def test_cifar100_brings_its_coarse_classes(tmp_path, pixels, monkeypatch):
-    folder, flat = tmp_path / "cifar-100-python", pixels.reshape(12, -1)
+def test_cifar100_brings_its_coarse_classes(root, pixels, monkeypatch, load):
+    folder, flat = root / "cifar-100-python", pixels.reshape(12, -1)
     fine, coarse = [0, 1, 2, 3, 0, 1], [1, 0, 1, 0, 1, 0]
-    sums = {
-        name: write(folder / name, {"data": part, "fine_labels": fine, "coarse_labels": coarse})
-        for name, part in (("train", flat[:6]), ("test", flat[6:]))
-    }
+    for name, part in (("train", flat[:6]), ("test", flat[6:])):
+        checksum = write(folder / name, {"data": part, "fine_labels": fine, "coarse_labels": coarse})
+        monkeypatch.setattr(datasets.CIFAR100, f"{name}_list", [[name, checksum]])
     meta = {"fine_label_names": ["apple", "beaver", "pear", "otter"], "coarse_label_names": ["mammals", "fruit"]}
-    monkeypatch.setattr(datasets.CIFAR100, "train_list", [["train", sums["train"]]])
-    monkeypatch.setattr(datasets.CIFAR100, "test_list", [["test", sums["test"]]])
     key = {"filename": "meta", "key": "fine_label_names", "md5": write(folder / "meta", meta)}
     monkeypatch.setattr(datasets.CIFAR100, "meta", key)
-    dataset = sources.load(Data(source="cifar100", image_size=32, channels=3, folder=str(tmp_path)), tmp_path / "cache")
+    dataset = load("cifar100", **CIFAR)
     assert dataset.classes == ("apple", "beaver", "pear", "otter")
     assert dataset.groups == {"mammals": (1, 3), "fruit": (0, 2)}
 
 
-@pytest.fixture
-def fashion(tmp_path):
-    """Fashion-MNIST's four files: a header of sizes, then bytes."""
-    raw, images = (
-        tmp_path / "FashionMNIST" / "raw",
-        np.random.default_rng(1).integers(0, 256, (9, 28, 28), dtype=np.uint8),
-    )
-    labels = np.arange(9, dtype=np.uint8)
+def test_fashion_mnist_is_read_from_its_files_and_a_truncated_one_is_refused(root, load):
+    """Four files: a header of sizes, then bytes."""
+    raw = root / "FashionMNIST" / "raw"
+    images = np.random.default_rng(1).integers(0, 256, (9, 28, 28), dtype=np.uint8)
     for name in ("train", "t10k"):
         write(raw / f"{name}-images-idx3-ubyte", struct.pack(">4i", 2051, 9, 28, 28) + images.tobytes())
-        write(raw / f"{name}-labels-idx1-ubyte", struct.pack(">2i", 2049, 9) + labels.tobytes())
-    return Data(source="fashion_mnist", image_size=28, channels=1, folder=str(tmp_path)), raw, images
-
-
-def test_fashion_mnist_is_read_from_its_files(fashion, tmp_path):
-    dataset = sources.load(fashion[0], tmp_path / "cache")
-    assert torch.equal(dataset.train.pixels, torch.from_numpy(fashion[2])[:, None])
+        write(raw / f"{name}-labels-idx1-ubyte", struct.pack(">2i", 2049, 9) + bytes(range(9)))
+    dataset = load("fashion_mnist", image_size=28)
+    assert torch.equal(dataset.train.pixels, torch.from_numpy(images)[:, None])
     assert dataset.test.labels.tolist() == list(range(9)) and dataset.classes[9] == "Ankle boot"
-
-
-@pytest.mark.parametrize("name, cut", [("train-images-idx3-ubyte", 1000), ("t10k-labels-idx1-ubyte", 12)])
-def test_a_truncated_fashion_mnist_file_is_refused(fashion, tmp_path, name, cut):
-    data, raw, _ = fashion
-    (raw / name).write_bytes((raw / name).read_bytes()[:cut])
+    labels = raw / "t10k-labels-idx1-ubyte"
+    labels.write_bytes(labels.read_bytes()[:12])
     with pytest.raises(BadInput, match="fashion_mnist"):
-        sources.load(data, tmp_path / "cache")
+        load("fashion_mnist", image_size=28)
+
+
+def test_a_truncated_archive_is_not_unpacked_and_a_place_that_cannot_be_written_is_named(root, load):
+    write(root / "cifar-10-python.tar.gz", b"\x1f\x8b truncated")
+    with pytest.raises(BadInput, match="cifar10 is not complete and intact"):
+        load("cifar10", **CIFAR)
+    assert not (root / "cifar-10-batches-py").exists()
+    with pytest.raises(BadInput, match="cifar10 is not complete .*Not a directory"):
+        load("cifar10", folder=str(root / "cifar-10-python.tar.gz" / "x"), **CIFAR)
+
+
+# --- class folders
+
+
+def picture(path, colour, size=(8, 8)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L" if isinstance(colour, int) else "RGB", size, colour).save(path, None if path.suffix else "png")
 
 
 @pytest.fixture
-def tiny(tmp_path, monkeypatch):
-    """A Tiny-ImageNet archive of three classes, two of which share their first word."""
-
-    def image(value):
-        file = tmp_path / "one.JPEG"
-        Image.new("RGB", (64, 64), (value,) * 3).save(file)
-        return file.read_bytes()
-
-    home, archive = "tiny-imagenet-200", tmp_path / "made" / "tiny-imagenet-200.zip"
-    archive.parent.mkdir()
-    names = ["n03", "n01", "n02"]
-    with zipfile.ZipFile(archive, "w") as packed:
-        packed.writestr(f"{home}/wnids.txt", "\n".join(names))
-        packed.writestr(f"{home}/words.txt", "n01\tgoldfish, Carassius\nn02\tcrane\nn03\tcrane, bird\nn09\tother")
-        for i, name in enumerate(sorted(names)):
-            for j in range(2):
-                packed.writestr(f"{home}/train/{name}/images/{name}_{j}.JPEG", image(40 * i + 10 * j))
-            packed.writestr(f"{home}/val/images/val_{2 - i}.JPEG", image(200 + 10 * i))
-        listed = [f"val_{2 - i}.JPEG\t{name}\t0\t0\t62\t62" for i, name in enumerate(sorted(names))]
-        packed.writestr(f"{home}/val/val_annotations.txt", "\n".join(listed))
-        packed.writestr("../outside.txt", "must not leave the folder")
-    monkeypatch.setattr(sources, "TINY_IMAGENET", ("http://nowhere/tiny-imagenet-200.zip", md5(archive)))
-    root = tmp_path / "data"
-    root.mkdir()
-    return Data(source="tiny_imagenet", image_size=64, channels=3, folder=str(root)), archive, root
+def folder(root):
+    """Three classes, two training images (PNG and JPEG) and one test image of each."""
+    for name, colour in COLOURS.items():
+        for file in ("train/{}/0.png", "train/{}/1.jpg", "test/{}/0.PNG"):
+            picture(root / file.format(name), colour)
+        (root / "train" / name / "notes.txt").write_text("not an image")
+    return root
 
 
-def test_tiny_imagenet_takes_the_classes_of_its_test_images_from_the_list(tiny, tmp_path):
-    data, archive, root = tiny
-    (root / archive.name).write_bytes(archive.read_bytes())
-    dataset = sources.load(data, tmp_path / "cache")
-    assert dataset.classes == ("goldfish", "crane (n02)", "crane (n03)")
-    assert dataset.train.labels.tolist() == [0, 0, 1, 1, 2, 2] and dataset.test.labels.tolist() == [0, 1, 2]
-    assert [int(x) for x in dataset.test.pixels[:, 0, 0, 0]] == [200, 210, 220]
-    assert sorted(p.name for p in root.iterdir()) == ["tiny-imagenet-200", "tiny-imagenet-200.zip"]
+@pytest.mark.parametrize("source", ["folder", "cifar10"])
+def test_a_folder_gives_every_image_the_class_of_its_folder_and_may_stand_in_for_an_archive(source, folder, load):
+    images = load(source, channels=3)
+    assert images.classes == ("a", "b", "c")
+    assert images.train.labels.tolist() == [0, 0, 1, 1, 2, 2] and images.test.labels.tolist() == [0, 1, 2]
+    for part in (images.train, images.test):
+        expected = torch.tensor(list(COLOURS.values()))[part.labels][:, :, None, None].expand(-1, -1, 8, 8)
+        assert (part.pixels.int() - expected).abs().max() <= 6  # JPEG is not exact
 
 
-def test_an_archive_writes_nothing_outside_its_folder(tiny, tmp_path):
-    data, archive, root = tiny
-    (root / archive.name).write_bytes(archive.read_bytes())
-    sources.load(data, tmp_path / "cache")
-    assert not list(tmp_path.rglob("outside.txt"))
+def test_one_channel_gives_grey_images_and_three_channels_take_grey_files(load, folder):
+    picture(folder / "train" / "c" / "4.png", 90)
+    grey, colour = load(channels=1), load(channels=3)
+    assert grey.train.pixels.shape == (7, 1, 8, 8)
+    expected = [round(0.299 * r + 0.587 * g + 0.114 * b) for r, g, b in COLOURS.values()]
+    assert grey.test.pixels[:, 0, 0, 0].tolist() == pytest.approx(expected, abs=1)
+    assert (colour.train.pixels[-1] == 90).all()
 
 
-def test_a_wrong_tiny_imagenet_archive_is_refused_and_nothing_is_unpacked(tiny, tmp_path):
-    data, archive, root = tiny
-    (root / archive.name).write_bytes(archive.read_bytes()[:-100])
-    with pytest.raises(BadInput, match="tiny_imagenet is not complete and intact"):
-        sources.load(data, tmp_path / "cache")
-    assert not (root / "tiny-imagenet-200").exists()
+def test_named_constants_normalise_whatever_the_images_are(folder, load):
+    images, imagenet = load(channels=3, normalisation="imagenet"), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    expected = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(*imagenet)])(images.train.pixels)
+    torch.testing.assert_close(images.normalise(images.train.pixels), expected)
 
 
-def test_an_incomplete_tiny_imagenet_is_refused_by_name(tiny, tmp_path):
-    data, archive, root = tiny
-    (root / archive.name).write_bytes(archive.read_bytes())
-    sources.load(data, tmp_path / "cache")
-    sources.load.cache_clear()
-    (root / "tiny-imagenet-200" / "val" / "val_annotations.txt").unlink()
-    with pytest.raises(BadInput, match="not a complete Tiny-ImageNet"):
-        sources.load(data, tmp_path / "cache")
+@pytest.mark.parametrize("size", [(30, 12), (5, 9)])
+def test_an_image_that_is_not_square_is_resized_and_cut_as_by_torchvision(size, load, folder, rng):
+    pixels = torch.randint(0, 256, (size[1], size[0], 3), generator=rng, dtype=torch.uint8).numpy()
+    Image.fromarray(pixels).save(folder / "test" / "c" / "9.png")
+    expected = v2.Compose([v2.Resize(8), v2.CenterCrop(8), v2.PILToTensor()])(Image.fromarray(pixels))
+    assert torch.equal(load(channels=3).test.pixels[-1], expected)
 
 
-def test_class_folders_may_stand_in_for_an_archive(tmp_path):
-    for part in ("train", "test"):
-        for value, name in enumerate(("a", "b", "c")):
-            (tmp_path / part / name).mkdir(parents=True)
-            Image.new("RGB", (32, 32), (value,) * 3).save(tmp_path / part / name / "0.png")
-    dataset = sources.load(Data(source="cifar10", image_size=32, channels=3, folder=str(tmp_path)), tmp_path / "cache")
-    assert dataset.classes == ("a", "b", "c")
+def test_the_cache_gives_equal_images_and_is_built_again_where_it_is_damaged_or_of_another_decoder(
+    folder, load, tmp_path, monkeypatch
+):
+    first = load()
+    (cached,) = (tmp_path / "cache").iterdir()
+    whole = cached.read_bytes()
+    cached.write_bytes(whole[: len(whole) // 3])
+    assert torch.equal(load().train.pixels, first.train.pixels) and cached.read_bytes() == whole
+    monkeypatch.setattr(image_files, "_decode", lambda file, data: torch.full((1, 8, 8), 7, dtype=torch.uint8))
+    assert torch.equal(load().train.pixels, first.train.pixels) and load().fingerprint == first.fingerprint
+    monkeypatch.setattr(image_files, "DECODER", image_files.DECODER.replace("center_crop", "random_crop"))
+    assert (load().train.pixels == 7).all()
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "file").write_text("no folder")
-    with pytest.raises(BadInput, match="cifar10 is not complete .*Not a directory|File exists"):
-        sources.load(
-            Data(source="cifar10", image_size=32, channels=3, folder=str(tmp_path / "file" / "x")), tmp_path / "cache"
-        )
+def test_only_the_images_asked_for_are_decoded(load, folder):
+    (folder / "train" / "c" / "1.jpg").write_bytes(b"broken")
+    assert len(load(train_per_class=1).train) == 3
 
 
-def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path, monkeypatch):
-    for part in ("train", "test"):
-        for name in "abc":
-            (tmp_path / part / name).mkdir(parents=True)
-            Image.new("L", (8, 8)).save(tmp_path / part / name / "0.png")
-
+def test_a_full_disk_is_named_and_leaves_nothing_half_written(folder, load, tmp_path, monkeypatch):
     def full(tensors, path):
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(image_files, "save_file", full)
     with pytest.raises(BadInput, match="cannot be kept in .*No space left"):
-        sources.load(Data(source="folder", image_size=8, channels=1, folder=str(tmp_path)), tmp_path / "cache")
+        load()
     assert not list((tmp_path / "cache").iterdir())
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Three classes of one image each, and the data of a profile that reads them."""
-    root = tmp_path / "images"
-    for part in ("train", "test"):
-        for value, name in enumerate("abc"):
-            (root / part / name).mkdir(parents=True)
-            Image.new("L", (8, 8), 50 * value).save(root / part / name / "0.png")
-    return root, Data(source="folder", image_size=8, channels=1, folder=str(root))
+def sixteen_bits(file):
+    Image.fromarray(np.full((8, 8), 40000, dtype=np.uint16)).save(file)
 
 
-@pytest.mark.parametrize("name", ["1.gif", "1.HEIC", "1.avif", "1.svg"])
-def test_a_picture_of_a_kind_that_cannot_be_read_is_named_and_not_left_out(folder, tmp_path, name):
-    (folder[0] / "train" / "b" / name).write_bytes(b"GIF89a")
-    with pytest.raises(BadInput, match=f"train/b/{name} is an image of another kind than .jpg.*; convert it"):
-        sources.load(folder[1], tmp_path / "cache")
+REASON = "train/b/{name} cannot be read as an image .*{}.*; replace it or take it out"
 
 
-def test_a_pipe_among_the_images_is_named_and_not_waited_for(folder, tmp_path):
-    os.mkfifo(folder[0] / "train" / "b" / "1.png")
-    with pytest.raises(BadInput, match="b/1.png cannot be read as an image .it is no file.; replace it or take it out"):
-        sources.load(folder[1], tmp_path / "cache")
+@pytest.mark.parametrize("name, spoil, said", [
+    ("1.gif", lambda file: file.write_bytes(b"GIF89a"), "{name} is an image of another kind than .jpg.*; convert it"),
+    ("1.svg", lambda file: file.write_bytes(b"<svg/>"), "{name} is an image of another kind than .jpg.*; convert it"),
+    ("2.png", os.mkfifo, REASON.replace("{}", "it is no file")),  # which is not waited for
+    ("0.png", lambda file: file.write_bytes(file.read_bytes()[:50]), REASON.replace("{}", "")),
+    ("0.png", sixteen_bits, REASON.replace("{}", "8 bits per channel")),  # which would be white
+    ("0.png", lambda file: picture(file, 9, (20, 5)), REASON.replace("{}", "pixels")),  # more than the limit of 80
+    ("0.png", lambda file: picture(file, 9, (20, 9)), REASON.replace("{}", "pixels")),  # more than twice the limit
+])  # fmt: skip
+def test_a_file_that_cannot_be_read_is_named_and_not_left_out(
+    name, spoil, said, folder, load, tmp_path, monkeypatch, recwarn
+):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 80)
+    spoil(folder / "train" / "b" / name)
+    with pytest.raises(BadInput, match=said.replace("{name}", name)):
+        load()
+    assert not recwarn and not list((tmp_path / "cache").glob("*"))
 
 
-def test_a_link_that_leads_nowhere_is_named_when_the_folder_is_looked_at(folder):
-    (folder[0] / "train" / "b" / "gone.png").symlink_to("nowhere")
+def test_a_class_without_images_and_a_link_that_leads_nowhere_are_named(folder, load):
+    (folder / "train" / "moon").mkdir()
+    with pytest.raises(BadInput, match="moon holds no images"):
+        load()
+    (folder / "train" / "b" / "gone.png").symlink_to("nowhere")
     with pytest.raises(BadInput, match="b/gone.png cannot be read .No such file or directory.; mend it or take it out"):
-        sources.stamp(folder[1])
+        sources.stamp(Data(source="folder", image_size=8, channels=1, folder=str(folder)))
 
 
-@pytest.mark.parametrize("pixels", [60, 30])  # more than the limit, and more than twice the limit
-def test_an_image_that_unpacks_to_a_giant_is_named(folder, tmp_path, monkeypatch, recwarn, pixels):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels)
-    with pytest.raises(BadInput, match="a/0.png cannot be read as an image .*pixels.*; replace it or take it out"):
-        sources.load(folder[1], tmp_path / "cache")
-    assert not recwarn
+# --- one reader, for profiles and for evaluate
 
 
-def test_another_decoder_does_not_find_the_old_ones_images(folder, tmp_path, monkeypatch):
-    sources.load(folder[1], tmp_path / "cache")
-    sources.load.cache_clear()
-    monkeypatch.setattr(image_files, "DECODER", image_files.DECODER.replace("center_crop", "random_crop"))
-    monkeypatch.setattr(image_files, "_decode", lambda file, data: torch.full((1, 8, 8), 7, dtype=torch.uint8))
-    assert (sources.load(folder[1], tmp_path / "cache").train.pixels == 7).all()
-
-
-# --- class folders: one reader, for profiles and for evaluate
-
-
-def laid_out(root, places, side=8):
-    for i, place in enumerate(places):
-        (root / place).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (side, side), 20 * i).save(root / place, "png")
-    return root
-
-
-def both(root, tmp_path):
-    """What the profile's reader and that of the shell give: classes, training pixels, labels."""
-    dataset = sources.load(Data(source="folder", image_size=8, channels=1, folder=str(root)), tmp_path / "cache")
-    files, names = image_files.class_folders(root)
+def both(root, load):
+    """What the profile's reader and that of the shell give: classes, labels and grey values of training images."""
+    dataset, (files, names) = load(), image_files.class_folders(root)
     images = image_files.FolderImages(files["train"], names, 8, 1)
     pixels = torch.stack([images[i][0] for i in range(len(images))])
     assert names == dataset.classes and torch.equal(pixels, dataset.train.pixels / 255)
     assert [images[i][1] for i in range(len(images))] == dataset.train.labels.tolist()
-    return list(names), dataset.train.labels.tolist(), (dataset.train.pixels[:, 0, 0, 0] // 20).tolist()
+    return list(names), dataset.train.labels.tolist(), dataset.train.pixels[:, 0, 0, 0].tolist()
 
 
-def test_both_readers_leave_out_what_systems_leave_behind_and_go_to_any_depth(tmp_path, capsys):
-    root = laid_out(
-        tmp_path / "images",
-        [
-            "train/a/0.png",
-            "train/a/images/1.png",
-            "train/a/deep/er/2.png",
-            "train/b/images/3.png",
-            "train/c/without",
-            "train/c/5.png",
-            "test/a/0.png",
-            "test/b/0.png",
-            "test/c/0.png",
-            "train/.ipynb_checkpoints/0.png",
-            "train/a/.ipynb_checkpoints/0.png",
-            "train/b/._3.png",
-            "train/__MACOSX/b/0.png",
-            "train/preview.png",
-        ],
-    )
+def test_both_readers_leave_out_what_systems_leave_behind_and_go_to_any_depth(root, load, capsys):
+    kept = ["a/0.png", "a/deep/er/2.png", "a/images/1.png", "b/images/3.png", "c/5.png", "c/without"]
+    left = [".ipynb_checkpoints/0.png", "a/.ipynb_checkpoints/0.png", "b/._3.png", "__MACOSX/b/0.png", "preview.png"]
+    for grey, place in enumerate([*kept, *left]):
+        picture(root / "train" / place, grey)
+    for name in "abc":
+        picture(root / "test" / name / "0.png", 0)
     (root / "train" / "a" / "a_boxes.txt").write_text("0 0 8 8")
-    assert both(root, tmp_path) == (["a", "b", "c"], [0, 0, 0, 1, 2, 2], [0, 2, 1, 3, 5, 4])
+    assert both(root, load) == (["a", "b", "c"], [0, 0, 0, 1, 2, 2], list(range(6)))
     assert "1 images beside the class folders, like preview.png, are left out" in capsys.readouterr().out
 
 
-def test_numbers_are_in_numeric_order_and_val_serves_for_test(tmp_path):
+def test_numbers_are_in_numeric_order_and_val_serves_for_test(root, load):
     names = ["0", "1", "2", "10", "11"]
-    root = laid_out(tmp_path / "images", [f"{part}/{name}/0.png" for part in ("train", "val") for name in names])
-    assert both(root, tmp_path) == (names, [0, 1, 2, 3, 4], [0, 1, 2, 3, 4])
+    for grey, name in enumerate(names):
+        for part in ("train", "val"):
+            picture(root / part / name / "0.png", grey)
+    assert both(root, load) == (names, [0, 1, 2, 3, 4], [0, 1, 2, 3, 4])
 
 
-def test_sixteen_bits_are_refused_and_not_white(folder, tmp_path):
-    Image.fromarray(np.full((8, 8), 40000, dtype=np.uint16)).save(folder[0] / "train" / "b" / "0.png")
-    with pytest.raises(BadInput, match="8 bits per channel"):
-        sources.load(folder[1], tmp_path / "cache")
-    files, names = image_files.class_folders(folder[0])
-    with pytest.raises(BadInput, match="b/0.png cannot be read as an image.*8 bits per channel"):
-        image_files.FolderImages(files["train"], names, 8, 3)[1]
-
-
-def test_a_tiny_imagenet_as_it_is_unpacked_is_read_by_its_list(tiny, tmp_path):
-    data, archive, root = tiny
-    (root / archive.name).write_bytes(archive.read_bytes())
-    sources.load(data, tmp_path / "cache")
-    files, names = image_files.class_folders(root / "tiny-imagenet-200")
-    assert names == ("goldfish", "crane (n02)", "crane (n03)") and [
-        len(listed) for listed in files["test"].values()
-    ] == [1, 1, 1]
+def test_tiny_imagenet_takes_the_classes_of_its_test_images_from_its_list_and_is_refused_where_that_is_missing(
+    root, load
+):
+    for i, name in enumerate(("n01", "n02", "n03")):
+        picture(root / "train" / name / "images" / f"{name}_0.JPEG", 40 * i)
+        picture(root / "val" / "images" / f"val_{2 - i}.JPEG", 200 + 10 * i)
+    (root / "wnids.txt").write_text("n03\nn01\nn02")
+    (root / "words.txt").write_text("n01\tgoldfish, Carassius\nn02\tcrane\nn03\tcrane, bird\nn09\tother")
+    annotations = root / "val" / "val_annotations.txt"
+    annotations.write_text("\n".join(f"val_{2 - i}.JPEG\tn0{i + 1}\t0\t0\t62\t62" for i in range(3)))
+    assert both(root, load) == (["goldfish", "crane (n02)", "crane (n03)"], [0, 1, 2], [0, 40, 80])
+    assert load().test.pixels[:, 0, 0, 0].tolist() == [200, 210, 220]
+    annotations.unlink()
+    with pytest.raises(BadInput, match="not a complete Tiny-ImageNet"):
+        load()

@@ -8,16 +8,7 @@ from unlearn_utils.paths import ROOT
 from unlearn_utils.settings import BadInput
 from unlearn_utils.study.cells import trained
 from unlearn_utils.study.readings import Reading
-from unlearn_utils.study.readouts import row_of
 from unlearn_utils.study.store import Store
-
-
-def test_rows_are_what_the_readings_say(ran):
-    row = ran.measure(["random_label"]).set_index(["model", "forget"]).loc[("Random Label", "3")]
-    cell = ran.cell(0, (3,), "random_label")
-    found = {name: Store().get(Reading.of(cell, name).spec).result for name in ("output", "probe", "ncc")}
-    expected = row_of(10, found, (3,))
-    assert {key: row[key] for key in expected} == pytest.approx(expected)
 
 
 def test_references_come_first_and_a_model_is_named_by_method_and_variant(ran):

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from unlearn_utils.geometry import alignment
 from unlearn_utils.settings import BadInput
-from unlearn_utils.theory import accuracy, classifier_gradient_descent, forgetting_range, simplex_etf, unlearned_weight
+from unlearn_utils.theory import accuracy, forgetting_range, simplex_etf, unlearned_weight
 
 SIZES = [3, 10]
 
@@ -31,8 +30,6 @@ def test_a_weight_outside_of_its_range_is_refused(gamma, rng):
     means = simplex_etf(4, 4, rng)
     with pytest.raises(BadInput, match=f"gamma is {gamma}"):
         unlearned_weight(means, 1, gamma)
-    with pytest.raises(BadInput, match=f"gamma is {gamma}"):
-        classifier_gradient_descent(means, 1, gamma, steps=1, lr=0.1, weight_decay=0.1)
 
 
 @pytest.mark.parametrize("gamma", [0.1, 0.5, 0.9])
@@ -69,26 +66,3 @@ def test_forgetting_is_perfect_inside_the_range_and_only_there(classes, rng):
         assert read(inside) == (1, 0)
     assert read(low - 1e-6) == (0, 0)
     assert read(high + 1e-6) == (1, 1)
-
-
-def test_first_gradient_step_is_the_softmax_gradient_written_out(rng):
-    means, forget, gamma, lr, decay = simplex_etf(5, 6, rng), 1, 0.7, 0.4, 0.05
-    m = means.numpy()
-    step = decay * m
-    for j in range(5):
-        logits = m @ m[j]
-        error = np.exp(logits) / np.exp(logits).sum()
-        error[j] -= 1
-        share = -(1 - gamma) if j == forget else gamma
-        step = step + share * np.outer(error, m[j])
-    path = classifier_gradient_descent(means, forget, gamma, steps=1, lr=lr, weight_decay=decay)
-    assert len(path) == 2 and torch.equal(path[0], means)
-    np.testing.assert_allclose(path[1], m - lr * step, atol=1e-12)
-
-
-@pytest.mark.parametrize("classes", SIZES)
-def test_gradient_descent_turns_the_forget_row_against_its_mean(classes, rng):
-    means, forget = simplex_etf(classes, classes + 1, rng), 1
-    path = classifier_gradient_descent(means, forget, 0.5, steps=300, lr=0.5, weight_decay=0.1)
-    start, end = alignment(path[0], means), alignment(path[-1], means)
-    assert start.min() > 0.999 and end[forget] < -0.99 and accuracy(path[-1], means, forget) == (1, 0)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import errno
 import json
 import os
 import sys
@@ -59,22 +58,20 @@ OPTIONS = [  # name, what it takes, help
 
 
 class Parser(argparse.ArgumentParser):
-    """Refuses with one sentence that lists the options."""
+    """Takes ``OPTIONS``; refuses with one sentence that lists them."""
+
+    def __init__(self):
+        super().__init__(
+            prog="./run_all.sh",
+            allow_abbrev=False,
+            description="Execute every notebook of the companion and regenerate every figure and table and the report.",
+            epilog="Results are cached in .store/ and never computed twice; figures go to figures/local/<profile>/.",
+        )
+        for name, takes, told in OPTIONS:
+            self.add_argument(f"--{name}", help=told, **takes)
 
     def error(self, message: str) -> None:
         sys.exit(f"run_all.sh: {message}; the options are {', '.join(f'--{name}' for name, *_ in OPTIONS)}.")
-
-
-def parser() -> argparse.ArgumentParser:
-    made = Parser(
-        prog="./run_all.sh",
-        allow_abbrev=False,
-        description="Execute every notebook of the companion and regenerate every figure and table and the report.",
-        epilog="Results are cached in .store/ and never computed twice; figures go to figures/local/<profile>/.",
-    )
-    for name, takes, told in OPTIONS:
-        made.add_argument(f"--{name}", help=told, **takes)
-    return made
 
 
 def parameters_of(notebook: Path) -> dict[str, Any]:
@@ -120,9 +117,8 @@ def settings_of(given: list[str], own: dict[Path, dict[str, Any]]) -> dict[str, 
 
 
 def checked(argv: list[str]) -> tuple[argparse.Namespace, dict[Path, dict[str, Any]]]:
-    """The options, and for each notebook the parameters that are not its own; ends with one sentence where they cannot
-    be used."""
-    options = parser().parse_args(argv)
+    """The options, and by notebook the parameters that are not its own; ends with a sentence on what cannot be used."""
+    options = Parser().parse_args(argv)
     try:
         return options, _given(options)
     except BadInput as problem:
@@ -195,21 +191,5 @@ def work(options: argparse.Namespace, given: dict[Path, dict[str, Any]]) -> int:
     return failed or (compared(study, options.fresh, bool(options.only)) if options.check else 0)
 
 
-def run_from_a_shell() -> int:
-    """``main``, whose output may go to a pipe that is closed (it ends quietly) or to a full disk (with a sentence)."""
-    try:
-        try:
-            return main()
-        finally:
-            print(end="", flush=True)
-    except OSError as reason:
-        if reason.errno not in (errno.EPIPE, errno.ENOSPC):
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what is written when Python ends
-        if reason.errno == errno.EPIPE:
-            return 1
-        sys.exit(f"run_all.sh: {reason.strerror}; make room and run again, what is cached stays.")
-
-
 if __name__ == "__main__":
-    sys.exit(run_from_a_shell())
+    sys.exit(main())

@@ -8,6 +8,7 @@ more of the class was retained. Compare with the Original, Retrain and an untrai
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -15,8 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from .data import Dataset, Images, is_in
-from .heads import LinearHead, class_means
+from .data import Dataset
 from .metrics import accuracy_per_class
 from .models import Model
 from .representation import Features, features_of, output_predictions
@@ -25,9 +25,7 @@ from .training import train, worth_reading
 
 Readings = list[dict[str, Any]]
 
-ON_FEATURES = ("few_shot", "few_shot_shuffled", "prototype")
-FINE_TUNING = ("fresh_head", "own_head", "retain_only")
-NEEDS_FORGET_SET = ("prototype", "retain_only")  # the others treat all classes alike
+ATTACKS = ("few_shot", "few_shot_shuffled", "own_head")  # the first two see features alone
 
 
 def draw_shots(labels: Tensor, shots: int, generator: torch.Generator) -> Tensor:
@@ -73,84 +71,28 @@ def few_shot(
     return readings
 
 
-def prototype(
-    model: Model,
-    features: Features,
-    train_labels: Tensor,
-    test_labels: Tensor,
-    forget: tuple[int, ...],
-    shots: list[int],
-    draws: int,
-    generator: torch.Generator,
-) -> Readings:
-    """Training-free: the forget weight vectors of the model's own head become centred means of k features.
+def fine_tune(model: Model, dataset: Dataset, budget: Attack, generator: torch.Generator) -> Readings:
+    """Fine-tune the whole network on k images of every class for a few clipped steps and read its output on the way.
 
-    w_f = s (m_f - m) / ||m_f - m|| with m the mean of the class means m_c and s the mean norm of the retain
-    weight vectors; the bias makes the new logit at m equal to the mean retain logit there.
+    The model's own head is kept, so the first reading is its output; a CMF head stays as it is.
     """
-    classes, readings = int(train_labels.max()) + 1, []
-    with torch.no_grad():
-        train_z, test_z = model.head.embed(features.train), model.head.embed(features.test)
-    weight = model.head.weight.detach()
-    bias = getattr(model.head, "bias", torch.zeros(classes)).detach()
-    retain = ~is_in(torch.arange(classes), forget)
-    for k in shots:
-        for draw in range(draws):
-            index = draw_shots(train_labels, k, generator)
-            means = class_means(train_z[index], train_labels[index], classes)
-            centre = means.mean(0)
-            w, b = weight.clone(), bias.clone()
-            neutral = (weight[retain] @ centre + bias[retain]).mean()
-            for f in forget:
-                direction = torch.nn.functional.normalize(means[f] - centre, dim=0)
-                w[f] = direction * weight[retain].norm(dim=1).mean()
-                b[f] = neutral - w[f] @ centre
-            readings.append(_reading(k, draw, (test_z @ w.T + b).argmax(1), test_labels, classes))
-    return readings
+    model, labels, readings = copy.deepcopy(model), dataset.train.labels, []
+    on_cpu = torch.Generator().manual_seed(generator.initial_seed())  # the same images on every device
+    images = dataset.train.select(draw_shots(labels.cpu(), budget.shots, on_cpu).to(labels.device))
+    recipe = Recipe(epochs=1, lr=budget.lr, batch_size=budget.batch_size, clip=budget.clip)
 
-
-def fine_tune(
-    model: Model, dataset: Dataset, attack: str, forget: tuple[int, ...], budget: Attack, generator: torch.Generator
-) -> Readings:
-    """Fine-tune the whole network for a few clipped steps and read its output on the way.
-
-    ``fresh_head`` and ``own_head`` see k images of every class, ``retain_only`` (the model's own head) sees
-    all retain images and no forget image. A CMF head counts as the model's own and stays as it is.
-    """
-    model = copy.deepcopy(model)
-    labels = dataset.train.labels
-    if attack == "retain_only":
-        images = dataset.train.select(~is_in(labels, forget))
-    else:
-        on_cpu = torch.Generator().manual_seed(generator.initial_seed())  # the same images on every device
-        images = dataset.train.select(draw_shots(labels.cpu(), budget.shots, on_cpu).to(labels.device))
-    if attack == "fresh_head":
-        classes, width = model.head.weight.shape
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator.initial_seed())
-            model.head = LinearHead(width, classes).to(labels.device)
-    readings = []
+    def losses(epoch: int) -> Iterator[Tensor]:
+        while True:
+            for x, y in dataset.batches(images, budget.batch_size, generator):
+                yield cross_entropy(model(x), y)
 
     def read(step: int) -> None:
         if worth_reading(step) or step == budget.steps:
-            readings.append(_output_reading(model, dataset, step))
+            predicted = output_predictions(model, features_of(model, dataset, dataset.test).cpu())
+            readings.append(_reading(step, 0, predicted, dataset.test.labels.cpu(), len(dataset.classes)))
 
-    recipe = Recipe(epochs=1, lr=budget.lr, batch_size=budget.batch_size, clip=budget.clip)
-    losses = _losses(model, dataset, images, recipe, generator)
-    train(model, lambda _: islice(losses, budget.steps), [recipe], on_step=read)
+    train(model, lambda epoch: islice(losses(epoch), budget.steps), [recipe], on_step=read)
     return readings
-
-
-def _losses(model: Model, dataset: Dataset, images: Images, recipe: Recipe, generator: torch.Generator):
-    while True:
-        for x, y in dataset.batches(images, recipe.batch_size, generator):
-            yield cross_entropy(model(x), y)
-
-
-def _output_reading(model: Model, dataset: Dataset, step: int) -> dict[str, Any]:
-    features = features_of(model, dataset, dataset.test).cpu()
-    classes = len(dataset.classes)
-    return _reading(step, 0, output_predictions(model, features), dataset.test.labels.cpu(), classes)
 
 
 def _reading(x: int, draw: int, predicted: Tensor, labels: Tensor, classes: int) -> dict[str, Any]:

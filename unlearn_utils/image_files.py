@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import mimetypes
-import os
 import warnings
 from pathlib import Path
 
@@ -15,9 +14,11 @@ from torch import Tensor
 
 from . import settings
 from .data import Images
+from .paths import replaced
 from .settings import BadInput
 
 Files = dict[str, dict[str, list[Path]]]  # files[part][class]
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 def class_folders(root: Path) -> tuple[Files, tuple[str, ...]]:
@@ -45,21 +46,18 @@ def tiny_imagenet(home: Path) -> tuple[Files, tuple[str, ...]]:
     try:
         names = sorted((home / "wnids.txt").read_text(encoding="utf-8").split())
         words = dict(line.split("\t") for line in (home / "words.txt").read_text(encoding="utf-8").splitlines())
-        files = {
-            "train": {name: sorted((home / "train" / name / "images").glob("*.JPEG")) for name in names},
-            "test": {name: [] for name in names},
-        }
+        train = {name: sorted((home / "train" / name / "images").glob("*.JPEG")) for name in names}
+        test = {name: [] for name in names}
         for line in sorted((home / "val" / "val_annotations.txt").read_text(encoding="utf-8").splitlines()):
             file, name, *_ = line.split("\t")
-            files["test"][name].append(home / "val" / "images" / file)
+            test[name].append(home / "val" / "images" / file)
     except (OSError, ValueError, KeyError) as reason:
-        raise BadInput(f"{home} is not a complete Tiny-ImageNet ({reason}); delete it and run again.") from None
-    for part, classes in files.items():
-        for name, listed in classes.items():
-            if not listed:
-                raise BadInput(f"{home} holds no {part} images of class {name}; delete it and run again.")
+        raise BadInput(f"{home} is not a complete Tiny-ImageNet ({reason}); unpack it again.") from None
+    if empty := [name for name in names if not (train[name] and test[name])]:
+        raise BadInput(f"{home} is not a complete Tiny-ImageNet (no images of {empty[0]}); unpack it again.")
     first = [words.get(name, name).split(",")[0] for name in names]
-    return files, tuple(word if first.count(word) == 1 else f"{word} ({name})" for name, word in zip(names, first))
+    shown = (word if first.count(word) == 1 else f"{word} ({name})" for name, word in zip(names, first))
+    return {"train": train, "test": test}, tuple(shown)
 
 
 def _hidden(path: Path) -> bool:
@@ -70,7 +68,9 @@ def _hidden(path: Path) -> bool:
 def _listing(root: Path, part: str) -> dict[str, list[Path]]:
     folder = root / part
     if not folder.is_dir():
-        raise BadInput(f"there is no folder {folder}; the data folder must have train/<class>/ and test/<class>/.")
+        raise BadInput(
+            f"there is no folder {folder}; a data folder (--data-dir) must have train/<class>/ and test/<class>/."
+        )
     inside = [path for path in folder.iterdir() if not _hidden(path.relative_to(folder))]
     if beside := [path for path in inside if not path.is_dir() and _is_image(path)]:
         print(f"{folder}: {len(beside)} images beside the class folders, like {min(beside).name}, are left out.")
@@ -81,25 +81,19 @@ def _listing(root: Path, part: str) -> dict[str, list[Path]]:
         found = sorted(path for path in entry.rglob("*") if not _hidden(path.relative_to(entry)) and not path.is_dir())
         listing[entry.name] = [path for path in found if _is_image(path)]
         if not listing[entry.name]:
-            raise BadInput(f"{entry} holds no images; allowed endings are {', '.join(_endings())}.")
+            raise BadInput(f"{entry} holds no images; allowed endings are {', '.join(ENDINGS)}.")
     return listing
-
-
-def _endings() -> tuple[str, ...]:
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    return IMG_EXTENSIONS
 
 
 def _is_image(file: Path) -> bool:
     """By its ending or, where it has none, by its first bytes. Raises BadInput for an image that is not read here."""
-    if file.suffix.lower() in _endings():
+    if file.suffix.lower() in ENDINGS:
         return True
     if not file.suffix and file.is_file():
         with open(file, "rb") as opened:
             return opened.read(8).startswith((b"\xff\xd8\xff", b"\x89PNG", b"BM", b"RIFF"))
     if (mimetypes.guess_type(file.name, strict=False)[0] or "").startswith("image/"):
-        raise BadInput(f"{file} is an image of another kind than {', '.join(_endings())}; convert it or take it out.")
+        raise BadInput(f"{file} is an image of another kind than {', '.join(ENDINGS)}; convert it or take it out.")
     return False
 
 
@@ -118,6 +112,15 @@ class FolderImages(torch.utils.data.Dataset):
         return _decode(file, self.how).float() / 255, label
 
 
+def state(file: Path) -> tuple[int, int]:
+    """Size and time of a file. Raises BadInput where it cannot be read."""
+    try:
+        found = file.stat()
+    except OSError as reason:
+        raise BadInput(f"{file} cannot be read ({reason.strerror}); mend it or take it out.") from None
+    return found.st_size, found.st_mtime_ns
+
+
 def decoded(root: Path, files: Files, data: settings.Data, cache: Path) -> tuple[Images, Images]:
     """Training and test images. Only those that the profile asks for are decoded: the first of each class."""
     # A validation split takes its images from train/, so the test limit must not cut there.
@@ -125,15 +128,8 @@ def decoded(root: Path, files: Files, data: settings.Data, cache: Path) -> tuple
     if data.evaluate_on == "validation":
         limit["train"] = 0 if not data.train_per_class else -(-data.train_per_class * 5 // 4)
     chosen = {part: {c: fs[: limit[part] or None] for c, fs in files[part].items()} for part in files}
-    try:
-        stamp = [
-            (part, str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns)
-            for part in chosen
-            for fs in chosen[part].values()
-            for f in fs
-        ]
-    except OSError as reason:
-        raise BadInput(f"{reason.filename} cannot be read ({reason.strerror}).") from None
+    listed = [(part, file) for part in chosen for files in chosen[part].values() for file in files]
+    stamp = [(part, str(file.relative_to(root)), *state(file)) for part, file in listed]
     key = hashlib.sha256(repr((stamp, data.image_size, data.channels, DECODER)).encode()).hexdigest()[:16]
     packed = _packed(cache / f"{key}.safetensors", chosen, data)
     return tuple(Images(packed[f"{part}_pixels"], packed[f"{part}_labels"]) for part in ("train", "test"))
@@ -152,17 +148,11 @@ def _packed(path: Path, chosen: Files, data: settings.Data) -> dict[str, Tensor]
         packed[f"{part}_pixels"] = torch.stack(images)
         sizes = torch.tensor([len(files) for files in classes.values()])
         packed[f"{part}_labels"] = torch.arange(len(sizes)).repeat_interleave(sizes)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(b"")  # safetensors reports a folder or disk that refuses as an error of its own kind
-        save_file(packed, partial)
-        partial.replace(path)
-    except Exception as reason:
-        partial.unlink(missing_ok=True)
-        raise BadInput(
-            f"the images cannot be kept in {path.parent} ({reason}); make room or make it writable."
-        ) from None
+        with replaced(path) as partial:
+            save_file(packed, partial)
+    except Exception as reason:  # safetensors reports a folder or disk that refuses as an error of its own kind
+        raise BadInput(f"the images cannot be kept in {path.parent} ({reason}); make room there.") from None
     return packed
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -15,48 +15,54 @@ from torch.utils.checkpoint import checkpoint
 from .heads import ClassMeanHead, LinearHead
 from .settings import BadInput, Network
 
-
-def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
-    if stride == 1 and inputs == outputs:
-        return nn.Identity()
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+ENCODERS: dict[str, Callable[[Network, int], nn.Module]] = {}
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut (He et al. 2016)."""
+def encoder(*architectures: str):
+    """Register what makes the encoder, with its ``out_features``, of a network and a number of channels.
 
-    def __init__(self, inputs: int, outputs: int, stride: int):
+    A further architecture is no part of the code that made the others.
+    """
+
+    def register(maker: Callable[[Network, int], nn.Module]):
+        ENCODERS.update(dict.fromkeys(architectures, maker))
+        return maker
+
+    return register
+
+
+def encoder_of(architecture: str) -> Callable[[Network, int], nn.Module]:
+    return ENCODERS[architecture.partition("/")[0]]
+
+
+class Block(nn.Module):
+    """Convolutions with batch norm and a shortcut (He et al. 2016).
+
+    Two of 3x3; or as a bottleneck 1x1, 3x3 and 1x1, a quarter as wide inside.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, bottleneck: bool):
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = _shortcut(inputs, outputs, stride)
+        shapes = [(inputs, outputs, 3, stride), (outputs, outputs, 3, 1)]
+        if bottleneck:
+            inner = outputs // 4
+            shapes = [(inputs, inner, 1, 1), (inner, inner, 3, stride), (inner, outputs, 1, 1)]
+        for i, (before, after, kernel, step) in enumerate(shapes, 1):
+            self.add_module(f"conv{i}", nn.Conv2d(before, after, kernel, step, kernel // 2, bias=False))
+            self.add_module(f"bn{i}", nn.BatchNorm2d(after))
+        self.shortcut = nn.Identity()
+        if stride > 1 or inputs != outputs:
+            convolution = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(convolution, nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.bn2(self.conv2(relu(self.bn1(self.conv1(x)))))
+        if hasattr(self, "conv3"):
+            y = self.bn3(self.conv3(relu(y)))
         return relu(y + self.shortcut(x))
 
 
-class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution with a shortcut; the last has four times the width (He et al. 2016)."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int):
-        super().__init__()
-        width = outputs // 4
-        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outputs)
-        self.shortcut = _shortcut(inputs, outputs, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = relu(self.bn2(self.conv2(relu(self.bn1(self.conv1(x))))))
-        return relu(self.bn3(self.conv3(y)) + self.shortcut(x))
-
-
+@encoder("resnet", "bottleneck_resnet")
 class ResNet(nn.Module):
     """Residual encoder with the CIFAR stem (3x3, stride 1, no pooling) and global average pooling.
 
@@ -64,7 +70,7 @@ class ResNet(nn.Module):
     Weights are initialised by PyTorch's defaults, as in the official code.
     """
 
-    def __init__(self, channels: int, network: Network):
+    def __init__(self, network: Network, channels: int):
         super().__init__()
         width, bottleneck = network.width, network.architecture == "bottleneck_resnet"
         self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
@@ -72,8 +78,7 @@ class ResNet(nn.Module):
         for stage, count in enumerate(network.blocks):
             outputs = width * 2**stage * (4 if bottleneck else 1)
             for block in range(count):
-                kind = Bottleneck if bottleneck else BasicBlock
-                stages.append(kind(inputs, outputs, stride=2 if stage and not block else 1))
+                stages.append(Block(inputs, outputs, 2 if stage and not block else 1, bottleneck))
                 inputs = outputs
         self.stages = nn.Sequential(*stages)
         self.out_features = inputs
@@ -110,8 +115,8 @@ class Model(nn.Module):
         The loss still sees the whole batch, so the recipe stays what it is; only batch norm, in training,
         takes its statistics of each part.
         """
-        again = lambda: (nullcontext(), statistics_kept(self.encoder))  # noqa: E731
-        return checkpoint(self.encoder, x, use_reentrant=False, context_fn=again)
+        contexts = nullcontext(), statistics_kept(self.encoder)
+        return checkpoint(self.encoder, x, use_reentrant=False, context_fn=lambda: contexts)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
@@ -137,13 +142,13 @@ class Model(nn.Module):
 def statistics_kept(module: nn.Module) -> Iterator[None]:
     """Within it a pass in training mode leaves the running statistics of batch norm as they are."""
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    before = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, (momentum, batches) in zip(norms, before):
+        for norm, momentum, batches in before:
             norm.momentum = momentum
             norm.num_batches_tracked.copy_(batches)
 
@@ -155,8 +160,8 @@ def build(network: Network, channels: int, classes: int, seed: int) -> Model:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder, features = encoder_of(network.architecture)(network, channels)
-        head = LinearHead(features, classes)
+        encoder = encoder_of(network.architecture)(network, channels)
+        head = LinearHead(encoder.out_features, classes)
         if "vit" in network.architecture:  # as timm does it, and with it the official code
             nn.init.trunc_normal_(head.weight, std=0.02)
             nn.init.zeros_(head.bias)
@@ -166,67 +171,43 @@ def build(network: Network, channels: int, classes: int, seed: int) -> Model:
     return model.to(memory_format=torch.channels_last)
 
 
-ENCODERS: dict[str, Callable[[Network, int], tuple[nn.Module, int]]] = {}
-
-
-def encoder(*architectures: str):
-    """Register what makes the encoder of an architecture: a further one is no part of what made the others."""
-
-    def register(function: Callable[[Network, int], tuple[nn.Module, int]]):
-        ENCODERS.update(dict.fromkeys(architectures, function))
-        return function
-
-    return register
-
-
-def encoder_of(architecture: str) -> Callable[[Network, int], tuple[nn.Module, int]]:
-    """The function that makes an encoder, and the number of its features, of a network and a number of channels."""
-    return ENCODERS[architecture.partition("/")[0]]
-
-
-@encoder("resnet", "bottleneck_resnet")
-def _resnet(network: Network, channels: int) -> tuple[nn.Module, int]:
-    encoder = ResNet(channels, network)
-    return encoder, encoder.out_features
-
-
 @encoder("vit_small_patch16_224", "timm")
-def _timm(network: Network, channels: int) -> tuple[nn.Module, int]:
+def _timm(network: Network, channels: int) -> nn.Module:
     """An encoder of timm's: its features after pooling, a ViT's class token after the last norm."""
     import timm
 
     name, pretrained = network.architecture.removeprefix("timm/"), network.weights == "imagenet"
     try:
-        encoder = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels)
+        made = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels)
     except Exception as reason:  # the model hub's errors have no base class of their own
         raise BadInput(
             f"timm cannot make {network.architecture} ({in_short(reason)}); without a download network.weights can be "
             "a file that holds its ImageNet weights, or 'none'."
         ) from None
-    return encoder, getattr(encoder, "head_hidden_size", 0) or encoder.num_features  # some widen them before the head
+    made.out_features = getattr(made, "head_hidden_size", 0) or made.num_features  # some widen them before the head
+    return made
 
 
 def check_network(network: Network, side: int) -> None:
     """Raise BadInput where no network can be made: no such encoder, no such weights, or not for ``side`` pixels."""
-    kind, _, name = network.architecture.partition("/")
-    if kind not in ENCODERS:
-        raise BadInput(f"network.architecture is '{kind}', but it must be one of {', '.join(ENCODERS)} (timm/<name>).")
+    asked = network.architecture
+    if asked not in ENCODERS and not asked.startswith("timm/"):
+        raise BadInput(f"network.architecture is '{asked}', but it must be one of {', '.join(ENCODERS)} (timm/<name>).")
     if network.weights not in ("none", "imagenet"):
         weights_file(network.weights)
-    if not name:
+    if encoder_of(asked) is not _timm:
         return
     import timm
 
-    try:
+    name, known = asked.removeprefix("timm/"), None
+    with suppress(RuntimeError):  # no such weights of it
         known = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    except RuntimeError:  # no such weights of it
-        known = None
     if known is None:
         raise BadInput(f"timm has no model '{name}'; timm.list_models() names those that it has.")
     if known.fixed_input_size and known.input_size[1] != side:
         raise BadInput(
-            f"{network.architecture} takes images of {known.input_size[1]} pixels, not {side}; set data.enlarge_to and "
-            "data.crop_to, or take another network."
+            f"{asked} takes images of {known.input_size[1]} pixels, not {side}; set data.enlarge_to and data.crop_to, "
+            "or take another network."
         )
 
 
@@ -280,10 +261,3 @@ def use_class_mean_head(model: Model, normalisation: str) -> None:
     """Replace the head by an unfitted CMF head of the same shape."""
     classes, features = model.head.weight.shape
     model.head = ClassMeanHead(features, classes, normalisation).to(model.head.weight.device)
-
-
-def zero_head(model: Model) -> None:
-    """Set the classifier's weight and bias to zero, as the official code does for classifier-only runs."""
-    with torch.no_grad():
-        for parameter in model.head.parameters():
-            parameter.zero_()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,9 +55,8 @@ class Outputs:
 
     @property
     def name(self) -> str:
-        return (
-            f"{self.profile}+{hashlib.sha256(self.differs.encode()).hexdigest()[:6]}" if self.differs else self.profile
-        )
+        changed = f"+{hashlib.sha256(self.differs.encode()).hexdigest()[:6]}" if self.differs else ""
+        return self.profile + changed
 
     @property
     def path(self) -> Path:
@@ -75,15 +76,22 @@ class Outputs:
         return f"Profile {self.profile}" + (f", changed: {self.differs}" if self.differs else "")
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file in one step: a run that is cut off leaves the old one."""
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A file to write, which takes the place of ``path`` in one step: a run that is cut off leaves the old one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        yield partial
         partial.replace(path)
-    except OSError:
+    finally:
         partial.unlink(missing_ok=True)
-        raise
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file in one step."""
+    with replaced(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def git(*arguments: str) -> str:

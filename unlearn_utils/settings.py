@@ -37,7 +37,7 @@ class Views:
 @dataclass(frozen=True, kw_only=True)
 class Data(Views):
     # "folder" holds train/<class>/* and test/<class>/*; "digits" come with scikit-learn; the others are downloaded
-    source: Literal["digits", "folder", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet"]
+    source: Literal["digits", "folder", "fashion_mnist", "cifar10", "cifar100"]
     image_size: int
     channels: int
     folder: str = ""  # where images lie or are downloaded to
@@ -116,9 +116,10 @@ class Attack:
 # Tables of a profile, and constants of a method, as these classes
 
 MOST = 10**18  # below it: so no number is infinite or NaN, and a seed fits in 64 bits
-FROM_ONE = "epochs batch_size width blocks image_size channels shots steps few_sets".split()
-RANGES = dict.fromkeys(FROM_ONE, (1, MOST)) | dict.fromkeys(("momentum", "validation"), (0, 1))  # others from 0 on
-MAY_BE_EMPTY = ("multi_runs", "left_out")
+FROM_ONE = """epochs batch_size width blocks image_size channels shots steps draws few_sets
+    images noise_images retain_per_class""".split()
+RANGES = dict.fromkeys(FROM_ONE, (1, MOST)) | {"temperature": (1e-6, MOST)}  # others from 0 on
+RANGES |= dict.fromkeys(("momentum", "validation"), (0, 1))
 WORDS = {
     int: "a whole number",
     float: "a number",
@@ -149,7 +150,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     """A value as the kind that its field states."""
     plain, inside = get_origin(kind) or kind, get_args(kind)
     name = re.findall(r"\w+", where.partition("[")[0])[-1]
-    if kind is Recipe:
+    if kind is Recipe and type(value) is dict:
         return _recipe(value, where)
     if dataclasses.is_dataclass(kind):
         return read_table(kind, value, f"{where}.")
@@ -166,7 +167,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
             raise BadInput(f"{where} is {value}, but it must be at least {low} and below {high:g}.")
         return plain(value)
     if written is list:
-        if not value and name not in MAY_BE_EMPTY:
+        if not value and name != "multi_runs":
             raise BadInput(f"{where} is an empty list; it needs at least one entry.")
         return plain(_read(inside[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if plain is dict and inside:
@@ -174,15 +175,13 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     return value
 
 
-def _recipe(table: Any, where: str) -> Recipe:
+def _recipe(table: dict, where: str) -> Recipe:
     """What is no setting is a constant of the method; a table without settings is the recipe of a closed form."""
-    if type(table) is not dict:
-        raise BadInput(f"{where} is {table!r}, but it must be a table.")
     names = {spec.name for spec in dataclasses.fields(Recipe)} - {"constants"}
-    constants = {key: value for key, value in table.items() if key not in names}
-    if len(constants) == len(table):
+    settings = {key: table[key] for key in table if key in names}
+    constants = {key: table[key] for key in table if key not in names}
+    if not settings:
         return Recipe(epochs=0, lr=0.0, constants=constants)
-    settings = {key: value for key, value in table.items() if key in names}
     return read_table(Recipe, settings, f"{where}.", constants=constants)
 
 

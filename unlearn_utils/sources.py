@@ -6,10 +6,7 @@ What is loaded counts by the fingerprint of its pixels and labels, wherever it c
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
-import tempfile
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,20 +15,19 @@ from torch import Tensor
 
 from . import settings
 from .data import Dataset, Images
-from .image_files import class_folders, decoded, tiny_imagenet
+from .image_files import class_folders, decoded, state
 from .paths import ROOT, expanded
 from .settings import BadInput
 
 TORCHVISION = {"fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
-TINY_IMAGENET = ("http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de")
 CONSTANTS = {  # mean and standard deviation per channel; the official code takes CIFAR-10's for CIFAR-100 too
     "cifar10": ((0.491, 0.482, 0.447), (0.247, 0.243, 0.262)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 
-Groups = dict[str, tuple[int, ...]]
-Loaded = tuple[Images, Images, tuple[str, ...], Groups]  # training and test images, classes, coarse classes
+Groups = dict[str, tuple[int, ...]]  # coarse classes
+Classes = tuple[str, ...]
 
 
 @lru_cache(maxsize=4)
@@ -40,11 +36,16 @@ def load(data: settings.Data, cache: Path) -> Dataset:
 
     Raises BadInput when the data cannot be downloaded, read or kept.
     """
-    sources = {"digits": _digits, **dict.fromkeys(TORCHVISION, _torchvision), "tiny_imagenet": _tiny_imagenet}
-    if data.source == "folder" and not data.folder:
+    root, groups = folder_of(data), {}
+    if data.source == "digits":
+        train, test, classes = _digits()
+    elif data.source in TORCHVISION and not (data.folder and (root / "test").is_dir()):
+        train, test, classes, groups = _torchvision(data)
+    elif not data.folder:
         raise BadInput("this profile has no images of its own: name your folder with --data-dir.")
-    in_class_folders = data.source == "folder" or data.folder and (folder_of(data) / "test").is_dir()
-    train, test, classes, groups = (_folder if in_class_folders else sources[data.source])(data, cache)
+    else:
+        files, classes = class_folders(root)
+        train, test = decoded(root, files, data, cache)
     if data.evaluate_on == "validation":
         train, test = _hold_out(train)
     if data.train_per_class:
@@ -63,16 +64,8 @@ def stamp(data: settings.Data) -> str:
     """Changes when a file in the data folder does: a hash of the names, sizes and times of its files."""
     if not data.folder:
         return ""
-    found = hashlib.sha256()
-    for root, folders, files in os.walk(folder_of(data)):
-        folders.sort()
-        for name in sorted(files):
-            try:
-                state = os.stat(file := os.path.join(root, name))
-            except OSError as reason:
-                raise BadInput(f"{file} cannot be read ({reason.strerror}); mend it or take it out.") from None
-            found.update(f"{root}/{name} {state.st_size} {state.st_mtime_ns}\n".encode())
-    return found.hexdigest()
+    listed = [(str(path), state(path)) for path in sorted(folder_of(data).rglob("*"))]
+    return hashlib.sha256(repr(listed).encode()).hexdigest()
 
 
 def folder_of(data: settings.Data) -> Path:
@@ -91,17 +84,15 @@ def _normalisation(pixels: Tensor, kind: str) -> tuple[Tensor, Tensor]:
     return mean.float(), std.float().clamp_min(1 / 255)
 
 
-def _hold_out(train: Images, every: int = 5) -> tuple[Images, Images]:
+def _hold_out(train: Images) -> tuple[Images, Images]:
     """Every fifth image of each class becomes validation data."""
-    rank = torch.zeros_like(train.labels)
-    for c in train.labels.unique():
-        of_class = train.labels == c
-        rank[of_class] = torch.arange(int(of_class.sum()))
-    held_out = rank % every == 0
+    own = train.labels[:, None]
+    rank = torch.nn.functional.one_hot(train.labels).cumsum(0).gather(1, own)[:, 0] - 1  # within its class
+    held_out = rank % 5 == 0
     return train.select(~held_out), train.select(held_out)
 
 
-def _digits(data: settings.Data, cache: Path) -> Loaded:
+def _digits() -> tuple[Images, Images, Classes]:
     """scikit-learn's 1,797 handwritten digits, 8x8, grey values 0 to 16; two fifths are the test set."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -111,16 +102,24 @@ def _digits(data: settings.Data, cache: Path) -> Loaded:
     labels = torch.tensor(bunch.target, dtype=torch.int64)
     fit, held_out = train_test_split(range(len(labels)), test_size=0.4, random_state=0, stratify=labels)
     parts = [Images(pixels[index], labels[index]) for index in (sorted(fit), sorted(held_out))]
-    return parts[0], parts[1], tuple(str(name) for name in bunch.target_names), {}
+    return parts[0], parts[1], tuple(str(name) for name in bunch.target_names)
 
 
-def _torchvision(data: settings.Data, cache: Path) -> Loaded:
+def _torchvision(data: settings.Data) -> tuple[Images, Images, Classes, Groups]:
     """A data set of torchvision, downloaded on first use and checked by torchvision's checksums."""
     from torchvision import datasets
     from torchvision.transforms import v2
 
-    kind, root = getattr(datasets, TORCHVISION[data.source]), folder_of(data)
-    parts, pictures = _fetched(data, lambda: [kind(root, train=train, download=True) for train in (True, False)]), []
+    kind, root, pictures = getattr(datasets, TORCHVISION[data.source]), folder_of(data), []
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        parts = [kind(root, train=train, download=True) for train in (True, False)]
+    except (OSError, RuntimeError, ValueError, AssertionError, EOFError, pickle.UnpicklingError) as reason:
+        raise BadInput(
+            f"{data.source} is not complete and intact in {root}, and could not be downloaded there "
+            f"({' '.join(str(reason).split())[:300] or type(reason).__name__}); run again with a network, "
+            "or name a folder that holds it with --data-dir."
+        ) from None
     for part in parts:
         pixels = torch.as_tensor(part.data)
         pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
@@ -132,19 +131,6 @@ def _torchvision(data: settings.Data, cache: Path) -> Loaded:
     return pictures[0], pictures[1], tuple(parts[0].classes), groups
 
 
-def _fetched(data: settings.Data, get: Callable):
-    """What ``get`` returns, or one sentence on why the data set cannot be had."""
-    try:
-        folder_of(data).mkdir(parents=True, exist_ok=True)
-        return get()
-    except (OSError, RuntimeError, ValueError, AssertionError, EOFError, pickle.UnpicklingError) as reason:
-        raise BadInput(
-            f"{data.source} is not complete and intact in {folder_of(data)}, and could not be downloaded there "
-            f"({' '.join(str(reason).split())[:300] or type(reason).__name__}); run again with a network, "
-            "or name a folder that holds it with --data-dir."
-        ) from None
-
-
 def _coarse_classes(folder: Path) -> Groups:
     """CIFAR-100's twenty coarse classes: the fine classes of each. torchvision has checked the files."""
     meta, train = (pickle.loads((folder / name).read_bytes(), encoding="latin1") for name in ("meta", "train"))
@@ -152,30 +138,3 @@ def _coarse_classes(folder: Path) -> Groups:
     return {
         name: tuple(fine for c, fine in pairs if c == coarse) for coarse, name in enumerate(meta["coarse_label_names"])
     }
-
-
-def _tiny_imagenet(data: settings.Data, cache: Path) -> Loaded:
-    """Tiny-ImageNet: its validation images serve as the test set, and their classes stand in a list."""
-    root = folder_of(data)
-    home = root if (root / "wnids.txt").exists() else root / "tiny-imagenet-200"
-    if not home.is_dir():
-        _fetched(data, lambda: _unpack(*TINY_IMAGENET, root, home.name))
-    files, shown = tiny_imagenet(home)
-    return *decoded(home, files, data, cache), shown, {}
-
-
-def _unpack(url: str, md5: str, root: Path, name: str) -> None:
-    """Download an archive with its checksum, and put its folder ``name`` into ``root`` in one step."""
-    from torchvision.datasets.utils import download_url, extract_archive
-
-    download_url(url, root, md5=md5)
-    with tempfile.TemporaryDirectory(dir=root, prefix=".unpacking-") as scratch:
-        extract_archive(root / Path(url).name, scratch)
-        (Path(scratch) / name).rename(root / name)
-
-
-def _folder(data: settings.Data, cache: Path) -> Loaded:
-    """Any folder of the form train/<class>/<image>, test/<class>/<image>."""
-    root = folder_of(data)
-    files, names = class_folders(root)
-    return *decoded(root, files, data, cache), names, {}

@@ -13,10 +13,8 @@ def simplex_etf(classes: int, dimension: int, generator: torch.Generator) -> Ten
 
     Raises BadInput when K < 2, or d < K - 1, where no simplex fits.
     """
-    if classes < 2:
-        raise BadInput(f"a simplex needs at least 2 classes, not {classes}.")
-    if dimension < classes - 1:
-        raise BadInput(f"a simplex of {classes} classes needs at least {classes - 1} dimensions, not {dimension}.")
+    if classes < 2 or dimension < classes - 1:
+        raise BadInput(f"a simplex of {classes} classes, at least 2, needs at least {classes - 1} dimensions.")
     centred = torch.eye(classes, dtype=torch.float64) - 1 / classes
     vectors, values, _ = torch.linalg.svd(centred)
     corners = (vectors * values)[:, : classes - 1]  # (K, K-1), the last singular value is 0
@@ -33,7 +31,8 @@ def unlearned_weight(means: Tensor, forget: int, gamma: float) -> Tensor:
     1 - gamma, in the linearised loss with weight decay: w_j = gamma mu_j and w_k = -(1 - gamma) mu_k. The
     paper reports this form for w_k; the objective is our reading of it. Raises BadInput unless 0 < gamma < 1.
     """
-    _check_gamma(gamma)
+    if not 0 < gamma < 1:
+        raise BadInput(f"gamma is {gamma}, but the weight of the retain loss must lie between 0 and 1.")
     weight = gamma * means
     weight[forget] = -(1 - gamma) * means[forget]
     return weight
@@ -53,32 +52,3 @@ def accuracy(weight: Tensor, means: Tensor, forget: int) -> tuple[float, float]:
     right = (means @ weight.T).argmax(1) == torch.arange(len(means))
     retain = torch.arange(len(means)) != forget
     return right[retain].double().mean().item(), right[forget].double().item()
-
-
-def classifier_gradient_descent(
-    means: Tensor, forget: int, gamma: float, steps: int, lr: float, weight_decay: float
-) -> list[Tensor]:
-    """The same objective with the cross-entropy loss, W trained from W = means; W after every step.
-
-    L(W) = gamma sum_{j != k} CE_j - (1 - gamma) CE_k + weight_decay ||W||^2 / 2, features fixed. Raises
-    BadInput unless 0 < gamma < 1.
-    """
-    _check_gamma(gamma)
-    labels = torch.arange(len(means))
-    sign = torch.full((len(means),), gamma, dtype=means.dtype)
-    sign[forget] = -(1 - gamma)
-    weight = means.clone().requires_grad_()
-    path = [means.clone()]
-    for _ in range(steps):
-        losses = torch.nn.functional.cross_entropy(means @ weight.T, labels, reduction="none")
-        loss = (sign * losses).sum() + weight_decay / 2 * weight.square().sum()
-        (gradient,) = torch.autograd.grad(loss, weight)
-        with torch.no_grad():
-            weight -= lr * gradient
-        path.append(weight.detach().clone())
-    return path
-
-
-def _check_gamma(gamma: float) -> None:
-    if not 0 < gamma < 1:
-        raise BadInput(f"gamma is {gamma}, but the weight of the retain loss must lie between 0 and 1.")

@@ -6,11 +6,9 @@ import copy
 import hashlib
 import json
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +16,7 @@ from torch import Tensor
 
 from .data import Dataset, Images, is_in
 from .heads import ClassMeanHead
-from .models import Model, use_class_mean_head, zero_head
+from .models import Model, use_class_mean_head
 from .representation import features_of
 from .settings import Recipe
 
@@ -28,7 +26,7 @@ class Run:
     """What a method sees while it changes one model."""
 
     model: Model
-    teacher: Model  # frozen: the model that the method starts from
+    teacher: Model | None  # frozen: the model that the method starts from; ``begin`` sets it
     dataset: Dataset
     forget_classes: tuple[int, ...]
     recipe: Recipe
@@ -74,30 +72,21 @@ def generator(device: str, *purpose: Any) -> torch.Generator:
 
 
 def begin(
-    model: Model,
-    method,
-    dataset: Dataset,
-    forget: tuple[int, ...],
-    recipe: Recipe,
-    random: torch.Generator,
-    views: torch.Generator | None = None,
-    normalisation: str | None = None,
-    encoder_frozen: bool = False,
-    zeroed: bool = False,
+    run: Run, method, normalisation: str | None = None, encoder_frozen: bool = False, zeroed: bool = False
 ) -> Run:
-    """Everything that a method needs to change a model, the method begun.
+    """Make the model of a run what its variant asks for, and begin the method.
 
     ``normalisation`` (of the features) gives the model a CMF head if it has none. The teacher is the model before its
-    encoder is frozen or its classifier set to zero.
+    encoder is frozen or its classifier set to zero (as in the official code).
     """
+    model = run.model
     if normalisation and not isinstance(model.head, ClassMeanHead):
         use_class_mean_head(model, normalisation)
-    teacher = copy.deepcopy(model).eval().requires_grad_(False)
-    if zeroed:
-        zero_head(model)
+    run.teacher = copy.deepcopy(model).eval().requires_grad_(False)
+    for parameter in model.head.parameters() if zeroed else ():
+        torch.nn.init.zeros_(parameter)
     if encoder_frozen:
         model.freeze_encoder()
-    run = Run(model, teacher, dataset, forget, recipe, random, views)
     run.begun = method.begin(run)
     return run
 
@@ -133,79 +122,19 @@ def optimiser_of(parameters: list[Tensor], recipe: Recipe) -> torch.optim.Optimi
     )
 
 
-@dataclass
-class Checkpoint:
-    """Where a training of one phase goes on after an interruption, with the numbers of one that was not cut.
-
-    Written after an epoch, at most every ``seconds``; ``history`` and ``moments`` (tensors) are what the run has
-    noted so far.
-    """
-
-    path: Path
-    generator: torch.Generator
-    history: list
-    moments: dict = field(default_factory=dict)
-    seconds: float = 60.0
-    last: float = 0.0
-
-    def save(self, model: Model, optimiser: torch.optim.Optimizer, epoch: int, step: int) -> None:
-        now = time.monotonic()
-        if now - self.last < self.seconds:
-            return
-        self.last = now
-        state = {
-            "model": model.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "generator": self.generator.get_state(),
-        }
-        state |= {"epoch": epoch, "step": step, "images_seen": model.images_seen, "device": self.generator.device.type}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        torch.save(state | {"history": self.history, "moments": self.moments}, partial)
-        partial.replace(self.path)
-
-    def restore(self, model: Model, optimiser: torch.optim.Optimizer) -> tuple[int, int]:
-        """(epochs, steps) done: none where the file is missing, damaged, or of another kind of device.
-
-        The random numbers of a GPU are not those of a CPU, so a run that changes between them starts anew.
-        """
-        self.last = time.monotonic()
-        if not self.path.exists():
-            return 0, 0
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception:  # torch has no base class for a damaged file, and the training can start anew
-            state = {}
-        if state.get("device") != self.generator.device.type:
-            print(
-                f"the unfinished training {self.path.stem} is damaged or of another device; it starts anew.", flush=True
-            )
-            self.path.unlink()
-            return 0, 0
-        model.load_state_dict(state["model"])
-        model.images_seen = state["images_seen"]
-        optimiser.load_state_dict(state["optimiser"])
-        self.generator.set_state(state["generator"])
-        self.history[:] = state["history"]
-        self.moments.update(state["moments"])
-        return state["epoch"], state["step"]
-
-
 def train(
     model: Model,
     epoch_losses: Callable[[int], Iterable[Tensor]],
     phases: list[Recipe],
     on_step: Callable[[int], None] = lambda step: None,
     on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
-    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Minimise the losses that ``epoch_losses(epoch)`` yields, one optimiser step for each.
 
     Every phase has its own optimiser; epochs are counted through. Gradients are cleared after a step, before
     the next loss is asked for: what a method leaves in ``.grad`` before it yields a loss is added to that
     loss's gradient. ``on_step(steps done)`` is called before the first step (0) and after each;
-    ``on_epoch(epochs done, mean loss)`` before the first epoch and after each. With a ``checkpoint``, for one
-    phase, an interrupted training goes on behind its last saved epoch.
+    ``on_epoch(epochs done, mean loss)`` before the first epoch and after each.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     step = epoch = 0
@@ -213,9 +142,7 @@ def train(
     on_step(0)
     for recipe in phases:
         optimiser = optimiser_of(parameters, recipe)
-        if checkpoint:
-            epoch, step = checkpoint.restore(model, optimiser)
-        for epoch_of_phase in range(epoch if checkpoint else 0, recipe.epochs):
+        for epoch_of_phase in range(recipe.epochs):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(recipe, epoch_of_phase)
             losses = []
@@ -233,8 +160,6 @@ def train(
             model.eval()
             epoch += 1
             on_epoch(epoch, torch.stack(losses).mean().item())
-            if checkpoint and epoch < recipe.epochs:
-                checkpoint.save(model, optimiser, epoch, step)
     model.eval()
 
 

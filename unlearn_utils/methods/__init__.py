@@ -9,17 +9,15 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
-from ..settings import BadInput, Recipe, read_table
+from ..settings import BadInput, Recipe, read_table, refuse_unknown
 
 METHODS: dict[str, type] = {}
 
 
 class Method:
     """What a method may define. One without ``losses`` changes the model in closed form, in ``begin``."""
-
-    positive = ()  # names of the constants that may not be 0 either; none may be negative or infinite
 
     def phases(self, recipe: Recipe) -> list[Recipe]:
         """The recipe of each optimiser that the method uses, one after the other."""
@@ -36,57 +34,41 @@ class Method:
         return iter(())
 
 
-def method(
-    name: str,
-    label: str,
-    *,
-    citation: str = "",
-    start: Literal["original", "initialisation"] = "original",
-    sees_all: bool = False,
-    role: Literal["", "method", "extension", "reference"] = "",
-    variants: tuple = (),
-    why: str = "",
-    head_only: bool = False,
-    recipe_of: str = "",
-    other_seed: int = 0,
-):
-    """Register a method under ``name``; ``label`` is what tables show. Raises BadInput for a name that is taken.
+TRAITS = {  # what ``@method`` may say besides, and what holds where it does not
+    "citation": "",
+    "start": "original",  # the model it changes; "initialisation": that of the original, same seed
+    "sees_all": False,  # it is the same for every forget set
+    "role": "",  # "method" (of the paper), "extension" or "reference"; empty: by its start, the first or the last
+    "variants": (),  # those it can be used with; empty: all
+    "head_only": False,  # it changes a linear head alone: its features are those of its start
+    "recipe_of": "",  # the method whose recipe it takes; empty: its own
+    "other_seed": 0,  # added to the seed of its initialisation
+}
 
-    ``about`` is the first line of the class's docstring, its objective, and the ``citation``. ``start`` is the model
-    it changes: "original", or "initialisation" (that of the original, same seed). ``sees_all``: it is the same for
-    every forget set. ``role``: of the paper ("method"), "extension", or "reference", as which all from the
-    initialisation count. ``variants`` it can be used with (empty: all), and ``why`` no others. ``head_only``: its
-    features are those of its start. ``recipe_of`` names the method whose recipe it takes, and ``other_seed`` is added
-    to the seed of its initialisation.
+
+def method(name: str, label: str, **traits: Any):
+    """Register a method under ``name``; ``label`` is what tables show, ``traits`` are those of ``TRAITS``.
+
+    Raises BadInput for a name or label that is none or another method's.
     """
 
     def register(cls: type) -> type:
-        _check_name(name, label, cls)
-        cls.name, cls.label, cls.start, cls.sees_all, cls.variants, cls.why = (
-            name,
-            label,
-            start,
-            sees_all,
-            variants,
-            why,
-        )
-        cls.head_only, cls.recipe_of, cls.other_seed = head_only, recipe_of or name, other_seed
-        cls.role = role or ("reference" if start == "initialisation" else "method")
+        if not str(name).isidentifier() or not isinstance(label, str):
+            raise BadInput(f"@method({name!r}, {label!r}) needs a name in one word and a label, like 'mine', 'Mine'.")
+        check_free("method", name, METHODS.get(name), cls)
+        if any(known.label == label and other != name for other, known in METHODS.items()):
+            raise BadInput(f"method '{name}' has the label '{label}' of another method; tables need one of its own.")
+        refuse_unknown(traits, TRAITS, f"method '{name}': ")
+        for trait, value in ({"name": name, "label": label} | TRAITS | traits).items():
+            setattr(cls, trait, value)
+        cls.recipe_of = cls.recipe_of or name
+        cls.variants = cls.variants or (("linear", "tuned") if cls.head_only else ())
+        cls.role = cls.role or ("reference" if cls.start == "initialisation" else "method")
         cls.closed_form = cls.losses is Method.losses
-        cls.about = "; ".join(filter(None, [(cls.__doc__ or "").strip().partition("\n")[0].rstrip("."), citation]))
         METHODS[name] = cls
         return cls
 
     return register
-
-
-def _check_name(name: str, label: str, cls: type) -> None:
-    """Raise BadInput where a name or a label is none, or another method's."""
-    if not str(name).isidentifier() or not isinstance(label, str):
-        raise BadInput(f"@method({name!r}, {label!r}) needs a name in one word and a label, like 'mine', 'My method'.")
-    check_free("method", name, METHODS.get(name), cls)
-    if any(known.label == label and other != name for other, known in METHODS.items()):
-        raise BadInput(f"method '{name}' has the label '{label}' of another method; tables need one of its own.")
 
 
 def check_free(kind: str, name: str, known: Any, new: Any) -> None:
@@ -100,9 +82,7 @@ def check(name: str, variant: str, recipe: Recipe) -> None:
     build(name, recipe.constants)
     cls = METHODS[name]
     if cls.variants and variant not in cls.variants:
-        raise BadInput(
-            f"method '{name}' cannot be used with '{variant}', only with {', '.join(cls.variants)}: {cls.why}."
-        )
+        raise BadInput(f"method '{name}' cannot be used with '{variant}', only with {', '.join(cls.variants)}.")
     if cls.closed_form != (recipe.epochs == 0):
         needs = "is a closed form: its recipe has no" if cls.closed_form else f"trains: its recipe ('{variant}') needs"
         raise BadInput(f"method '{name}' {needs} epochs and lr.")
@@ -112,11 +92,7 @@ def build(name: str, constants: dict[str, Any]) -> Method:
     """The method ``name`` with these constants. Raises BadInput for an unknown name or constant."""
     if name not in METHODS:
         raise BadInput(f"there is no method '{name}'; choose one of {', '.join(METHODS)}.")
-    built = read_table(METHODS[name], constants, f"method '{name}': ")
-    for key in built.positive:
-        if not getattr(built, key):
-            raise BadInput(f"method '{name}': {key} is 0, but it must be positive.")
-    return built
+    return read_table(METHODS[name], constants, f"method '{name}': ")
 
 
 for _module in pkgutil.iter_modules(__path__):

@@ -8,15 +8,7 @@ from torch.nn.functional import cross_entropy
 from . import Method, method
 
 
-@method(
-    "prune",
-    "Pruned head",
-    citation="control, as in the official code",
-    role="reference",
-    variants=("linear",),
-    head_only=True,
-    why="only a linear head has a weight vector of its own for each class",
-)
+@method("prune", "Pruned head", citation="control, as in the official code", role="reference", head_only=True)
 @dataclass(frozen=True)
 class Prune(Method):
     """w_k <- 0 and b_k <- 0 for every forget class k.
@@ -30,15 +22,7 @@ class Prune(Method):
         run.model.head.bias[list(run.forget_classes)] = 0
 
 
-@method(
-    "bias_shift",
-    "BiasShift",
-    citation="control, arXiv 2605.08730",
-    role="reference",
-    variants=("linear",),
-    head_only=True,
-    why="only a linear head has a bias of its own for each class",
-)
+@method("bias_shift", "BiasShift", citation="control, arXiv 2605.08730", role="reference", head_only=True)
 @dataclass(frozen=True)
 class BiasShift(Method):
     """b_k <- b_k - s for every forget class k; the other logits stay as they are.
@@ -61,14 +45,7 @@ class BiasShift(Method):
         return max(0.0, ahead.max().item() + 1e-3)
 
 
-@method(
-    "distilled_head",
-    "Distilled head",
-    citation="control, ours",
-    role="reference",
-    variants=("classifier",),
-    why="it is defined with the encoder frozen",
-)
+@method("distilled_head", "Distilled head", citation="control, ours", role="reference", variants=("classifier",))
 @dataclass(frozen=True)
 class DistilledHead(Method):
     """min CE(softmax(z), head) on all images, z the original's logits, minus infinity for the forget classes."""

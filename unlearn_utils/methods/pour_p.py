@@ -9,14 +9,7 @@ from ..heads import class_means
 from . import Method, method
 
 
-@method(
-    "pour_p",
-    "POUR-P",
-    citation="Le et al. 2025, arXiv 2511.19339",
-    role="extension",
-    variants=("linear",),
-    why="it is a closed form, and a CMF head is refitted to what it leaves",
-)
+@method("pour_p", "POUR-P", citation="Le et al. 2025, arXiv 2511.19339", role="extension", variants=("linear",))
 @dataclass(frozen=True)
 class PourP(Method):
     """f <- P f, P the orthogonal projection onto the complement of the forget classes' centred means, in closed form.

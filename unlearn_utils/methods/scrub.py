@@ -23,8 +23,6 @@ class Scrub(Method):
     kl_weight: float = 0.001
     temperature: float = 4.0
 
-    positive = ("temperature",)
-
     def losses(self, run, epoch):
         if epoch < self.max_epochs:
             for x, _ in run.batches(run.forget):

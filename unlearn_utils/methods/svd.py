@@ -8,14 +8,7 @@ from torch import Tensor
 from . import Method, method
 
 
-@method(
-    "svd",
-    "SVD",
-    citation="Kodge et al. 2024",
-    variants=("linear", "tuned"),
-    head_only=True,
-    why="it edits the weight of a linear head and leaves the encoder alone",
-)
+@method("svd", "SVD", citation="Kodge et al. 2024", head_only=True)
 @dataclass(frozen=True)
 class Svd(Method):
     """W <- W P^T with P = I - (M_f - M_f M_r), in closed form.
@@ -30,8 +23,6 @@ class Svd(Method):
     alpha_retain: float = 100.0
     alpha_forget: float = 3.0
     images: int = 900
-
-    positive = ("alpha_retain", "alpha_forget", "images")
 
     @torch.no_grad()
     def begin(self, run) -> None:

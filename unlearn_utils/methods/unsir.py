@@ -29,7 +29,6 @@ class Unsir(Method):
     copies: int = 20
     retain_per_class: int = 1000
     impair_lr: float = 0.0
-    positive = ("noise_images", "retain_per_class")
 
     def phases(self, recipe):
         repair = replace(recipe, optimiser="adam", weight_decay=0.0)

@@ -7,7 +7,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +18,7 @@ from ..heads import class_moments
 from ..methods import METHODS, Method, build, check
 from ..representation import Features, extract, hits
 from ..settings import BadInput, Recipe
-from ..training import Checkpoint, Run, begin, generator, refit_head, train
+from ..training import Run, begin, generator, refit_head, train
 from . import code
 from .profiles import Images, Profile
 from .store import Damaged, Record, Store, digest
@@ -48,18 +48,16 @@ class Cell:
         A CMF cell starts from the original fine-tuned with the CMF head (the official code's stage 0), a sham
         from Retrain.
         """
-        from_scratch = METHODS[self.method].start == "initialisation"
-        if from_scratch and self.variant == "linear":
+        method, variant = self.method, self.variant
+        from_scratch, on_retrain = METHODS[method].start == "initialisation", VARIANTS[variant].on_retrain
+        if from_scratch and variant == "linear":
             return None
-        on_retrain = VARIANTS[self.variant].on_retrain
-        if from_scratch and (self.method != "original" or on_retrain):  # its start would have seen the class
-            raise BadInput(
-                f"'{self.method}' has no variant '{self.variant}': it is trained from scratch; take 'linear'."
-            )
+        if from_scratch and (method != "original" or on_retrain):  # its start would have seen the class
+            raise BadInput(f"'{method}' has no variant '{variant}': it is trained from scratch; take 'linear'.")
         if on_retrain:
             return dataclasses.replace(self, method="retrain", variant="linear")
-        variant = self.variant if self.head == "cmf" and self.method != "original" else "linear"
-        return dataclasses.replace(self, forget=(), method="original", variant=variant)
+        of_cmf = self.head == "cmf" and method != "original"
+        return dataclasses.replace(self, forget=(), method="original", variant=variant if of_cmf else "linear")
 
     @property
     def encoder(self) -> Cell:
@@ -202,7 +200,7 @@ class Trained(Task):
     @property
     def code(self) -> str:
         encoder = models.encoder_of(self.cell.profile.network.architecture)
-        making = code.version(begin, train, generator, refit_head, models.build, encoder, extract, hits, Checkpoint)
+        making = code.version(begin, train, generator, refit_head, models.build, encoder, extract, hits)
         return digest([making, code.version(METHODS[self.cell.method])])
 
     @property
@@ -211,13 +209,11 @@ class Trained(Task):
 
     def compute(self, device: str) -> Result:
         run, method = prepare(self.cell, device)
-        phases, history, moments, checkpoint = method.phases(run.recipe), [], {}, None
-        epochs, final = sum(phase.epochs for phase in phases), []
+        phases, history, moments, final = method.phases(run.recipe), [], {}, []
+        epochs = sum(phase.epochs for phase in phases)
         # Ten readings of the networks trained from scratch; an unlearning method has its curve instead.
         from_scratch = method.start == "initialisation"
         read_at = {epochs} | (set(range(0, epochs + 1, max(1, epochs // 10))) if from_scratch else set())
-        if from_scratch and self.cell.head == "linear":  # the long trainings
-            checkpoint = Checkpoint(Store().unfinished(self.spec), run.generator, history, moments)
 
         def on_epoch(epoch: int, loss: float) -> None:
             refit_head(run)
@@ -227,9 +223,7 @@ class Trained(Task):
                 if from_scratch:
                     moments.update(_moments(run, final[0], epoch))
 
-        train(run.model, lambda epoch: method.losses(run, epoch), phases, on_epoch=on_epoch, checkpoint=checkpoint)
-        if checkpoint:
-            checkpoint.path.unlink(missing_ok=True)
+        train(run.model, partial(method.losses, run), phases, on_epoch=on_epoch)
         state = {name: tensor.detach().cpu() for name, tensor in run.model.state_dict().items()}
         own = _changed(self.cell, state)
         if self.cell.encoder == self.cell:
@@ -288,9 +282,8 @@ def prepare(cell: Cell, device: str) -> tuple[Run, Method]:
     model = load_model(cell.start, device) if cell.start else _built(cell, cell.profile.network.weights).to(device)
     method = build(cell.method, cell.recipe.constants)
     random = generator(device, cell.seed, list(cell.forget), cell.method, recorded(cell.variant))
-    frozen = {"encoder_frozen": variant.encoder_frozen, "zeroed": variant.zeroed}
-    views = views_of(cell, device)
-    return begin(model, method, dataset, cell.forget, cell.recipe, random, views, cell.normalisation, **frozen), method
+    run = Run(model, None, dataset, cell.forget, cell.recipe, random, views_of(cell, device))
+    return begin(run, method, cell.normalisation, variant.encoder_frozen, variant.zeroed), method
 
 
 def views_of(cell: Cell, device: str) -> torch.Generator | None:
@@ -300,11 +293,8 @@ def views_of(cell: Cell, device: str) -> torch.Generator | None:
 
 def _built(cell: Cell, weights: str) -> models.Model:
     """A network of the cell's seed, whose encoder starts from ``weights``."""
-    profile = cell.profile
-    network = dataclasses.replace(profile.network, weights=weights)
-    return models.build(
-        network, profile.data.channels, len(images_of(profile).classes), cell.seed + METHODS[cell.method].other_seed
-    )
+    network, seed = dataclasses.replace(cell.profile.network, weights=weights), METHODS[cell.method].other_seed
+    return models.build(network, cell.profile.data.channels, len(images_of(cell.profile).classes), cell.seed + seed)
 
 
 def stored(task: Task) -> Record:

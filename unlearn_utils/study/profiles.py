@@ -9,7 +9,6 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,40 +50,29 @@ class Profile:
     cmf_normalisation: Literal["none", "unit_length", "log_softmax"] = "none"  # of the features, in a CMF head
     multi_runs: tuple[Runs, ...] = ()  # several classes forgotten at once
     multi_recipes: dict[str, dict[str, Recipe]] = field(default_factory=dict)  # for several forget classes, if others
-    left_out: list[str] = field(default_factory=list)  # method.variant that is too expensive here, * for any
     few_sets: int = 3  # forget sets for what is too expensive for all of them
     images: Images | None = None  # set where results are committed ones, which need no images
 
     def recipe(self, method: str, variant: str, several: bool = False) -> Recipe:
         """The recipe of a method and variant, for one forget class or several. Raises BadInput where there is none."""
-        if several and variant in self.multi_recipes.get(method, {}):
-            return self.multi_recipes[method][variant]
-        try:
-            return self.recipes[method][variant]
-        except KeyError:
+        recipes = self.multi_recipes if several and variant in self.multi_recipes.get(method, {}) else self.recipes
+        if variant not in recipes.get(method, {}):
             raise BadInput(
                 f"profile '{self.name}' has no recipe for method '{method}', variant '{variant}'; "
                 f"it has {', '.join(f'{m}.{v}' for m in self.recipes for v in self.recipes[m])}."
-            ) from None
-
-    def asks_for(self, method: str, variant: str = "linear") -> bool:
-        """Whether this model is not left out."""
-        return not any(fnmatchcase(f"{method}.{variant}", pattern) for pattern in self.left_out)
+            )
+        return recipes[method][variant]
 
     def pairs(self, seeds: Iterable[int] = (), forget_sets: Iterable = ()) -> list[tuple[int, tuple[int, ...]]]:
         """All (seed, forget set) pairs: those of the profile, or the product of what is given.
 
         A forget set is a set: its classes are sorted, and what comes twice counts once. Raises BadInput.
         """
-        if not (seeds or forget_sets):
-            return _pairs(self.runs)
-        given = {"seeds": list(seeds), "forget_sets": [list(forget) for forget in forget_sets]}
-        first = vars(self.runs[0])
-        return _pairs([read_table(Runs, {key: value or first[key] for key, value in given.items()}, "")])
-
-
-def _pairs(blocks: Iterable[Runs]) -> list[tuple[int, tuple[int, ...]]]:
-    return list(dict.fromkeys((s, tuple(sorted(f))) for b in blocks for f in b.forget_sets for s in b.seeds))
+        blocks = self.runs
+        if seeds or forget_sets:
+            given = {"seeds": list(seeds), "forget_sets": [list(forget) for forget in forget_sets]}
+            blocks = [read_table(Runs, {key: value or vars(blocks[0])[key] for key, value in given.items()}, "")]
+        return list(dict.fromkeys((s, tuple(sorted(f))) for b in blocks for f in b.forget_sets for s in b.seeds))
 
 
 def names() -> list[str]:
@@ -122,7 +110,7 @@ def load(name: str, overrides: Mapping[str, Any] | None = None, data_dir: str = 
 
 
 def check_names(profile: Profile, methods: Mapping[str, type], variants: Mapping[str, Any]) -> None:
-    """Raise BadInput where a recipe, the search or what is left out names no method or variant.
+    """Raise BadInput where a recipe or the search names no method or variant.
 
     ``methods`` are the classes by name, ``variants`` all variants; one with a ``recipe`` takes that of another variant.
     """
@@ -135,10 +123,6 @@ def check_names(profile: Profile, methods: Mapping[str, type], variants: Mapping
     refuse_unknown(profile.tuning, search | trained, f"{where}tuning.")
     for method in profile.tuning.keys() & trained:
         refuse_unknown(profile.tuning[method], {"setting", *named}, f"{where}tuning.{method}.")
-    models = [f"{method}.{variant}" for method in methods for variant in variants]
-    for pattern in profile.left_out:
-        if not any(fnmatchcase(model, pattern) for model in models):
-            raise BadInput(f"{where}left_out has {pattern!r}, but it must name models, like unsir.cmf or *.cmf_none.")
 
 
 def _override(table: dict, changed: dict[str, Any], name: str) -> None:
@@ -157,24 +141,18 @@ def _override(table: dict, changed: dict[str, Any], name: str) -> None:
 
 
 def _check_images(data: Data, network: Network, name: str) -> None:
-    """Raise BadInput where the images of the source, their views and the network do not fit."""
+    """Raise BadInput where the images of the source, their views and a ResNet do not fit."""
     seen, resnet, usual = data.crop_to or data.image_size, network.is_resnet, Network()
-    colours = {"digits": 1, "fashion_mnist": 1, "cifar10": 3, "cifar100": 3}.get(data.source, data.channels)
+    channels = {"digits": (1,), "fashion_mnist": (1,), "cifar10": (3,), "cifar100": (3,)}.get(data.source, (1, 3))
     sizes_rise = data.enlarge_to == data.crop_to == 0 or data.image_size <= data.crop_to <= data.enlarge_to
     # A ResNet halves an image at each stage but the first. A 3x3 convolution of stride 2 on 1x1 images in bfloat16
     # returns weight gradients that are not defined with PyTorch 2.14.1 on processors with AMX.
     stages = max(0, seen - 1).bit_length() + 1
     for wrong, said in (
         (data.source == "digits" and data.image_size != 8, "the digits have image_size 8"),
-        (data.channels != colours, f"the images of {data.source} have {colours} channels"),
-        (data.channels not in (1, 3), "data.channels must be 1 or 3"),
-        (data.normalisation == "imagenet" and data.channels != 3, "ImageNet's normalisation takes 3 channels"),
+        (data.channels not in channels, f"data.channels must be {' or '.join(map(str, channels))}"),
         (not sizes_rise, "data.image_size, crop_to and enlarge_to must not fall; leave out the last two, or set both"),
         (data.random_resized_crop and not data.crop_to, "data.random_resized_crop needs data.crop_to"),
-        (
-            network.architecture.endswith("_224") and (seen, data.channels) != (224, 3),
-            f"{network.architecture} takes 224 pixels and 3 channels, not {seen} and {data.channels}",
-        ),
         (
             not resnet and (network.width, network.blocks) != (usual.width, usual.blocks),
             f"network.width and network.blocks are a ResNet's; leave them out for {network.architecture}",

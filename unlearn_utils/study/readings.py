@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from ..representation import Features, extract, output_predictions
 from ..settings import BadInput
 from ..training import begin, generator, refit_head, train, worth_reading
 from . import code
-from .cells import Cell, Result, Task, dataset_of, load_model, prepare, stored, trained, views_of
+from .cells import Cell, Result, Task, dataset_of, prepare, stored, trained, views_of
 from .readouts import READOUTS, At, look, read
 from .variants import recorded
 
@@ -69,11 +69,8 @@ class Collapse(Task):
         for epoch in (at["epoch"] for at in record.result["history"]):
             means, within, weight = (moments[f"{epoch}.{name}"] for name in ("means", "within", "weight"))
             centre = (means * counts[:, None]).sum(0) / counts.sum()
-            centred = means - centre
-            nc1 = geometry.nc1_of_moments(means, centre, within)
-            epochs.append(
-                {"epoch": epoch, "nc1": nc1, "nc2": geometry.nc2(centred), "nc3": geometry.nc3(weight, centred)}
-            )
+            nc1, nc2 = geometry.nc1_of_moments(means, centre, within), geometry.nc2(means - centre)
+            epochs.append({"epoch": epoch, "nc1": nc1, "nc2": nc2, "nc3": geometry.nc3(weight, means - centre)})
         return {"epochs": epochs}, {}
 
 
@@ -83,10 +80,8 @@ class OfRun(Task):
     The run is the cell's own: what is read on the way draws no random number of it.
     """
 
-    by = (
-        *(begin, train, generator, refit_head, extract, worth_reading),
-        *(output_predictions, metrics.probed, metrics.nearest),
-    )
+    running = (begin, train, generator, refit_head, extract, worth_reading)
+    by = (*running, output_predictions, metrics.probed, metrics.nearest)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -105,12 +100,10 @@ class OfRun(Task):
         of every epoch; returns the steps at which epochs end.
         """
         run, method = prepare(self.cell, device)
-        phases, ends, done, last = method.phases(run.recipe), [], 0, -1
+        phases, ends, done = method.phases(run.recipe), [], 0
         epochs = sum(phase.epochs for phase in phases)
 
         def read_now() -> None:
-            nonlocal last
-            last = done
             read(run.model, extract(run.model, run.dataset, views_of(self.cell, device)).to(device), done)
 
         def on_step(step: int) -> None:
@@ -123,10 +116,10 @@ class OfRun(Task):
             refit_head(run)
             if epoch:
                 ends.append(done)
-                if last != done and (every_epoch or epoch == epochs):
+                if not worth_reading(done) and (every_epoch or epoch == epochs):
                     read_now()
 
-        train(run.model, lambda epoch: method.losses(run, epoch), phases, on_step=on_step, on_epoch=on_epoch)
+        train(run.model, partial(method.losses, run), phases, on_step=on_step, on_epoch=on_epoch)
         return ends
 
 
@@ -190,11 +183,9 @@ class Steps(OfRun):
             if not (torch.isfinite(features.train).all() and torch.isfinite(features.test).all()):
                 return  # it diverged
             shown = features.test[chosen["kept"]]
-            places = {
-                name: _rounded(geometry.in_plane(points, *chosen["plane"]), 3)
-                for name, points in {"points": shown, "means": means[chosen["classes"]]}.items()
-            }
+            in_plane = lambda points: _rounded(geometry.in_plane(points, *chosen["plane"]), 3)  # noqa: E731
             found = {name: p.tolist() for name, p in predictions(at, model, features, shown).items()}
+            places = {"points": in_plane(shown), "means": in_plane(means[chosen["classes"]])}
             readings.append({"step": step, **places, **found})
 
         self.follow(device, read, every_epoch=False)
@@ -216,35 +207,29 @@ def thinned(readings: list, most: int) -> list:
 
 @dataclass(frozen=True)
 class Attacked(Task):
-    """One relearning attack on the cell's model, aimed at ``target``: correct test images of each class."""
+    """One relearning attack on the cell's model: correct test images of each class."""
 
     cell: Cell
     attack: str
-    target: tuple[int, ...]  # the forget set that the attack wants back
-    shots: tuple[int, ...] = ()  # images per class, for the attacks on features
+    shots: tuple[int, ...] = ()  # images per class, for the attacks on features; fine-tuning has the profile's budget
     draws: int = 0
     kind = "attack"
 
     @staticmethod
-    def of(cell: Cell, attack: str, target: tuple[int, ...], shots: tuple[int, ...], draws: int) -> Attacked:
+    def of(cell: Cell, attack: str, shots: tuple[int, ...], draws: int) -> Attacked:
         """Raises BadInput for an unknown attack. One that sees features alone is the same for all with that encoder."""
-        if attack not in (known := attacks.ON_FEATURES + attacks.FINE_TUNING):
-            raise BadInput(f"there is no attack '{attack}'; choose from {', '.join(known)}.")
-        on_features = attack in attacks.ON_FEATURES
-        cell = cell.encoder if on_features and attack not in attacks.NEEDS_FORGET_SET else cell
-        target = target if attack in attacks.NEEDS_FORGET_SET else ()
-        return Attacked(cell, attack, target, *((shots, draws) if on_features else ((), 0)))
+        if attack not in attacks.ATTACKS:
+            raise BadInput(f"there is no attack '{attack}'; choose from {', '.join(attacks.ATTACKS)}.")
+        return Attacked(cell, attack) if attack == "own_head" else Attacked(cell.encoder, attack, shots, draws)
 
     @property
     def about(self) -> dict[str, Any]:
-        on_features = self.attack in attacks.ON_FEATURES
-        budget = [list(self.shots), self.draws] if on_features else asdict(self.cell.profile.attack)
-        return {"attack": self.attack, "target": list(self.target), "budget": budget}
+        budget = [list(self.shots), self.draws] if self.shots else asdict(self.cell.profile.attack)
+        return {"attack": self.attack, "target": [], "budget": budget}
 
     @property
     def code(self) -> str:
-        functions = {"prototype": attacks.prototype, **dict.fromkeys(attacks.FINE_TUNING, attacks.fine_tune)}
-        return code.version(functions.get(self.attack, attacks.few_shot), generator)
+        return code.version(attacks.few_shot if self.shots else attacks.fine_tune, generator)
 
     @property
     def label(self) -> str:
@@ -252,19 +237,15 @@ class Attacked(Task):
 
     def compute(self, device: str) -> Result:
         at = look(self.cell, device)
-        if self.attack in attacks.FINE_TUNING:
-            random = generator(device, self.cell.seed, self.attack)
-            budget = self.cell.profile.attack
-            readings = attacks.fine_tune(at.model, at.dataset, self.attack, self.target, budget, random)
-        else:
+        labels = at.test_labels.cpu()
+        if self.shots:
             random = generator("cpu", self.cell.seed, self.attack)  # the same images for every model
-            common = (at.features.to("cpu"), at.train_labels.cpu(), at.test_labels.cpu())
-            budget = (list(self.shots), self.draws, random)
-            if self.attack == "prototype":
-                readings = attacks.prototype(load_model(self.cell, "cpu"), *common, self.target, *budget)
-            else:
-                readings = attacks.few_shot(*common, *budget, shuffled=self.attack == "few_shot_shuffled")
-        counts = torch.bincount(at.test_labels.cpu()).tolist()
+            given = at.features.to("cpu"), at.train_labels.cpu(), labels, list(self.shots), self.draws, random
+            readings = attacks.few_shot(*given, shuffled=self.attack == "few_shot_shuffled")
+        else:
+            random = generator(device, self.cell.seed, self.attack)
+            readings = attacks.fine_tune(at.model, at.dataset, self.cell.profile.attack, random)
+        counts = torch.bincount(labels).tolist()
         hits = [[round(a * n) for a, n in zip(reading["accuracy"], counts)] for reading in readings]
         return {"readings": [{"x": r["x"], "draw": r["draw"], "hits": h} for r, h in zip(readings, hits)]}, {}
 

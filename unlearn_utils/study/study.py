@@ -117,9 +117,7 @@ class Study(Results):
         """The search that chose the profile's rates: a row per model and candidate. Raises BadInput without one."""
         path = ROOT / "figures" / self.profile.name / "tuning.csv"
         if not path.exists():
-            raise BadInput(
-                f"profile '{self.profile.name}' has no search; python -m unlearn_utils.study.tune makes one."
-            )
+            raise BadInput(f"'{self.profile.name}' has no search; python -m unlearn_utils.study.tune makes one.")
         return pd.read_csv(path)
 
     def others(self) -> list[Study]:
@@ -128,8 +126,8 @@ class Study(Results):
         return [Study(name, results="committed") for name in names]
 
     def has(self, method: str, variant: str = "linear") -> bool:
-        """Whether the profile has what it takes to train this model, and does not leave it out."""
-        return has_recipe(self.profile, method, variant) and self.profile.asks_for(method, variant)
+        """Whether the profile has what it takes to train this model."""
+        return has_recipe(self.profile, method, variant)
 
     def recipes(self, models: Models, variant: Models = "linear") -> pd.DataFrame:
         """What will be trained: a row per model with its optimiser, and the constants of its method."""
@@ -161,18 +159,17 @@ class Study(Results):
 
     # ---- models ----
 
-    def model(self, name: str, variant: str = "linear", forget=None, seed: int | None = None) -> Model:
-        """A trained network in eval mode; trained now where the cache lacks it."""
-        return load_model(self._trained(name, variant, forget, seed), self.device)
+    def model(self, name: str, variant: str = "linear") -> Model:
+        """A trained network for the first forget set, in eval mode; trained now where the cache lacks it."""
+        return load_model(self._trained(name, variant), self.device)
 
-    def features(self, name: str, variant: str = "linear", forget=None, seed: int | None = None) -> Features:
+    def features(self, name: str, variant: str = "linear") -> Features:
         """Its penultimate features, ``.train`` (N, d) and ``.test`` (M, d)."""
-        return load_features(self._trained(name, variant, forget, seed), self.device)
+        return load_features(self._trained(name, variant), self.device)
 
-    def _trained(self, name: str, variant: str, forget, seed: int | None) -> Cell:
-        ((method, kind),) = self._models(name, variant)
-        asked = self.forget if forget is None else sets_of(self.profile, parameters.read("forget", forget))[0]
-        cell = self.cell(self.pairs[0][0] if seed is None else seed, asked, method, kind)
+    def _trained(self, name: str, variant: str) -> Cell:
+        (model,) = self._models(name, variant)
+        cell = self.cell(*self.pairs[0], *model)
         dataset_of(self.profile)  # raises BadInput where the images are not here
         if not self._here([trained(cell)]):
             raise BadInput(f"{trained(cell).label} could not be computed, for the reason above.")
@@ -194,40 +191,35 @@ class Study(Results):
         theirs = [name for name, read in READ.items() if not read.function.__module__.startswith("unlearn_utils.")]
         wanted, rows = dict.fromkeys([*SHOWN, *readouts, *theirs]), []
         listed = [*(self._models(REFERENCES) if references else []), *self._models(models, variant)]
-        tasks = lambda cell, pair: [Reading.of(cell, name) for name in wanted if READ[name].where(cell)]  # noqa: E731
-        for row, (_, forget), found in self._each(listed, tasks):
-            results = {task.name: result for task, result in found}
-            rows.append(row | row_of(len(self.classes), results, forget))
-            if any("diverged" in result for result in results.values()):
+        tasks = lambda cell: {name: Reading.of(cell, name) for name in wanted if READ[name].where(cell)}  # noqa: E731
+        for row, forget, found in self._each(listed, tasks):
+            rows.append(row | row_of(len(self.classes), found, forget))
+            if any("diverged" in result for result in found.values()):
                 print(f"{row['model']}, forget {forget}: the training diverged, so its measurements are missing.")
         return pd.DataFrame(rows, columns=None if rows else ["model", "method", "variant", "seed", "forget"])
 
     def history(self, models: Models = REFERENCES) -> pd.DataFrame:
         """A row per reading during training from scratch: epoch, loss, accuracies, NC1 to NC3."""
         rows = []
-        for row, (_, forget), found in self._each(self._models(models), lambda c, _: [trained(c), Collapse(c)]):
+        tasks = lambda cell: {"training": trained(cell), "collapse": Collapse(cell)}  # noqa: E731
+        for row, forget, found in self._each(self._models(models), tasks):
             if len(found) < 2:  # one of them failed
                 continue
-            (_, training), (_, collapse) = found
-            for at, collapsed in zip(training["history"], collapse["epochs"], strict=True):
-                pooled = {
-                    f"{part}_{side}": value
-                    for part in ("train", "test")
-                    for side, value in self._pool(at[f"{part}_hits"], forget, part).items()
-                }
-                rows.append(row | pooled | {"loss": at["loss"]} | collapsed)
+            for at, collapsed in zip(found["training"]["history"], found["collapse"]["epochs"], strict=True):
+                row |= self._accuracies(at["train_hits"], forget, "train", ("train_retain", "train_forget"))
+                row |= self._accuracies(at["test_hits"], forget, "test", ("test_retain", "test_forget"))
+                rows.append(row | {"loss": at["loss"]} | collapsed)
         return pd.DataFrame(rows)
 
     def curve(self, method: str = "random_label") -> pd.DataFrame:
         """A row per optimiser step, readout and forget set of the first few: accuracies while ``method`` runs."""
         _has_steps(method)
         rows = []
-        for row, (_, forget), [(_, result)] in self.few._each([(method, "linear")], lambda c, _: [Curve(c)]):
-            for reading in result["readings"]:
-                epoch = sum(end <= reading["x"] for end in result["epoch_ends"])
+        for row, forget, found in self.few._each([(method, "linear")], lambda cell: {"curve": Curve(cell)}):
+            for reading in found["curve"]["readings"]:
+                epoch = sum(end <= reading["x"] for end in found["curve"]["epoch_ends"])
                 for name, label in READOUTS.items():
-                    pooled = self._pool(np.diagonal(reading[name]), forget, "test")
-                    accuracies = {"retain": pooled["retain"], "forget_accuracy": pooled["forget"]}
+                    accuracies = self._accuracies(np.diagonal(reading[name]), forget)
                     rows.append(row | {"step": reading["x"], "readout": label, **accuracies, "epoch": epoch})
         return pd.DataFrame(rows)
 
@@ -246,64 +238,49 @@ class Study(Results):
         }
 
     def attack(
-        self,
-        models: Models,
-        attack: str = "few_shot",
-        shots: Sequence[int] = SHOTS,
-        draws: int = 5,
-        references: bool = True,
+        self, models: Models, attack: str = "few_shot", shots: Sequence[int] = SHOTS, draws: int = 5
     ) -> pd.DataFrame:
         """A row per reading of a relearning attack: x (images per class, or steps), draw, retain, forget accuracy."""
         shots, draws, rows = parameters.read("shots", shots) or SHOTS, parameters.read("draws", draws), []
         most, smallest = max([*shots, self.profile.attack.shots]), min(images_of(self.profile).train)
-        if most > smallest or draws < 1:
-            raise BadInput(
-                f"{most} images per class and {draws} draws are asked for, but the smallest class has {smallest} "
-                "training images, and at least one draw is needed."
-            )
-        listed = [*(self._models(["original", "retrain", "random"]) if references else []), *self._models(models)]
-        tasks = lambda cell, pair: [Attacked.of(cell, attack, pair[1], tuple(shots), draws)]  # noqa: E731
-        for row, (_, forget), [(_, result)] in self._each(listed, tasks):
-            for reading in result["readings"]:
-                pooled = self._pool(reading["hits"], forget, "test")
+        if most > smallest:
+            raise BadInput(f"{most} images per class are asked for, but the smallest class has {smallest} to train on.")
+        listed = [*self._models(["original", "retrain", "random"]), *self._models(models)]
+        tasks = lambda cell: {attack: Attacked.of(cell, attack, tuple(shots), draws)}  # noqa: E731
+        for row, forget, found in self._each(listed, tasks):
+            for reading in found[attack]["readings"]:
                 at = {"attack": attack, "x": reading["x"], "draw": reading["draw"]}
-                rows.append(row | at | {"retain": pooled["retain"], "forget_accuracy": pooled["forget"]})
+                rows.append(row | at | self._accuracies(reading["hits"], forget))
         return pd.DataFrame(rows)
 
     def embedding(self, models: Models, points: int = 2000) -> dict[str, dict[str, np.ndarray]]:
         """t-SNE of test features for the first forget set, by label: ``points`` (n, 2) and ``labels`` (n,)."""
         if points < 3 * len(self.classes):
             raise BadInput(f"points is {points}, but at least 3 for each of {len(self.classes)} classes are needed.")
-        found = self._each(self._models(models), lambda cell, _: [Embedded(cell, points)], self.pairs[:1])
-        return {
-            row["model"]: {name: np.array(values) for name, values in result.items()} for row, _, [(_, result)] in found
-        }
+        found = self._each(self._models(models), lambda cell: {"layout": Embedded(cell, points)}, self.pairs[:1])
+        return {row["model"]: {name: np.array(of["layout"][name]) for name in of["layout"]} for row, _, of in found}
 
     # ---- how ----
 
     def _each(
-        self, models: list[tuple[str, str]], tasks_of: Callable[[Cell, Pair], list[Task]], pairs: Sequence[Pair] = ()
-    ) -> Iterator[tuple[dict[str, Any], Pair, list[tuple[Task, dict]]]]:
-        """For every model and pair the start of a row, the pair, and its tasks with results; not where all failed."""
-        listed = []
-        for model in dict.fromkeys(model for model in models if self.profile.asks_for(*model)):
-            for pair in pairs or self.pairs:
-                cell = self.cell(*pair, *model)
-                listed.append((identity(cell, pair), pair, tasks_of(cell, pair)))
-        results = self._run([task for *_, tasks in listed for task in tasks])
-        for row, pair, tasks in listed:
-            if found := [(task, results[task.key]) for task in tasks if task.key in results]:
-                yield row, pair, found
+        self, models: list[tuple[str, str]], tasks_of: Callable[[Cell], dict[str, Task]], pairs: Sequence[Pair] = ()
+    ) -> Iterator[tuple[dict[str, Any], tuple[int, ...], dict[str, dict]]]:
+        """For every model and pair the start of a row, the forget set, and results by name; not where all failed."""
+        cells = [(self.cell(*pair, *model), pair) for model in dict.fromkeys(models) for pair in pairs or self.pairs]
+        listed = [(identity(cell, pair), pair[1], tasks_of(cell)) for cell, pair in cells]
+        results = self._run([task for *_, tasks in listed for task in tasks.values()])
+        for row, forget, tasks in listed:
+            if found := {name: results[task.key] for name, task in tasks.items() if task.key in results}:
+                yield row, forget, found
 
     def _models(self, models: Models, variant: Models = "linear") -> list[tuple[str, str]]:
         return models_of(self.profile, models, variant)
 
-    def _pool(self, hits, forget: tuple[int, ...], part: str) -> dict[str, float]:
+    def _accuracies(self, hits, forget: tuple[int, ...], part="test", names=("retain", "forget_accuracy")) -> dict:
         """Share of hits among the images of the retain and of the forget classes."""
-        hits, counts = np.asarray(hits, dtype=float), np.array(getattr(images_of(self.profile), part))
-        sides = {"retain": np.isin(np.arange(len(counts)), forget, invert=True)}
-        sides["forget"] = ~sides["retain"]
-        return {side: float(hits[of].sum() / counts[of].sum()) for side, of in sides.items()}
+        hits, images = np.asarray(hits), np.array(getattr(images_of(self.profile), part))
+        forgotten = np.isin(np.arange(len(images)), forget)
+        return {name: hits[of].sum() / images[of].sum() for name, of in zip(names, (~forgotten, forgotten))}
 
 
 def _has_steps(method: str) -> None:
