@@ -10,6 +10,7 @@ from torch.nn.functional import one_hot
 
 from unlearn_utils.heads import class_means
 from unlearn_utils.metrics import (
+    accuracy_per_class,
     auroc,
     centre_scores,
     confusion,

@@ -201,6 +201,7 @@ EDITS = [
     edit("methods/scrub.py", "class Scrub(Method):", "# words\n\n\nclass Scrub(Method):"),
     edit("methods/salun.py", "class SalUn(RandomLabel):", "class SalUn(RandomLabel):\n    share = 0.5\n"),
     edit("study/store.py", "FEATURES_KEPT = 2e9", "FEATURES_KEPT = 1e9"),
+    edit("training.py", "if now - self.last < self.seconds:", "if now - self.last <= self.seconds:", *EVERYTHING),
     edit("methods/scrub.py", "kl_div", "l1_loss", *EVERYTHING),
     edit("methods/__init__.py", "return [recipe]", "return [recipe] * 2", *EVERYTHING),
     edit("methods/references.py", "run.batches(run.everything)", "run.batches(run.retain)", *EVERYTHING),

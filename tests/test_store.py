@@ -114,13 +114,13 @@ def test_a_write_that_is_cut_off_leaves_nothing(home, monkeypatch, file):
 
 
 def test_what_killed_runs_left_is_removed_when_nobody_can_want_it(filled):
-    ages = {"model/.partial-1": 2, "locks/new": 2, "locks/old": 31}
+    ages = {"model/.partial-1": 2, "locks/new": 2, "locks/old": 31, "unfinished/new.pt": 2, "unfinished/old.pt": 31}
     for name, days in ages.items():
         (filled.root / name).parent.mkdir(exist_ok=True)
         (filled.root / name).write_bytes(b"")
         os.utime(filled.root / name, (time.time() - days * 86400,) * 2)
     filled.tidy()
-    assert [name for name in ages if (filled.root / name).exists()] == ["locks/new"]
+    assert [name for name in ages if (filled.root / name).exists()] == ["locks/new", "unfinished/new.pt"]
     assert filled.get(SPEC)
 
 

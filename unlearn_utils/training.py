@@ -6,9 +6,11 @@ import copy
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 from .data import Dataset, Images, is_in
 from .heads import ClassMeanHead
 from .models import Model, use_class_mean_head
+from .paths import replaced
 from .representation import features_of
 from .settings import Recipe
 
@@ -122,19 +125,72 @@ def optimiser_of(parameters: list[Tensor], recipe: Recipe) -> torch.optim.Optimi
     )
 
 
+@dataclass
+class Checkpoint:
+    """Where a training of one phase goes on after an interruption, with the numbers of one that was not cut.
+
+    Written after an epoch, at most every ``seconds``; ``history`` and ``moments`` (tensors) are what the run has
+    noted so far.
+    """
+
+    path: Path
+    generator: torch.Generator
+    history: list
+    moments: dict = field(default_factory=dict)
+    seconds: float = 60.0
+    last: float = 0.0
+
+    def save(self, model: Model, optimiser: torch.optim.Optimizer, epoch: int, step: int) -> None:
+        now = time.monotonic()
+        if now - self.last < self.seconds:
+            return
+        self.last = now
+        state = {name: part.state_dict() for name, part in (("model", model), ("optimiser", optimiser))}
+        state |= {"generator": self.generator.get_state(), "device": self.generator.device.type}
+        state |= {"epoch": epoch, "step": step, "images_seen": model.images_seen}
+        with replaced(self.path) as partial:
+            torch.save(state | {"history": self.history, "moments": self.moments}, partial)
+
+    def restore(self, model: Model, optimiser: torch.optim.Optimizer) -> tuple[int, int]:
+        """(epochs, steps) done: none where the file is missing, damaged, or of another kind of device.
+
+        The random numbers of a GPU are not those of a CPU, so a run that changes between them starts anew.
+        """
+        self.last = time.monotonic()
+        if not self.path.exists():
+            return 0, 0
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception:  # torch has no base class for a damaged file, and the training can start anew
+            state = {}
+        if state.get("device") != self.generator.device.type:
+            print(f"the unfinished training {self.path.stem} is damaged or of another device; it starts anew.")
+            self.path.unlink()
+            return 0, 0
+        model.load_state_dict(state["model"])
+        model.images_seen = state["images_seen"]
+        optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["generator"])
+        self.history[:] = state["history"]
+        self.moments.update(state["moments"])
+        return state["epoch"], state["step"]
+
+
 def train(
     model: Model,
     epoch_losses: Callable[[int], Iterable[Tensor]],
     phases: list[Recipe],
     on_step: Callable[[int], None] = lambda step: None,
     on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Minimise the losses that ``epoch_losses(epoch)`` yields, one optimiser step for each.
 
     Every phase has its own optimiser; epochs are counted through. Gradients are cleared after a step, before
     the next loss is asked for: what a method leaves in ``.grad`` before it yields a loss is added to that
     loss's gradient. ``on_step(steps done)`` is called before the first step (0) and after each;
-    ``on_epoch(epochs done, mean loss)`` before the first epoch and after each.
+    ``on_epoch(epochs done, mean loss)`` before the first epoch and after each. With a ``checkpoint``, for one
+    phase, an interrupted training goes on behind its last saved epoch.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     step = epoch = 0
@@ -142,7 +198,9 @@ def train(
     on_step(0)
     for recipe in phases:
         optimiser = optimiser_of(parameters, recipe)
-        for epoch_of_phase in range(recipe.epochs):
+        if checkpoint:
+            epoch, step = checkpoint.restore(model, optimiser)
+        for epoch_of_phase in range(epoch if checkpoint else 0, recipe.epochs):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(recipe, epoch_of_phase)
             losses = []
@@ -160,6 +218,8 @@ def train(
             model.eval()
             epoch += 1
             on_epoch(epoch, torch.stack(losses).mean().item())
+            if checkpoint and epoch < recipe.epochs:
+                checkpoint.save(model, optimiser, epoch, step)
     model.eval()
 
 

@@ -18,7 +18,7 @@ from ..heads import class_moments
 from ..methods import METHODS, Method, build, check
 from ..representation import Features, extract, hits
 from ..settings import BadInput, Recipe
-from ..training import Run, begin, generator, refit_head, train
+from ..training import Checkpoint, Run, begin, generator, refit_head, train
 from . import code
 from .profiles import Images, Profile
 from .store import Damaged, Record, Store, digest
@@ -200,7 +200,7 @@ class Trained(Task):
     @property
     def code(self) -> str:
         encoder = models.encoder_of(self.cell.profile.network.architecture)
-        making = code.version(begin, train, generator, refit_head, models.build, encoder, extract, hits)
+        making = code.version(begin, train, generator, refit_head, models.build, encoder, extract, hits, Checkpoint)
         return digest([making, code.version(METHODS[self.cell.method])])
 
     @property
@@ -209,11 +209,13 @@ class Trained(Task):
 
     def compute(self, device: str) -> Result:
         run, method = prepare(self.cell, device)
-        phases, history, moments, final = method.phases(run.recipe), [], {}, []
-        epochs = sum(phase.epochs for phase in phases)
+        phases, history, moments, checkpoint = method.phases(run.recipe), [], {}, None
+        epochs, final = sum(phase.epochs for phase in phases), []
         # Ten readings of the networks trained from scratch; an unlearning method has its curve instead.
         from_scratch = method.start == "initialisation"
         read_at = {epochs} | (set(range(0, epochs + 1, max(1, epochs // 10))) if from_scratch else set())
+        if from_scratch and self.cell.head == "linear":  # the long trainings
+            checkpoint = Checkpoint(Store().unfinished(self.spec), run.generator, history, moments)
 
         def on_epoch(epoch: int, loss: float) -> None:
             refit_head(run)
@@ -223,7 +225,9 @@ class Trained(Task):
                 if from_scratch:
                     moments.update(_moments(run, final[0], epoch))
 
-        train(run.model, partial(method.losses, run), phases, on_epoch=on_epoch)
+        train(run.model, partial(method.losses, run), phases, on_epoch=on_epoch, checkpoint=checkpoint)
+        if checkpoint:
+            checkpoint.path.unlink(missing_ok=True)
         state = {name: tensor.detach().cpu() for name, tensor in run.model.state_dict().items()}
         own = _changed(self.cell, state)
         if self.cell.encoder == self.cell:

@@ -127,8 +127,8 @@ class Store:
         self.root = home() / ".store"
 
     def tidy(self) -> None:
-        """Remove what killed runs left: half results after a day, locks after a month."""
-        for pattern, days in (("*/.partial-*", 1), ("locks/*", 30)):
+        """Remove what killed runs left: half results after a day, locks and unfinished trainings after a month."""
+        for pattern, days in (("*/.partial-*", 1), ("locks/*", 30), ("unfinished/*", 30)):
             for left in self.root.glob(pattern):
                 with suppress(FileNotFoundError):  # another run moved it to its place
                     if time.time() - left.stat().st_mtime > 86400 * days:
@@ -136,6 +136,10 @@ class Store:
 
     def folder(self, spec: dict[str, Any]) -> Path:
         return self.root / plain(spec["kind"]) / digest(spec)
+
+    def unfinished(self, spec: dict[str, Any]) -> Path:
+        """Where a long training notes how far it has come."""
+        return self.root / "unfinished" / f"{digest(spec)}.pt"
 
     @contextmanager
     def claimed(self, spec: dict[str, Any]) -> Iterator[bool]:
