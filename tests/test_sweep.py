@@ -115,29 +115,16 @@ def test_two_processes_one_of_which_is_killed_give_the_same_bits_as_one(study, t
     assert contents(tasks) == alone and sweep.missing(tasks) == [] and stored(Killer()).result == {"done": True}
 
 
-def test_more_processes_than_tasks_are_not_started_and_they_are_shared_among_the_devices(monkeypatch):
-    started = []
-
-    class Pool(ProcessPoolExecutor):
-        def __init__(self, count, **more):
-            started.append(count)
-
-        def submit(self, *_):
-            """Nothing runs."""
-
-    monkeypatch.setattr(sweep.loky, "ProcessPoolExecutor", Pool)
-    processes = sweep._Processes(Machine(("cuda:0", "cuda:1"), 64), 3)
-    assert sorted(processes.free([])) == ["cuda:0", "cuda:0", "cuda:1"]
-    assert sorted(processes.free(["cuda:0"])) == ["cuda:0", "cuda:1"]
-    for device in ("cuda:0", "cuda:1"):
-        processes.submit(worker.compute, [], [], device, [])
-    assert started == [2, 1]
+def test_more_processes_than_tasks_are_not_started_and_they_are_shared_among_the_devices():
+    processes = sweep.Processes(Machine(("cuda:0", "cuda:1"), 64), 3)
+    assert processes.devices == ["cuda:0", "cuda:1", "cuda:0"]
+    assert processes.free([]) == [0, 1, 2] and processes.free([1]) == [0, 2]
 
 
 @pytest.mark.parametrize("jobs, edited, here", [(1, False, True), (2, False, False), (1, True, False)])
 def test_one_job_runs_in_this_process_unless_its_code_is_older_than_the_files(jobs, edited, here, monkeypatch):
     monkeypatch.setattr(code, "edited", lambda: edited)
-    assert sweep._Processes(Machine(("cpu",), jobs), 9).here == here
+    assert sweep.Processes(Machine(("cpu",), jobs), 9).here == here
 
 
 def test_nothing_is_computed_twice(study, count):
@@ -260,7 +247,7 @@ def test_what_stays_damaged_fails_once_and_for_all(home, monkeypatch):
 
 
 def test_a_worker_with_other_code_or_images_refuses(home):
-    [outcome] = worker.compute([Fake()], ["the key that another process found"], "cpu", [])
+    [outcome] = worker.compute("cpu", [Fake()], ["the key that another process found"], [])
     assert "other code or images than the one that asked" in outcome.reason and Store().get(Fake().spec) is None
 
 
@@ -345,6 +332,15 @@ def test_a_cell_that_is_run_again_registers_its_own_anew(monkeypatch):
     first, second = (method("mine", label)(type("Mine", (Method,), {"__module__": "__main__"})) for label in "ab")
     assert METHODS["mine"] is second is not first
     readout()(mine), readout()(mine)
+
+
+def test_what_is_computed_in_this_process_gets_a_new_version_when_a_cell_is_edited(monkeypatch, home):
+    monkeypatch.setitem(METHODS, "mine", type("Mine", (Method,), {"__module__": "__main__"}))
+    monkeypatch.setattr(code, "_RECEIVED", {})
+    monkeypatch.setattr(code, "_version", lambda roots: "the version of today")
+    sweep.run([Fake()], ONE)
+    monkeypatch.setattr(code, "_version", lambda roots: "edited")
+    assert code.version(METHODS["mine"]) == "edited"
 
 
 def test_the_place_of_an_error_is_a_users_own_line():
