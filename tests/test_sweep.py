@@ -334,13 +334,11 @@ def test_a_cell_that_is_run_again_registers_its_own_anew(monkeypatch):
     readout()(mine), readout()(mine)
 
 
-def test_what_is_computed_in_this_process_gets_a_new_version_when_a_cell_is_edited(monkeypatch, home):
-    monkeypatch.setitem(METHODS, "mine", type("Mine", (Method,), {"__module__": "__main__"}))
-    monkeypatch.setattr(code, "_RECEIVED", {})
-    monkeypatch.setattr(code, "_version", lambda roots: "the version of today")
+def test_what_is_computed_in_this_process_does_not_keep_the_version_that_a_cell_had(monkeypatch, home):
+    mine = type("Mine", (Method,), {"__module__": "__main__"})
+    monkeypatch.setattr(sweep, "user_defined", lambda: [("mine", mine, "of before the edit")])
     sweep.run([Fake()], ONE)
-    monkeypatch.setattr(code, "_version", lambda roots: "edited")
-    assert code.version(METHODS["mine"]) == "edited"
+    assert mine not in code._RECEIVED
 
 
 def test_the_place_of_an_error_is_a_users_own_line():
