@@ -31,9 +31,7 @@ def candidates(profile: Profile) -> pd.DataFrame:
     the ``setting`` there, take their place, and a closed form has only its own.
     """
     if not profile.tuning:
-        raise BadInput(
-            f"profile '{profile.name}' has no [tuning]: its rates are the authors', and nothing is searched."
-        )
+        raise BadInput(f"profile '{profile.name}' has no [tuning]: its rates are the authors', none is searched.")
     listed = []
     for method, variant in ((m, v) for m, variants in profile.recipes.items() for v in variants):
         own = profile.tuning.get(method, {})
@@ -69,11 +67,14 @@ def table(profile: Profile, machine: dict[str, Any]) -> pd.DataFrame:
         rows.append(measured.join(original.rename("of_original"), on=original.index.names).merge(some, on=MODEL))
     found = pd.concat(rows)
     retain = found.output_retain.fillna(0.0)  # a rate that is too high diverges, which is what a search is to find out
-    found = found.assign(retain=retain, forget=found.output_forget, cost=found.of_original - retain)
-    found = found.assign(probe=found.probe_forget, ncc=found.ncc_forget)
-    means = tried.join(
-        found.groupby(CANDIDATE)[["retain", "forget", "cost", "probe", "ncc"]].mean().round(6), CANDIDATE
+    found = found[CANDIDATE].assign(
+        retain=retain,
+        forget=found.output_forget,
+        cost=found.of_original - retain,
+        probe=found.probe_forget,
+        ncc=found.ncc_forget,
     )
+    means = tried.join(found.groupby(CANDIDATE).mean().round(6), on=CANDIDATE)
     by_model = means.groupby(MODEL, sort=False)
     winners = [winner(some, rule["tolerance"], rule.get("ties", "larger")) for _, some in by_model]
     return means.assign(chosen=means.index.isin(winners))
