@@ -246,11 +246,6 @@ def test_what_stays_damaged_fails_once_and_for_all(home, monkeypatch):
     assert len(tried) == 2
 
 
-def test_a_worker_with_other_code_or_images_refuses(home):
-    [outcome] = worker.compute("cpu", [Fake()], ["the key that another process found"], [])
-    assert "other code or images than the one that asked" in outcome.reason and Store().get(Fake().spec) is None
-
-
 def test_a_method_that_says_head_only_and_changes_the_encoder_is_refused(study, monkeypatch):
     monkeypatch.setattr(METHODS["random_label"], "head_only", True)
     with pytest.raises(Failure, match="Random Label is to leave the encoder as it is, but changed encoder."):

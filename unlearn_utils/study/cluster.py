@@ -27,30 +27,28 @@ from . import code
 from .cells import Task
 from .machine import Machine
 from .store import Store
-from .worker import Outcome, UserDefined, compute, reason, welcome
+from .worker import Outcome, UserDefined, compute, reason
 
 VERSION = torch.__version__.partition("+")[0]  # builds for other devices count as the same
 _one_batch = threading.Lock()  # settings of torch hold for the process, however many threads a worker has
 
 
-def work(mark: str, version: str, kind: str, tasks: list[Task], keys: list[str], users: UserDefined) -> list | str:
-    """On a worker: the outcomes of tasks, computed into the driver's home; or why this worker cannot be used.
+def work(mark: str, version: str, kind: str, tasks: list[Task], keys: list[str], users: UserDefined) -> list[Outcome]:
+    """On a worker: the outcomes of tasks, computed into the driver's home. Raises BadInput where it is of no use.
 
     ``mark`` is a file that the driver made in the home's store, ``version`` its torch, ``kind`` the device, or "auto".
     """
-    home = Path(mark).parents[2]
+    home, number = Path(mark).parents[2], get_worker().name
     with _one_batch:
-        if not Path(mark).exists():
-            return f"it does not see {home}, where the results are kept; set UNLEARN_HOME to a folder that all share"
-        if VERSION != version:
-            return f"it has torch {VERSION}, the driver {version}"
-        if kind == "cuda" and not torch.cuda.is_available():
-            return "it has no GPU"
-        os.environ["UNLEARN_HOME"] = str(home)
-        welcome(users)
-        if code.edited() or [task.key for task in tasks] != keys:
-            return "it has other code or images than the driver, or had when it started; start it again"
-        device, number = "cpu", get_worker().name
+        for wrong, why in (
+            (not Path(mark).exists(), f"it does not see {home}; set UNLEARN_HOME to a folder that all share"),
+            (version != VERSION, f"it has torch {VERSION}, the driver {version}"),
+            (kind == "cuda" and not torch.cuda.is_available(), "it has no GPU"),
+            (code.edited(), "its files have changed since it started, so it has to be started again"),
+        ):
+            if wrong:
+                raise BadInput(why)
+        os.environ["UNLEARN_HOME"], device = str(home), "cpu"
         if kind != "cpu" and torch.cuda.is_available():  # workers of one host, which are numbered, share its GPUs
             device = f"cuda:{number % torch.cuda.device_count() if isinstance(number, int) else 0}"
         return compute(device, tasks, keys, users)
@@ -101,25 +99,21 @@ class Cluster:
 
     def _ask(self, worker: str, tasks: list[Task], message: bytes) -> list[Outcome]:
         """What a worker answers. Raises BrokenProcessPool where it ended."""
-        elsewhere = [Outcome(0.0, busy=True)] * len(tasks)
         opened = lambda message: pickle.loads(message)()  # noqa: E731 (by value: the scheduler needs no code of ours)
-        future, answer = self.client.submit(opened, message, workers=[worker], pure=False), None
-        while answer is None:
+        future = self.client.submit(opened, message, workers=[worker], pure=False)
+        while True:
             try:
-                answer = future.result(timeout=1)
+                return future.result(timeout=1)
             except (TimeoutError, KilledWorker):
                 if worker not in self.workers:
                     tqdm.write(f"worker {worker} is gone; {tasks[0].label} runs again elsewhere")
                     raise BrokenProcessPool from None
             except (OSError, CancelledError):  # the scheduler is away
-                return elsewhere
-            except Exception as error:  # it cannot even take the batch: another package, no images
-                answer = reason(error)
-        if isinstance(answer, list):
-            return answer
-        self.refused[worker] = f"{worker} was refused, because {answer}"
-        tqdm.write(self.refused[worker])
-        return elsewhere
+                return [Outcome(0.0, busy=True)] * len(tasks)
+            except Exception as error:  # it is of no use: another package, other images
+                self.refused[worker] = f"{worker} was refused, because {reason(error)}"
+                tqdm.write(self.refused[worker])
+                return [Outcome(0.0, busy=True)] * len(tasks)
 
     def close(self, kill: bool) -> None:
         """Leave the workers to others; those that were started here end."""

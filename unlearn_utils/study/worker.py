@@ -102,23 +102,22 @@ def keep_memory() -> None:
 def compute(device: str, tasks: list[Task], keys: list[str], users: UserDefined) -> list[Outcome]:
     """Compute and store tasks, one after the other, except those that another process is at.
 
-    A worker whose own key of a task is another than the one it was asked for has other code or other images, and
-    refuses.
+    Raises BadInput where this process has other keys of the tasks than the one that asks, so other code or images.
     """
     welcome(users)
+    if [task.key for task in tasks] != keys:
+        raise BadInput("this process has other code or images than the one that asked; start both again.")
     keep_memory()
     with one_thread():
-        outcomes = [_outcome(task, key, device) for task, key in zip(tasks, keys, strict=True)]
+        outcomes = [_outcome(task, device) for task in tasks]
     if device.startswith("cuda"):
         torch.cuda.empty_cache()  # another worker may need it
     return outcomes
 
 
-def _outcome(task: Task, key: str, device: str) -> Outcome:
+def _outcome(task: Task, device: str) -> Outcome:
     begin = time.perf_counter()
     try:
-        if task.key != key:
-            raise BadInput("this process has other code or images than the one that asked; restart the kernel.")
         with Store().claimed(task.spec) as mine:
             if mine and Store().get(task.spec) is None:  # another run may have been first
                 result, tensors = task.compute(device)
