@@ -2,10 +2,11 @@
 
 import io
 import os
-import queue
 import re
 import sys
+import threading
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -53,34 +54,24 @@ class Kernel:
         environment.pop(progress.QUIET, None)
         self.manager, self.client = start_new_kernel(kernel_name="python3", env=environment, cwd=str(home))
 
-    def run(self, source, at_every_turn=lambda: None, timeout=240):
-        """Whether it succeeded, its text, and the traceback of an error."""
-        asked, text, traceback = self.client.execute(source), "", []
-        ended = time.time() + timeout
-        while time.time() < ended:
-            at_every_turn()
-            try:
-                message = self.client.get_iopub_msg(timeout=0.2)
-            except queue.Empty:
-                continue
-            kind, content = message["header"]["msg_type"], message["content"]
-            if message["parent_header"].get("msg_id") == asked:
-                if kind == "status" and content["execution_state"] == "idle":
-                    return text, traceback
-                text += content["text"] if kind == "stream" else ""
-                traceback = content["traceback"] if kind == "error" else traceback
-        raise TimeoutError(source)
+    def run(self, source) -> tuple[str, list[str]]:
+        """Its text, and the traceback of an error."""
+        text, traceback = [], []
 
-    def workers(self) -> list[psutil.Process]:
-        """Processes that compute for it and have not ended."""
+        def hear(message):
+            text.append(message["content"].get("text", ""))
+            traceback.extend(message["content"].get("traceback", []))
 
-        def computes(process: psutil.Process) -> bool:
-            try:
-                return process.status() != psutil.STATUS_ZOMBIE and "popen_loky" in " ".join(process.cmdline())
-            except psutil.NoSuchProcess:  # it has just ended
-                return False
+        self.client.execute_interactive(source, output_hook=hear, timeout=240)
+        return "".join(text), traceback
 
-        return list(filter(computes, psutil.Process(self.manager.provisioner.pid).children(recursive=True)))
+    def workers(self) -> int:
+        """How many processes compute for it."""
+        below = psutil.Process(self.manager.provisioner.pid).children(recursive=True)
+        with suppress(psutil.NoSuchProcess):  # one has just ended
+            alive = [process for process in below if process.status() != psutil.STATUS_ZOMBIE]
+            return sum("popen_loky" in " ".join(process.cmdline()) for process in alive)
+        return len(below)
 
 
 @pytest.fixture
@@ -117,14 +108,15 @@ machine = Machine(("cpu",), 2)
 def test_a_live_notebook_shows_one_bar_and_survives_an_interrupt(kernel, home):
     """What is finished is stored, and the workers end."""
     kernel.run(TASKS)
-    stored, interrupted = lambda: set(home.glob(".store/noted/*/record.json")), []
+    stored = lambda: set(home.glob(".store/noted/*/record.json"))  # noqa: E731
 
     def interrupt():
-        if len(stored()) >= 4 and not interrupted:
-            interrupted.append(True)
-            kernel.manager.interrupt_kernel()
+        while len(stored()) < 4:
+            time.sleep(0.05)
+        kernel.manager.interrupt_kernel()
 
-    text, traceback = kernel.run("sweep.run(tasks, machine)", interrupt)
+    threading.Thread(target=interrupt, daemon=True).start()
+    text, traceback = kernel.run("sweep.run(tasks, machine)")
     assert traceback == ["Interrupted: what is finished is stored; run the cell again to go on from there."]
     assert re.search(r"[1-9]/100 \[\d\d:\d\d<\d\d:\d\d", text) and text.endswith("\r")
     before = {path: path.stat().st_mtime_ns for path in stored()}
