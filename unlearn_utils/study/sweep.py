@@ -23,18 +23,19 @@ NOT_RUN = "not run, because what it needs failed"
 PAUSE = 0.2  # seconds until it is looked again whether another run has finished, or which workers there are
 
 
+def some(labels: list[str]) -> str:
+    """The first of them, and how many more there are."""
+    return labels[0] + (f" and {len(labels) - 1} more" if labels[1:] else "")
+
+
 class Failure(RuntimeError):
     """Some tasks could not be computed; the message names each reason once, and what failed for it first."""
 
     def __init__(self, failed: dict[str, tuple[str, str]]):
-        labels: dict[str, list[str]] = {}
+        labels: dict[str, list[str]] = {}  # by reason; what was not run comes last
         for label, why in failed.values():
             labels.setdefault(why, []).append(label)
-        lines = [
-            f"{first}{f' and {len(more)} more' if more else ''}: {why}"
-            for why, (first, *more) in sorted(labels.items(), key=lambda item: item[0] == NOT_RUN)
-        ]
-        super().__init__("\n".join(lines))
+        super().__init__("\n".join(f"{some(named)}: {why}" for why, named in labels.items()))
         self.failed = failed  # label and reason by key
 
     def _render_traceback_(self) -> list[str]:
@@ -106,22 +107,18 @@ class Processes:
             future: Future = Future()
             future.set_result(compute(self.devices[number], tasks, keys, []))  # what users defined is here
             return future
-        batch = (compute, self.devices[number], tasks, keys, users)
-        try:
-            return self._process(number).submit(*batch)
-        except BrokenProcessPool:  # it was killed
-            del self.started[number]
-            return self._process(number).submit(*batch)
-
-    def _process(self, number: int) -> Executor:
         if number not in self.started:
             own = {"initializer": end_with_parent, "initargs": (os.getpid(),)}
             self.started[number] = loky.ProcessPoolExecutor(1, **own)
-        return self.started[number]
+        try:
+            return self.started[number].submit(compute, self.devices[number], tasks, keys, users)
+        except BrokenProcessPool:  # it was killed
+            del self.started[number]
+            return self.submit(number, tasks, keys, users)
 
     def close(self, kill: bool) -> None:
         for process in self.started.values():
-            process.shutdown(wait=not kill, **({"kill_workers": True} if kill else {}))
+            process.shutdown(wait=not kill, kill_workers=kill)
 
 
 class Schedule:
@@ -181,10 +178,12 @@ class Schedule:
     def _finish(self) -> None:
         for future in wait(self.running, PAUSE, FIRST_COMPLETED).done:
             tasks, _ = self.running.pop(future)
-            error = future.exception()
-            died = isinstance(error, BrokenProcessPool)
-            ended = Outcome(0.0, KILLED if died else reason(error), again=died) if error else None
-            self._end(tasks, [ended] * len(tasks) if ended else future.result())
+            try:
+                self._end(tasks, future.result())
+            except BrokenProcessPool:
+                self._end(tasks, [Outcome(0.0, KILLED, again=True)] * len(tasks))
+            except Exception as error:  # it could not be sent there
+                self._end(tasks, [Outcome(0.0, reason(error))] * len(tasks))
 
     def _end(self, tasks: list[Task], outcomes: list[Outcome]) -> None:
         for task, outcome in zip(tasks, outcomes, strict=True):
@@ -196,9 +195,7 @@ class Schedule:
             elif outcome.reason:
                 self.failed[task.key] = task.label, outcome.reason
                 self.progress.done(f"FAILED {task.label}: {outcome.reason}")
-        done = [task.label for task, outcome in zip(tasks, outcomes, strict=True) if outcome.done]
-        if done:
-            more = f" and {len(done) - 1} more" if done[1:] else ""
-            self.progress.done(f"{done[0]}{more}: {sum(o.seconds for o in outcomes):.1f} s", len(done))
+        if done := [task.label for task, outcome in zip(tasks, outcomes, strict=True) if outcome.done]:
+            self.progress.done(f"{some(done)}: {sum(outcome.seconds for outcome in outcomes):.1f} s", len(done))
         if all(outcome.busy for outcome in outcomes):
             time.sleep(PAUSE / max(1, len(self._ready())))  # until another run has finished
