@@ -14,13 +14,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from pickle import PicklingError
 
-import nbformat
 import pytest
 import torch
-from nbclient import NotebookClient
 
 from unlearn_utils.methods import METHODS, Method, method
-from unlearn_utils.paths import ROOT
 from unlearn_utils.settings import BadInput
 from unlearn_utils.study import code, store, sweep, worker
 from unlearn_utils.study.cells import Cell, Task, Trained, load_state, stored, trained
@@ -275,58 +272,6 @@ def test_a_machine_has_one_process_for_each_gpu_and_no_device_that_is_not_there(
 
 
 # Methods and readouts that the package does not define
-
-DEFINED = """
-import argparse, torch
-from dataclasses import dataclass
-from unlearn_utils.methods import Method, method
-from unlearn_utils.metrics import confusion
-from unlearn_utils.study.readouts import readout
-
-@method("{name}", "{name}")
-@dataclass(frozen=True)
-class Ascent(Method):
-    def losses(self, run, epoch):
-        for x, y in run.batches(run.forget):
-            yield -args.scale * criterion(run.model(x.to(device)), y)
-
-@readout(of_features=True)
-def neighbour_{name}(at):
-    nearest = torch.cdist(at.features.test, at.features.train).argmin(1)
-    return {{"counts": confusion(at.train_labels[nearest], at.test_labels, at.classes).tolist()}}
-
-device, args = torch.device("cpu"), argparse.Namespace(scale=1.0)
-criterion = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
-"""
-MEASURED = """
-import json, os, their_module
-from unlearn_utils import Study
-from unlearn_utils.study import sweep
-from unlearn_utils.study.cells import stored
-from unlearn_utils.study.machine import Machine
-from unlearn_utils.study.readings import Reading
-names = ("mine", "theirs")
-overrides = {tiny!r} | {{f"recipes.{{name}}.linear": {{"epochs": 2, "lr": 0.1}} for name in names}}
-study = Study("digits", [3], [0], overrides)
-tasks = [Reading.of(study.cell(0, (3,), n), r) for n in names for r in ("geometry", f"neighbour_{{n}}")]
-for elsewhere in (False, True):
-    sweep.code.edited = lambda: elsewhere  # so that one process of its own computes
-    os.environ["UNLEARN_HOME"] = f"{home!s}/{{elsewhere}}"
-    sweep.run(tasks, Machine(("cpu",), 1))
-    print("MEASURED", json.dumps([stored(task).result for task in tasks]))
-"""
-
-
-def test_methods_and_readouts_of_a_cell_and_of_a_module_reach_the_workers(home, tiny):
-    """In one kernel, computed there and by another process in an empty store."""
-    (home / "their_module.py").write_text(DEFINED.format(name="theirs"))
-    sources = [DEFINED.format(name="mine"), MEASURED.format(home=home, tiny=tiny["overrides"])]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(home)]), "OMP_NUM_THREADS": "1"}
-    NotebookClient(notebook, kernel_name="python3", timeout=240).execute(env=environment, cwd=str(home))
-    text = "".join(out.get("text", "") for out in notebook.cells[1].outputs)
-    here, there = (json.loads(line.split(" ", 1)[1]) for line in text.splitlines() if line.startswith("MEASURED"))
-    assert here == there and len(here) == 4 and here[1]["counts"]
 
 
 def test_a_cell_that_is_run_again_registers_its_own_anew(monkeypatch):
