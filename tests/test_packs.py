@@ -185,13 +185,10 @@ ORIGINAL, SCRUB, RETRAIN = model("original", "A"), model("scrub", "A", "original
 OTHER, OTHER_SCRUB = model("original", "B"), model("scrub", "B", "original")
 MIXED = {
     "the models": (of(ORIGINAL), of(OTHER)),
-    "with a start": (of(ORIGINAL, SCRUB), of(OTHER, OTHER_SCRUB)),
     "no model": (of(ORIGINAL, reading_of(ORIGINAL)), of(reading_of(OTHER))),
     "no model between": (of(ORIGINAL), of(reading_of(OTHER_SCRUB))),
     "none named": (of(ORIGINAL), of(reading_of(ORIGINAL, original=""))),
-    "the first has no models": (of(reading_of(SCRUB)), of(OTHER)),
     "neither has models": (of(reading_of(SCRUB)), of(reading_of(OTHER_SCRUB, "probe"))),
-    "the first names none": (of(reading_of(ORIGINAL, original="")), of(RETRAIN)),
     "other weights": (of(ORIGINAL), of(ORIGINAL | {"result": {"weights": "B"}}, reading_of(SCRUB))),
 }
 
@@ -203,17 +200,10 @@ def test_two_originals_never_meet(first, second):
             packs.merge(one, other)
 
 
-@pytest.mark.parametrize(
-    "first, second",
-    [
-        (of(ORIGINAL, SCRUB), of(ORIGINAL, reading_of(ORIGINAL))),
-        (of(ORIGINAL), of(RETRAIN, reading_of(RETRAIN))),
-        (of(ORIGINAL), of(reading_of(ORIGINAL))),
-        (of(), of(ORIGINAL, SCRUB)),
-    ],
-)
-def test_packs_of_one_original_and_of_other_models_from_scratch_are_merged(first, second):
-    assert packs.merge(first, second)[0].records == first.records | second.records
+@pytest.mark.parametrize("second", [of(SCRUB, reading_of(ORIGINAL)), of(RETRAIN, reading_of(RETRAIN)), of()])
+def test_packs_of_one_original_and_of_other_models_from_scratch_are_merged(second):
+    for one, other in ((of(ORIGINAL), second), (second, of(ORIGINAL))):
+        assert packs.merge(one, other)[0].records == one.records | other.records
 
 
 def test_merging_keeps_the_first_where_both_have_a_result_and_says_so():
@@ -234,40 +224,31 @@ def test_the_command_merges_without_loading_an_image(home, monkeypatch, capsys):
     assert packs.read(packs.place("digits")) == of(ORIGINAL, SCRUB)
 
 
-@pytest.mark.parametrize("some", [True, False])
-def test_a_refresh_of_some_notebooks_keeps_what_the_others_show(some, home, monkeypatch):
-    place, study = home / "figures" / "digits" / NAME, SimpleNamespace(profile=SimpleNamespace(name="digits"))
-    packs.write(of(ORIGINAL, SCRUB, RETRAIN), place)
+def test_a_refresh_of_some_notebooks_keeps_what_the_others_show(home, monkeypatch):
+    study = SimpleNamespace(profile=SimpleNamespace(name="digits"))
+    packs.write(of(ORIGINAL, SCRUB, RETRAIN), packs.place("digits"))
     monkeypatch.setattr(exchange, "_collected", lambda _: of(ORIGINAL | {"seconds": 12.5}))
-    exchange.refresh(study, some)
-    kept = packs.read(place).records
-    assert len(kept) == (3 if some else 1) and kept[ORIGINAL["question"]]["seconds"] == 12.5
+    for some, kept in ((True, 3), (False, 1)):
+        exchange.refresh(study, some)
+        records = packs.read(packs.place("digits")).records
+        assert len(records) == kept and records[ORIGINAL["question"]]["seconds"] == 12.5
 
 
 # Models that travel
 
 
-def test_with_the_models_of_another_machine_only_what_was_changed_from_them_is_computed(
-    ran, tmp_path, monkeypatch, count
-):
-    scrub = trained(ran.cell(0, (0,), "scrub", "cmf"))
+def test_with_the_models_of_another_machine_only_what_was_changed_is_computed(ran, tmp_path, monkeypatch, count):
+    """Also where other code trained the model: it is kept under the key of its question."""
+    original, scrub = trained(ran.cell(0, (), "original")), trained(ran.cell(0, (0,), "scrub", "cmf"))
+    record, other = Store().get(original.spec), original.spec | {"code": "of another version"}
     before = Store().get(scrub.spec).result
-    carried = packs.carry(names([scrub]), tmp_path / "carried")
+    Store().copy(record, other)
+    assert packs.carry([f"model/{digest(other)}"], tmp_path / "carried") == 1
+    assert packs.carry(names([scrub]), tmp_path / "of scrub") == 1
     monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / "another"))
-    assert packs.bring(tmp_path / "carried") == carried == 1
-    sweep.run([scrub], ran.machine)
+    assert packs.bring(tmp_path / "carried", [original]) == 1 and packs.bring(tmp_path / "of scrub") == 0
+    sweep.run([original, scrub], ran.machine)
     assert count == ["model of Original + CMF, seed 0", scrub.label] and Store().get(scrub.spec).result == before
-
-
-def test_a_model_trained_by_other_code_is_brought_under_the_key_of_its_question(ran, tmp_path, monkeypatch, count):
-    original = trained(ran.cell(0, (), "original"))
-    weights, other = Store().get(original.spec).result["weights"], original.spec | {"code": "of another version"}
-    Store().copy(Store().get(original.spec), other)
-    packs.carry([f"model/{digest(other)}"], tmp_path / "carried")
-    monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / "another"))
-    assert packs.bring(tmp_path / "carried", [original]) == 1
-    sweep.run([original], ran.machine)
-    assert count == [] and Store().get(original.spec).result["weights"] == weights
 
 
 SPEC = {"kind": "model", "asked": {}, "code": "", "requires": []}
@@ -329,4 +310,4 @@ def test_the_committed_original_is_brought_and_the_committed_results_continue_fr
     studied = Study("cifar10_slim", results="committed")
     original = trained(studied.cell(0, (), "original"))
     assert packs.bring(packs.ROOT / "figures" / "cifar10_slim" / "models", [original]) == 1
-    assert Store().get(original.spec).result["weights"] == studied.pack.original_of(original)
+    assert Store().get(original.spec).result["weights"] == studied.pack.find(original)["original"]

@@ -45,11 +45,6 @@ class Pack:
         defined = [METHODS[task.cell.method]] + ([READOUTS[task.name].function] if task.kind == "reading" else [])
         return None if any(map(is_user_defined, defined)) else self.records.get(task.question)
 
-    def original_of(self, task: Task) -> str:
-        """Digest of the weights of the Original behind a task; empty where none is."""
-        found = self.find(task)
-        return found["original"] if found else ""
-
 
 def place(profile: str) -> Path:
     """Where the committed pack of a profile is written."""

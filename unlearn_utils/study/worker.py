@@ -129,11 +129,8 @@ def _outcome(task: Task, device: str) -> Outcome:
 
 def reason(error: BaseException) -> str:
     """Why a task failed, and what helps."""
-    less = "an override of network.images_per_pass (--batch-size), like 32, needs less"
-    if isinstance(error, torch.OutOfMemoryError):
-        return f"the GPU's memory does not suffice; {less}"
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
-        return f"the memory does not suffice; fewer --jobs, or {less}"
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error):
+        return "the memory does not suffice; take fewer --jobs, or a --batch-size (network.images_per_pass), like 32"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM):
         return f"{home()} cannot be written to ({error.strerror}); make room, or set UNLEARN_HOME; what is stored stays"
     if isinstance(error, PicklingError):
