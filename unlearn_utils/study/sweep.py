@@ -38,9 +38,6 @@ class Failure(RuntimeError):
         super().__init__("\n".join(f"{some(named)}: {why}" for why, named in labels.items()))
         self.failed = failed  # label and reason by key
 
-    def _render_traceback_(self) -> list[str]:
-        return [f"Failure: {self}"]
-
 
 class Interrupted(KeyboardInterrupt):
     """Somebody stopped a sweep."""
