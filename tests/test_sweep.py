@@ -162,6 +162,7 @@ def test_a_task_that_another_process_computes_is_waited_for_where_nothing_else_i
         thread.start()
         while Store().get(other.spec) is None:
             time.sleep(0.01)
+        time.sleep(3 * sweep.PAUSE)
         assert thread.is_alive()
         Store().put(task.spec, {"theirs": True}, {}, 0.0, "cpu")
     thread.join(10)
