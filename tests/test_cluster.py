@@ -1,6 +1,5 @@
 """Workers of a Dask scheduler give what this process gives, bit for bit, whatever happens to them on the way."""
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -17,24 +16,20 @@ from types import SimpleNamespace
 
 import pytest
 
+from unlearn_utils.paths import ROOT
 from unlearn_utils.settings import BadInput
 from unlearn_utils.study import machine, sweep
-from unlearn_utils.study.cells import Cell, Task, dataset_of, images_of, received, trained
+from unlearn_utils.study.cells import Cell, Task, trained
 from unlearn_utils.study.machine import Machine
-from unlearn_utils.study.readings import Attacked, Reading
-from unlearn_utils.study.store import Damaged, Store
-from unlearn_utils.study.sweep import Failure
-from unlearn_utils.study.worker import Away
-
-ROOT = Path(__file__).parent.parent
+from unlearn_utils.study.readings import Reading
+from unlearn_utils.study.store import Store
+from unlearn_utils.study.worker import KILLED, Outcome, compute
 
 
 def tasks_of(study) -> list[Task]:
-    cells = [
-        study.cell(0, (0,), *model) for model in (("original", "linear"), ("random_label", "linear"), ("scrub", "cmf"))
-    ]
-    attacked = [Attacked.of(cell, "few_shot", (1, 2), 1) for cell in cells]
-    return [Reading.of(cell, name) for cell in cells for name in ("output", "geometry", "ncc")] + attacked
+    models = (("original", "linear"), ("random_label", "linear"), ("scrub", "cmf"))
+    cells = [study.cell(0, (0,), *model) for model in models]
+    return [Reading.of(cell, name) for cell in cells for name in ("output", "geometry", "ncc")]
 
 
 def digest_of(tasks) -> str:
@@ -64,18 +59,6 @@ def test_without_dask_the_extra_is_named_and_without_a_cluster_dask_is_not_impor
 
 
 @dataclass(frozen=True)
-class Poison(Task):
-    """Ends the process that computes it."""
-
-    cell: Cell
-    kind = "poison"
-    asked, code = {}, ""
-
-    def compute(self, device):
-        os._exit(1)
-
-
-@dataclass(frozen=True)
 class Noted(Task):
     """Takes a second, and says before who computes it."""
 
@@ -89,93 +72,71 @@ class Noted(Task):
         return {"done": True}, {}
 
 
-class FakeCluster:
-    """Workers without end, each of which dies of a poison; the first is out of reach when it is asked."""
+class Mortal:
+    """Workers without end, each of which dies of what is noted; the first one is out of reach."""
 
-    attempts, shared = 3, False
+    attempts = 3
 
-    def __init__(self, machine):
+    def __init__(self):
         self.asked = []
 
     def free(self, busy):
         return [f"worker {len(self.asked)}"]
 
-    def submit(self, function, tasks, keys, worker, users):
+    def submit(self, worker, tasks, keys, users):
         self.asked.append([task.kind for task in tasks])
         future = Future()
         if len(self.asked) == 1:
-            future.set_exception(Away())
-        elif "poison" in self.asked[-1]:
+            future.set_result([Outcome(0.0, busy=True)] * len(tasks))
+        elif "noted" in self.asked[-1]:
             future.set_exception(BrokenProcessPool())
         else:
-            future.set_result(function(tasks, keys, "cpu", users))
+            future.set_result(compute("cpu", tasks, keys, users))
         return future
 
-    def shutdown(self, **_):
+    def close(self, kill):
         """There is nothing to end."""
 
 
-def test_a_poison_ends_after_three_workers_and_the_rest_goes_on(study, monkeypatch):
-    cluster = pytest.importorskip("unlearn_utils.study.cluster")
-    monkeypatch.setattr(cluster, "Cluster", FakeCluster)
-    cell = study.cell(0, (0,), "random")
-    with pytest.raises(Failure, match="poison of Untrained network, seed 0: 3 processes that computed it were killed"):
-        sweep.run([Poison(cell), Reading.of(cell, "output")], Machine(("cpu",), 1, "tcp://10.0.0.3:8786"))
-    assert sweep.missing([Poison(cell), Reading.of(cell, "output")]) == [Poison(cell)]
-
-
-@pytest.fixture
-def asked(study, tmp_path, monkeypatch):
-    """What a worker is asked, and a worker in this process."""
-    cluster = pytest.importorskip("unlearn_utils.study.cluster")
-    monkeypatch.setattr(
-        cluster, "get_worker", lambda: SimpleNamespace(local_directory=str(tmp_path / "worker"), name=0)
-    )
-    monkeypatch.setenv("UNLEARN_HOME", "")  # restored at the end
-    task = trained(study.cell(0, (0,), "random"))
-    yield cluster.Asked([dataclasses.replace(task)], [task.key], [], "cpu", images_of(study.profile).fingerprint)
-    received.clear()
+def test_a_task_that_ends_three_workers_is_given_up_and_the_rest_goes_on(study):
+    cell, workers = study.cell(0, (0,), "random"), Mortal()
+    poison = Noted(cell)
+    tasks = [trained(cell), poison, Reading.of(cell, "output")]
+    assert sweep.Schedule(tasks, workers).run() == {poison.key: (poison.label, KILLED)}
+    assert workers.asked[:3] == [["model"], ["model"], ["noted", "reading"]]
+    assert sorted(workers.asked[3:]) == [["noted"], ["noted"], ["reading"]] and sweep.missing(tasks) == [poison]
 
 
 @pytest.mark.parametrize(
     "other, why",
-    [({"torch": "1.0"}, "it has torch .*, the driver 1.0"), ({"keys": ["other"]}, "its code is not the driver's")],
+    [
+        ({"mark": "/elsewhere/.store/locks/mark"}, "it does not see /elsewhere; set UNLEARN_HOME"),
+        ({"version": "1.0"}, "it has torch .*, the driver 1.0"),
+        ({"kind": "cuda"}, "it has no GPU"),
+        ({"keys": ["other"]}, "other code or images than the one that asked"),
+        ({}, ""),
+    ],
 )
-def test_a_worker_with_something_else_is_refused(other, why, asked):
-    from unlearn_utils.study.cluster import work
-
-    images = dataset_of(asked.tasks[0].cell.profile)
-    assert re.search(why, work(dataclasses.replace(asked, **other), images, []).refused)
-
-
-def test_a_worker_asks_for_images_that_it_does_not_have(asked):
-    from unlearn_utils.study.cluster import work
-
-    profile = asked.tasks[0].cell.profile
-    other = dataclasses.replace(dataset_of(profile), fingerprint="other")
-    assert work(asked, None, []).images
-    assert "code" in work(dataclasses.replace(asked, images="other"), other, []).refused  # so it is another task
-    assert received[profile.data] is other and work(asked, None, []).images
-
-
-def test_what_a_worker_sends_back_stays_in_the_folder_of_its_result(asked, home, tmp_path, monkeypatch):
-    from unlearn_utils.study import cluster
-
-    reply = cluster.work(asked, dataset_of(asked.tasks[0].cell.profile), [])
-    made = reply.made[0] | {"../../../outside": b"x"}
-    monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / "driver"))
-    driver = cluster.Cluster.__new__(cluster.Cluster)
-    driver._ask = lambda *_: dataclasses.replace(reply, made=(made,))
-    with pytest.raises(Damaged):
-        driver._talk("worker", asked)
-    assert not list(tmp_path.rglob("outside")) and Store().get(asked.tasks[0].spec) is None
-    driver._ask = lambda *_: reply
-    assert driver._talk("worker", asked) == list(reply.outcomes) and Store().get(asked.tasks[0].spec)
+def test_a_worker_with_something_else_is_refused(other, why, study, home, monkeypatch):
+    cluster = pytest.importorskip("unlearn_utils.study.cluster")
+    monkeypatch.setattr(cluster, "get_worker", lambda: SimpleNamespace(name=0))
+    monkeypatch.setattr(cluster.torch.cuda, "is_available", lambda: False)
+    (home / ".store" / "locks").mkdir(parents=True)
+    task, mark = trained(study.cell(0, (0,), "random")), home / ".store" / "locks" / "mark"
+    mark.touch()
+    asked = {"mark": str(mark), "version": cluster.VERSION, "kind": "auto", "tasks": [task], "keys": [task.key]}
+    asked |= other
+    if why:
+        with pytest.raises(BadInput, match=why):
+            cluster.work(**asked, users=[])
+    else:
+        assert cluster.work(**asked, users=[])[0].done
+    assert (Store().get(task.spec) is None) == bool(why)
 
 
 @pytest.fixture
 def dask(tmp_path):
-    """dask(count) starts a scheduler and so many workers: its address, and the workers' processes and folders."""
+    """dask(count) starts a scheduler and so many workers: its address, and the workers' processes."""
     pytest.importorskip("distributed")
     processes, file = [], tmp_path / "scheduler.json"
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
@@ -189,13 +150,12 @@ def dask(tmp_path):
 
     def start(count):
         process("scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(file))
-        folders = [tmp_path / f"worker {i}" for i in range(count)]
-        alone = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--memory-limit", "0", "--local-directory")
-        workers = [process("worker", "--scheduler-file", str(file), *alone, str(folder)) for folder in folders]
-        deadline = time.time() + 30
+        alone = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--memory-limit", "0")
+        workers = [process("worker", "--scheduler-file", str(file), *alone) for _ in range(count)]
+        deadline = time.time() + 60
         while not file.exists() and time.time() < deadline:
             time.sleep(0.05)
-        return json.loads(file.read_text())["address"], workers, folders
+        return json.loads(file.read_text())["address"], workers
 
     yield start
     for started in processes:
@@ -205,10 +165,14 @@ def dask(tmp_path):
 
 def test_two_workers_of_which_one_is_killed_give_what_this_process_gives(study, dask, tmp_path, monkeypatch):
     monkeypatch.setenv("NOTES", str(tmp_path))
-    address, workers, folders = dask(2)
+    address, workers = dask(2)
     tasks = [*tasks_of(study), Noted(study.cell(0, (0,), "retrain"))]
     sweep.run(tasks, Machine(("cpu",), 1))
     alone = digest_of(tasks)
+    monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / "driver"))
+    with monkeypatch.context() as patch, pytest.raises(BadInput, match="no worker can be used: .* the driver 1.0"):
+        patch.setattr("unlearn_utils.study.cluster.VERSION", "1.0")
+        sweep.run(tasks, Machine(("cpu",), 1, address))
 
     def kill():
         while not (computing := [worker for worker in workers if (tmp_path / str(worker.pid)).exists()]):
@@ -216,9 +180,5 @@ def test_two_workers_of_which_one_is_killed_give_what_this_process_gives(study, 
         computing[0].kill()
 
     threading.Thread(target=kill, daemon=True).start()
-    monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / "driver"))
     sweep.run(tasks, Machine(("cpu",), 1, address))
-    assert digest_of(tasks) == alone
-    assert [worker.poll() for worker in workers].count(None) == 1 and all(
-        any(folder.rglob("record.json")) for folder in folders
-    )
+    assert digest_of(tasks) == alone and [worker.poll() for worker in workers].count(None) == 1

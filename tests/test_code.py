@@ -190,17 +190,7 @@ def test_a_file_that_changed_or_went_since_it_was_first_read_is_an_edit(edit, ve
 
 
 def test_a_tree_as_text_says_all_that_is_code():
-    sources = [
-        "x = 1",
-        "x = 1.0",
-        "x = True",
-        "x = '1'",
-        "y = 1",
-        "x: int = 1",
-        "x += 1",
-        "x = f'{y!r:.8}'",
-        "x = f'{y:.8}'",
-    ]
+    sources = "x = 1|x = 1.0|x = True|x = '1'|y = 1|x: int = 1|x += 1|x = f'{y!r:.8}'|x = f'{y:.8}'".split("|")
     texts = [code.as_text(code.bare(source)) for source in sources]
     assert texts[5] == texts[0] and len(set(texts)) == len(texts) - 1
     assert code.as_text(ast.parse("def f():\n    ...")) != code.as_text(ast.parse("def g():\n    ..."))
@@ -225,12 +215,19 @@ def twice(x):
     return 2 * x
 
 
+def itself(lr):
+    made = argparse.Namespace(lr=lr)
+    made.own = made
+    return made
+
+
 SAME = [  # name, a value, the same again, another
     ("device", torch.device("cpu"), torch.device("cpu"), torch.device("cuda:0")),
     ("criterion", *(torch.nn.CrossEntropyLoss(label_smoothing=s) for s in (0.1, 0.1, 0.2))),
     ("args", *(argparse.Namespace(lr=lr, device=torch.device("cpu"), sizes=[1, (2, 3)]) for lr in (0.1, 0.1, 0.2))),
     ("table", {"a": twice, "b": {1, 2}}, {"b": {2, 1}, "a": twice}, {"a": in_a_cell, "b": {1, 2}}),
     ("weights", torch.ones(3), torch.ones(3), torch.zeros(3)),
+    ("itself", *(itself(lr) for lr in (0.1, 0.1, 0.2))),
     ("number", 1, 1, 2),
     ("text", "1", "1", 1),
 ]
@@ -245,19 +242,11 @@ def test_what_a_cell_defines_counts_by_its_value(name, value, same, other, monke
 
 def test_what_moves_or_cannot_be_written_down_counts_by_its_type_and_that_is_said_once(monkeypatch, capsys, tmp_path):
     with open(tmp_path / "a", "w") as log, open(tmp_path / "b", "w") as another:
-        versions = [
-            code.version(in_a_cell(monkeypatch, log=file, draw=random.Random(seed)))
-            for file, seed in [(log, 0), (another, 1)]
-        ]
+        uses = ({"log": log, "draw": random.Random(0)}, {"log": another, "draw": random.Random(1)})
+        versions = [code.version(in_a_cell(monkeypatch, **values)) for values in uses]
     assert versions[0] == versions[1]
     told = capsys.readouterr().out.splitlines()
     assert len(told) == 2 and "'log' is a TextIOWrapper" in told[0] + told[1]
-
-
-def test_what_holds_itself_has_a_version_too(monkeypatch):
-    args = argparse.Namespace(lr=0.1)
-    args.own = args
-    assert code.version(in_a_cell(monkeypatch, args=args))
 
 
 def test_a_class_without_a_source_is_refused_unless_it_came_with_its_version(monkeypatch):

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-NAMED_OTHERWISE = {
+OTHERWISE = {
     "PIL": "pillow",
     "sklearn": "scikit-learn",
     "IPython": "ipykernel",
@@ -37,17 +37,16 @@ def imported(*patterns: str) -> set[str]:
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 found.add(node.module.partition(".")[0])
     own = {"unlearn_utils"} | {file.stem for folder in ("tools", "tests") for file in (ROOT / folder).glob("*.py")}
-    return {NAMED_OTHERWISE.get(name, name) for name in found - own - sys.stdlib_module_names}
+    return {OTHERWISE.get(name, name) for name in found - own - sys.stdlib_module_names}
 
 
 def test_what_is_imported_is_listed():
     installed = named(PROJECT["dependencies"])
-    for_running = installed | named(EXTRAS["run"]) | named(EXTRAS["cluster"]) | {"dask", "cloudpickle"}  # Dask's own
+    for_running = installed | named(EXTRAS["run"]) | named(EXTRAS["cluster"]) | {"cloudpickle"}  # Dask's own
     assert imported("unlearn_utils/*.py", "unlearn_utils/methods/*.py") <= installed
     assert imported("unlearn_utils/**/*.py") <= for_running
-    assert imported("tools/*.py", "tests/*.py") <= for_running | named(EXTRAS["test"]) | {
-        "packaging"
-    }  # pytest needs it
+    for_tests = named(EXTRAS["test"]) | {"packaging"}  # pytest needs it
+    assert imported("tools/*.py", "tests/*.py") <= for_running | for_tests
 
 
 def test_the_constraints_pin_what_is_listed_within_its_bounds_and_name_no_address():
@@ -93,12 +92,7 @@ def run(clone: Path, command=None, **environment: str) -> tuple[subprocess.Compl
     """Run the script; the environments, installations and runs that it asked for."""
     log = clone.parent / "log"
     log.unlink(missing_ok=True)
-    environment = {
-        "PATH": f"{clone.parent}/tools:/usr/bin:/bin",
-        "LOG": str(log),
-        "REAL": sys.executable,
-        **environment,
-    }
+    environment |= {"PATH": f"{clone.parent}/tools:/usr/bin:/bin", "LOG": str(log), "REAL": sys.executable}
     ran = subprocess.run(["bash", command or clone / "run_all.sh"], capture_output=True, text=True, env=environment)
     asked = re.findall(r" -m (venv|pip install|unlearn_utils)(.*--constraint)?", log.read_text())
     return ran, ["pinned install" if pins else what for what, pins in asked]
@@ -107,41 +101,35 @@ def run(clone: Path, command=None, **environment: str) -> tuple[subprocess.Compl
 FIRST = ["venv", "pinned install", "unlearn_utils"]
 
 
-def test_a_first_run_installs_and_a_second_does_not(clone):
-    ran, asked = run(clone)
+def test_a_first_run_installs_and_a_second_does_not_also_through_a_link(clone):
+    link = clone.parent / "links" / "run"
+    link.parent.mkdir()
+    os.symlink("../a clone/run_all.sh", link)
+    ran, asked = run(clone, link)
     assert ran.returncode == 0 and asked == FIRST, ran.stderr
+    assert (clone / ".venv").is_dir() and not (link.parent / ".venv").exists()
     assert run(clone)[1] == ["unlearn_utils"]
     with (clone / "pyproject.toml").open("a") as opened:
         opened.write("# newer\n")
     assert run(clone)[1] == ["pinned install", "unlearn_utils"]
-
-
-def test_versions_that_do_not_fit_the_machine_are_left_to_pip(clone):
-    (clone.parent / "log.no-pins").touch()
-    ran, asked = run(clone)
-    assert ran.returncode == 0 and asked == ["venv", "pinned install", "pip install", "unlearn_utils"]
-
-
-def test_another_python_gets_the_newest_versions(clone):
-    assert run(clone, ANOTHER_PYTHON="1")[1] == ["venv", "pip install", "unlearn_utils"]
-
-
-def test_an_environment_without_pip_is_made_again(clone):
-    run(clone)
     for name in ("has-pip", "../installed-from"):
         (clone / ".venv" / "bin" / name).unlink()
     assert run(clone)[1] == FIRST
+
+
+def test_versions_that_do_not_fit_the_machine_are_left_to_pip_and_another_python_gets_the_newest(clone):
+    assert run(clone, ANOTHER_PYTHON="1")[1] == ["venv", "pip install", "unlearn_utils"]
+    (clone / ".venv" / "installed-from").unlink()
+    (clone.parent / "log.no-pins").touch()
+    assert run(clone)[1] == ["pinned install", "pip install", "unlearn_utils"]
 
 
 def test_an_installation_that_fails_is_tried_again(clone):
     for what in ("no-pins", "no-net"):
         (clone.parent / f"log.{what}").touch()
     ran, asked = run(clone)
-    assert (
-        ran.returncode == 1
-        and "run_all.sh: the installation failed; run" in ran.stderr
-        and "unlearn_utils" not in asked
-    )
+    assert ran.returncode == 1 and "run_all.sh: the installation failed; run" in ran.stderr
+    assert "unlearn_utils" not in asked
     for what in ("no-pins", "no-net"):
         (clone.parent / f"log.{what}").unlink()
     assert run(clone)[1] == ["pinned install", "unlearn_utils"]
@@ -156,47 +144,23 @@ def test_an_active_environment_serves_only_with_the_versions_that_are_listed(clo
     assert run(clone, VIRTUAL_ENV="somewhere")[1] == (["unlearn_utils"] if served else FIRST)
 
 
-def test_the_command_may_be_called_through_a_link(clone):
-    link = clone.parent / "links" / "run"
-    link.parent.mkdir()
-    os.symlink("../a clone/run_all.sh", link)
-    ran, asked = run(clone, link)
-    assert (
-        ran.returncode == 0 and asked == FIRST and (clone / ".venv").is_dir() and not (link.parent / ".venv").exists()
-    )
-
-
-@pytest.fixture(scope="module")
-def from_a_wheel(tmp_path_factory) -> Path:
-    """A folder into which the package was installed from a wheel that was built here, without a network."""
-    pytest.importorskip(
-        "setuptools", reason="the wheel is built without a network, by the setuptools of this environment"
-    )
-    source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
+def test_a_wheel_holds_the_package_and_says_where_notebooks_are(tmp_path):
+    """Built and installed here, without a network."""
+    pytest.importorskip("setuptools", reason="the wheel is built by the setuptools of this environment")
+    source, folder = tmp_path / "source", tmp_path / "installed"
+    shutil.copytree(ROOT / "unlearn_utils", source / "unlearn_utils", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    shutil.copytree(ROOT / "unlearn_utils", source / "unlearn_utils", ignore=shutil.ignore_patterns("__pycache__"))
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    subprocess.run(
-        [*pip, "wheel", "-q", "--no-index", "--no-deps", "--no-build-isolation", "-w", source, source], check=True
-    )
-    (wheel,) = source.glob("*.whl")
-    subprocess.run([*pip, "install", "-q", "--no-index", "--no-deps", "--target", folder, wheel], check=True)
-    return folder
+    pip, alone = [sys.executable, "-m", "pip", "--disable-pip-version-check"], ["-q", "--no-index", "--no-deps"]
+    subprocess.run([*pip, "wheel", *alone, "--no-build-isolation", "-w", source, source], check=True)
+    subprocess.run([*pip, "install", *alone, "--target", folder, *source.glob("*.whl")], check=True)
 
-
-def test_a_wheel_holds_every_file_of_the_package(from_a_wheel):
     def files(root: Path) -> set[Path]:
-        return {
-            path.relative_to(root) for path in (root / "unlearn_utils").rglob("*.*") if "__pycache__" not in path.parts
-        }
+        listed = (root / "unlearn_utils").rglob("*.*")
+        return {path.relative_to(root) for path in listed if "__pycache__" not in path.parts}
 
-    assert files(from_a_wheel) == files(ROOT)
-
-
-def test_without_a_repository_the_command_says_where_notebooks_are(from_a_wheel, tmp_path):
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(from_a_wheel), "HOME": str(tmp_path)}
-    ran = subprocess.run(
-        [sys.executable, "-m", "unlearn_utils"], capture_output=True, text=True, env=environment, cwd=tmp_path
-    )
+    assert files(folder) == files(ROOT)
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(folder), "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "unlearn_utils"]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert ran.returncode == 1 and "no notebooks beside this package" in ran.stderr and "Traceback" not in ran.stderr

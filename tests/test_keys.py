@@ -1,6 +1,5 @@
 """A key holds all that makes a result and nothing else: every input is changed in turn."""
 
-import dataclasses
 import json
 import os
 from dataclasses import fields, replace
@@ -8,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from unlearn_utils import models
-from unlearn_utils.methods import METHODS, Method
+from unlearn_utils.methods import METHODS
 from unlearn_utils.settings import Attack, Network, Probe, Recipe, Views
-from unlearn_utils.study import cells, profiles, readouts, variants
+from unlearn_utils.study import cells, profiles, variants
 from unlearn_utils.study.cells import Cell, Task, Trained, look_again, trained
 from unlearn_utils.study.profiles import Images
 from unlearn_utils.study.readings import Attacked, Collapse, Curve, Embedded, Reading, Steps
@@ -168,44 +166,19 @@ def test_the_initialisation_that_a_method_starts_from_is_in_its_key(monkeypatch)
     assert keys(method="retrain_again", variant="linear")["model"] != before["model"]
 
 
-def test_registering_a_method_a_readout_a_variant_or_an_architecture_changes_no_key(monkeypatch):
-    before = keys()
-    for registry in (METHODS, READOUTS, variants.VARIANTS, models.ENCODERS):
-        for name in list(registry):
-            monkeypatch.setitem(registry, name, registry[name])  # what is added is taken out at the end
-    monkeypatch.setitem(variants.VARIANTS, "mine", variants.Variant(" mine", zeroed=True))
-    monkeypatch.setitem(METHODS, "mine", Mine)
-    monkeypatch.setitem(READOUTS, "mine", readouts.Readout(a_new_readout, (), False, lambda cell: True))
-    monkeypatch.setitem(models.ENCODERS, "mine", lambda network, channels: None)
-    after = keys()
-    assert {name: after[name] for name in before} == before
-
-
-def a_new_readout(at):
-    return {}
-
-
-@dataclasses.dataclass(frozen=True)
-class Mine(Method):
-    """A method that the test alone registers."""
-
-
 def edit(file, old, new, *kinds):
     return pytest.param(file, old, new, set(kinds), id=f"{file}: {(old or new).strip().splitlines()[0][:40]}")
 
 
 EDITS = [
     edit("metrics.py", "", "\n\ndef a_new_metric(features):\n    return features.mean()\n"),
-    edit("models.py", "", "\n\n@encoder('a_new_architecture')\ndef _new(network, channels):\n    return None, 3\n"),
     edit("training.py", '"""The one training loop', '"""Another header; the one training loop'),
     edit("methods/scrub.py", "class Scrub(Method):", "# words\n\n\nclass Scrub(Method):"),
     edit("methods/salun.py", "class SalUn(RandomLabel):", "class SalUn(RandomLabel):\n    share = 0.5\n"),
-    edit("study/store.py", "FEATURES_KEPT = 2e9", "FEATURES_KEPT = 1e9"),
     edit("training.py", "if now - self.last < self.seconds:", "if now - self.last <= self.seconds:", *EVERYTHING),
     edit("methods/scrub.py", "kl_div", "l1_loss", *EVERYTHING),
     edit("methods/__init__.py", "return [recipe]", "return [recipe] * 2", *EVERYTHING),
     edit("methods/references.py", "run.batches(run.everything)", "run.batches(run.retain)", *EVERYTHING),
-    edit("training.py", "recipe.lr * (epoch + 1) / recipe.warmup_epochs", "recipe.lr", *EVERYTHING),
     edit("models.py", "return relu(y + self.shortcut(x))", "return y + self.shortcut(x)", *EVERYTHING),
     edit("heads.py", "self.centre.copy_(means.mean(0))", "self.centre.copy_(means.sum(0))", *EVERYTHING),
     edit("representation.py", "batch_size: int = 500", "batch_size: int = 400", *EVERYTHING),
@@ -213,7 +186,6 @@ EDITS = [
     edit("metrics.py", "(n * (len(labels) - n))", "(n * len(labels))", "probe", "ncc", "binary"),
     edit("geometry.py", "return (torch.trace(within", "return 2 * (torch.trace(within", "collapse_reading", "collapse"),
     edit("geometry.py", "rest - (rest @ first) * first", "rest", "steps"),
-    edit("geometry.py", "<= 0.01 * norms.mean()", "<= 0.02 * norms.mean()", "collapse_reading", "collapse", "geometry"),
     edit("geometry.py", "scatter(1, own, -torch.inf)", "scatter(1, own, 0)", "margin"),
     edit("attacks.py", "(max_iter=1000)", "(max_iter=999)", "few_shot", "few_shot_shuffled"),
     edit("attacks.py", "epochs=1, lr=budget.lr", "epochs=1, lr=2 * budget.lr", *BY_FINE_TUNING),

@@ -1,11 +1,13 @@
-"""One bar where somebody looks on, plain lines in a log, nothing that is kept; and a kernel after an interrupt."""
+"""One bar where somebody looks on, plain lines in a log; a kernel after an interrupt, and what is defined there."""
 
 import io
+import json
 import os
-import queue
 import re
 import sys
+import threading
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -51,41 +53,32 @@ class Kernel:
     def __init__(self, home):
         environment = os.environ | {"UNLEARN_HOME": str(home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         environment.pop(progress.QUIET, None)
+        self.home = home
         self.manager, self.client = start_new_kernel(kernel_name="python3", env=environment, cwd=str(home))
 
-    def run(self, source, at_every_turn=lambda: None, timeout=240):
-        """Whether it succeeded, its text, and the traceback of an error."""
-        asked, text, traceback = self.client.execute(source), "", []
-        ended = time.time() + timeout
-        while time.time() < ended:
-            at_every_turn()
-            try:
-                message = self.client.get_iopub_msg(timeout=0.2)
-            except queue.Empty:
-                continue
-            kind, content = message["header"]["msg_type"], message["content"]
-            if message["parent_header"].get("msg_id") == asked:
-                if kind == "status" and content["execution_state"] == "idle":
-                    return text, traceback
-                text += content["text"] if kind == "stream" else ""
-                traceback = content["traceback"] if kind == "error" else traceback
-        raise TimeoutError(source)
+    def run(self, source) -> tuple[str, list[str]]:
+        """Its text, and the traceback of an error."""
+        text, traceback = [], []
 
-    def workers(self) -> list[psutil.Process]:
-        """Processes that compute for it and have not ended."""
+        def hear(message):
+            text.append(message["content"].get("text", ""))
+            traceback.extend(message["content"].get("traceback", []))
 
-        def computes(process: psutil.Process) -> bool:
-            try:
-                return process.status() != psutil.STATUS_ZOMBIE and "popen_loky" in " ".join(process.cmdline())
-            except psutil.NoSuchProcess:  # it has just ended
-                return False
+        self.client.execute_interactive(source, output_hook=hear, timeout=240)
+        return "".join(text), traceback
 
-        return list(filter(computes, psutil.Process(self.manager.provisioner.pid).children(recursive=True)))
+    def workers(self) -> int:
+        """How many processes compute for it."""
+        below = psutil.Process(self.manager.provisioner.pid).children(recursive=True)
+        with suppress(psutil.NoSuchProcess):  # one has just ended
+            alive = [process for process in below if process.status() != psutil.STATUS_ZOMBIE]
+            return sum("popen_loky" in " ".join(process.cmdline()) for process in alive)
+        return len(below)
 
 
-@pytest.fixture
-def kernel(home):
-    started = Kernel(home)
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+    started = Kernel(tmp_path_factory.mktemp("kernel"))
     yield started
     started.manager.shutdown_kernel(now=True)
 
@@ -114,17 +107,18 @@ machine = Machine(("cpu",), 2)
 """
 
 
-def test_a_live_notebook_shows_one_bar_and_survives_an_interrupt(kernel, home):
+def test_a_live_notebook_shows_one_bar_and_survives_an_interrupt(kernel):
     """What is finished is stored, and the workers end."""
     kernel.run(TASKS)
-    stored, interrupted = lambda: set(home.glob(".store/noted/*/record.json")), []
+    stored = lambda: set(kernel.home.glob(".store/noted/*/record.json"))  # noqa: E731
 
     def interrupt():
-        if len(stored()) >= 4 and not interrupted:
-            interrupted.append(True)
-            kernel.manager.interrupt_kernel()
+        while len(stored()) < 4:
+            time.sleep(0.05)
+        kernel.manager.interrupt_kernel()
 
-    text, traceback = kernel.run("sweep.run(tasks, machine)", interrupt)
+    threading.Thread(target=interrupt, daemon=True).start()
+    text, traceback = kernel.run("sweep.run(tasks, machine)")
     assert traceback == ["Interrupted: what is finished is stored; run the cell again to go on from there."]
     assert re.search(r"[1-9]/100 \[\d\d:\d\d<\d\d:\d\d", text) and text.endswith("\r")
     before = {path: path.stat().st_mtime_ns for path in stored()}
@@ -136,3 +130,55 @@ def test_a_live_notebook_shows_one_bar_and_survives_an_interrupt(kernel, home):
     assert not kernel.workers()
     assert not kernel.run("sweep.run(tasks[:1] + tasks[-1:], Machine(('cpu',), 1))")[1]
     assert all(path.stat().st_mtime_ns == at for path, at in before.items())
+
+
+# Methods and readouts that the package does not define
+
+DEFINED = """
+import argparse, torch
+from dataclasses import dataclass
+from unlearn_utils.methods import Method, method
+from unlearn_utils.metrics import confusion
+from unlearn_utils.study.readouts import readout
+
+@method("{name}", "{name}")
+@dataclass(frozen=True)
+class Ascent(Method):
+    def losses(self, run, epoch):
+        for x, y in run.batches(run.forget):
+            yield -args.scale * criterion(run.model(x.to(device)), y)
+
+@readout(of_features=True)
+def neighbour_{name}(at):
+    nearest = torch.cdist(at.features.test, at.features.train).argmin(1)
+    return {{"counts": confusion(at.train_labels[nearest], at.test_labels, at.classes).tolist()}}
+
+device, args = torch.device("cpu"), argparse.Namespace(scale=1.0)
+criterion = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+"""
+MEASURED = """
+import json, os, their_module
+from unlearn_utils import Study
+from unlearn_utils.study import sweep
+from unlearn_utils.study.cells import stored
+from unlearn_utils.study.machine import Machine
+from unlearn_utils.study.readings import Reading
+names = ("mine", "theirs")
+overrides = {tiny!r} | {{f"recipes.{{name}}.linear": {{"epochs": 2, "lr": 0.1}} for name in names}}
+study = Study("digits", [3], [0], overrides)
+tasks = [Reading.of(study.cell(0, (3,), n), r) for n in names for r in ("geometry", f"neighbour_{{n}}")]
+for elsewhere in (False, True):
+    sweep.code.edited = lambda: elsewhere  # so that one process of its own computes
+    os.environ["UNLEARN_HOME"] = f"{home!s}/{{elsewhere}}"
+    sweep.run(tasks, Machine(("cpu",), 1))
+    print("MEASURED", json.dumps([stored(task).result for task in tasks]))
+"""
+
+
+def test_methods_and_readouts_of_a_cell_and_of_a_module_reach_the_workers(kernel, tiny):
+    """Computed in the kernel, and by another process in an empty store."""
+    (kernel.home / "their_module.py").write_text(DEFINED.format(name="theirs"))
+    assert kernel.run(DEFINED.format(name="mine")) == ("", [])
+    text, traceback = kernel.run(MEASURED.format(home=kernel.home, tiny=tiny["overrides"]))
+    here, there = (json.loads(line.split(" ", 1)[1]) for line in text.splitlines() if line.startswith("MEASURED"))
+    assert here == there and len(here) == 4 and here[1]["counts"] and not traceback

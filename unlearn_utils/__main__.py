@@ -177,12 +177,16 @@ def work(options: argparse.Namespace, given: dict[Path, dict[str, Any]]) -> int:
     from .views.check import compared
     from .views.report import write_report
 
+    if options.merge:
+        exchange.merge(options.profile, options.merge)
+        if not (options.export or options.carry or options.bring):
+            return 0
     machine = {name: getattr(options, name) for name in ("device", "jobs", "cluster", "results", "data_dir")}
     if options.check and not options.fresh:
         machine["results"] = "committed"
     study = Study(options.profile, options.forget, options.seeds, options.overrides, **machine)
     machine["jobs"] = study.machine.jobs
-    if options.export or options.merge or options.carry or options.bring:
+    if options.export or options.carry or options.bring:
         exchange.exchange(study, options)
         return 0
     failed = run.run(study, given, machine, options.force or options.refresh_reference or options.check, write_report)

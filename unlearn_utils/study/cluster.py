@@ -1,107 +1,72 @@
-"""An executor of the workers of a Dask scheduler, which need the package and share nothing with the driver.
+"""The workers of a Dask scheduler, which have this code and share the driver's home on a disk that all of them see.
 
-Dask moves bytes and says who is there; graph, store, progress and what is tried again stay with the driver, which
-picks the worker of every batch. What a worker lacks it is sent, so an image or a model goes to each of them once.
+Dask moves requests and says who is there; what is computed goes to the store of that home.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import pickle
+import tempfile
 import threading
 import time
-from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import cloudpickle
-import dask
 import torch
-from distributed import Client, KilledWorker, LocalCluster, get_worker, wait
+from distributed import Client, KilledWorker, LocalCluster, get_worker
 from tqdm import tqdm
 
-from ..data import Dataset
 from ..settings import BadInput
 from . import code
-from .cells import Task, dataset_of, images_of, received, stored
+from .cells import Task
 from .machine import Machine
-from .store import Damaged, Files, Store
-from .worker import Away, Outcome, UserDefined, compute, reason, welcome
+from .store import Store
+from .worker import Outcome, UserDefined, compute, reason
 
+VERSION = torch.__version__.partition("+")[0]  # builds for other devices count as the same
 _one_batch = threading.Lock()  # settings of torch hold for the process, however many threads a worker has
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a worker is asked to compute, and by whom."""
+def work(mark: str, version: str, kind: str, tasks: list[Task], keys: list[str], users: UserDefined) -> list[Outcome]:
+    """On a worker: the outcomes of tasks, computed into the driver's home. Raises BadInput where it is of no use.
 
-    tasks: list[Task]
-    keys: list[str]
-    users: UserDefined
-    device: str  # "cpu", or anything else for a GPU where there is one
-    images: str  # their fingerprint
-    torch: str = torch.__version__.partition("+")[0]  # builds for other devices count as the same
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What became of it: the worker is none for it, lacks something, or has done it."""
-
-    refused: str = ""
-    images: bool = False  # whether it lacks them
-    records: tuple[str, ...] = ()  # keys of those that it lacks
-    outcomes: tuple[Outcome, ...] = ()
-    made: tuple[Files, ...] = ()  # empty where a task failed
-
-
-def behind(tasks: list[Task]) -> dict[str, Task]:
-    """All that tasks require, and what that requires, by key."""
-    needed = {needed.key: needed for task in tasks for needed in task.requires}
-    return needed | behind(list(needed.values())) if needed else {}
-
-
-def work(asked: Asked, images: Dataset | None, records: list[tuple[dict, Files]]) -> Reply:
-    """On a worker: compute tasks from what was sent and what is here already."""
+    ``mark`` is a file that the driver made in the home's store, ``version`` its torch, ``kind`` the device, or "auto".
+    """
+    home, number = Path(mark).parents[2], get_worker().name
     with _one_batch:
-        os.environ["UNLEARN_HOME"] = str(Path(get_worker().local_directory) / "home")  # goes when the worker goes
-        data, number = asked.tasks[0].cell.profile.data, get_worker().name
-        if Asked.torch != asked.torch:
-            return Reply(f"it has torch {Asked.torch}, the driver {asked.torch}")
-        if asked.device == "cuda" and not torch.cuda.is_available():
-            return Reply("it has no GPU")
-        if code.edited():
-            return Reply("its files have changed since it started, so it has to be started again")
-        welcome(asked.users)
-        if images:
-            received[data] = images
-        if data not in received or received[data].fingerprint != asked.images:
-            return Reply(images=True)
-        for spec, files in records:
-            Store().unpack(spec, files)
-        if [task.key for task in asked.tasks] != asked.keys:
-            return Reply("its code is not the driver's")
-        if lacking := tuple(key for key, task in behind(asked.tasks).items() if Store().get(task.spec) is None):
-            return Reply(records=lacking)
-        device = "cpu"
-        if asked.device != "cpu" and torch.cuda.is_available():  # workers of one host, which are numbered, share GPUs
+        for wrong, why in (
+            (not Path(mark).exists(), f"it does not see {home}; set UNLEARN_HOME to a folder that all share"),
+            (version != VERSION, f"it has torch {VERSION}, the driver {version}"),
+            (kind == "cuda" and not torch.cuda.is_available(), "it has no GPU"),
+            (code.edited(), "its files have changed since it started, so it has to be started again"),
+        ):
+            if wrong:
+                raise BadInput(why)
+        os.environ["UNLEARN_HOME"], device = str(home), "cpu"
+        if kind != "cpu" and torch.cuda.is_available():  # workers of one host, which are numbered, share its GPUs
             device = f"cuda:{number % torch.cuda.device_count() if isinstance(number, int) else 0}"
-        outcomes = compute(asked.tasks, asked.keys, device, asked.users)
-        made = [{} if o.reason else stored(task).packed() for task, o in zip(asked.tasks, outcomes, strict=True)]
-        return Reply(outcomes=tuple(outcomes), made=tuple(made))
+        return compute(device, tasks, keys, users)
 
 
-class Cluster(Executor):
-    """Runs each batch on the worker that it is submitted for; a thread here talks to that."""
+class Cluster:
+    """Runs each batch on the worker that it is submitted to; a thread here waits for the answer."""
 
-    attempts, shared = 3, False  # a worker may end of other things, and takes no other's batch along
+    attempts = 3  # at a task whose worker ends, which may have other reasons
 
     def __init__(self, machine: Machine):
         for name in ("distributed", "distributed.client"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters is told below
-        dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"})  # a batch brings its models
-        self.machine, self.workers, self.refused, self.told, self.served = machine, {}, {}, "", False
-        self.threads, self.own = ThreadPoolExecutor(1000), None
+        self.machine, self.own, self.waits, self.threads = machine, None, False, ThreadPoolExecutor(1000)
+        self.workers: dict[str, dict] = {}  # what the scheduler knows of each, by address
+        self.refused: dict[str, str] = {}
+        (Store().root / "locks").mkdir(parents=True, exist_ok=True)
+        self.mark = tempfile.NamedTemporaryFile(dir=Store().root / "locks")
         if machine.cluster == "local":  # which nobody else can reach
             own = {"n_workers": machine.jobs, "threads_per_worker": 1, "memory_limit": 0, "host": "127.0.0.1"}
             self.own = LocalCluster(**own, dashboard_address=None, silence_logs=logging.CRITICAL)
@@ -111,79 +76,49 @@ class Cluster(Executor):
             raise BadInput(f"no Dask scheduler answers at {machine.cluster}; start one and run again.") from None
 
     def free(self, busy: list[str]) -> list[str]:
-        """Workers that can take a batch; none while the scheduler is away. Raises BadInput if none is ever of use."""
-        usable, why = set(), "does not answer"
-        try:
+        """Workers that can take a batch; none while the scheduler is away. Raises BadInput if all are refused."""
+        usable: set[str] = set()
+        with suppress(OSError, CancelledError):
             if self.client.status == "closed":
                 self.client = Client(self.machine.cluster)
             self.workers = self.client.sync(self.client.scheduler.identity)["workers"]
-            usable, why = self.workers.keys() - self.refused.keys(), "has no worker for this"
-        except (OSError, CancelledError):
-            pass
-        if self.workers and self.workers.keys() <= self.refused.keys() and not self.served:
-            raise BadInput(f"no worker can be used: {'; '.join(self.refused.values())}.")
+            usable = self.workers.keys() - self.refused.keys()
+            if self.workers and not usable:
+                raise BadInput(f"no worker can be used: {'; '.join(self.refused.values())}.")
         if not usable:
-            if why != self.told:
-                tqdm.write(f"the scheduler {self.machine.cluster} {why}; waiting")
+            if not self.waits:
+                tqdm.write(f"no worker of the scheduler {self.machine.cluster} can be reached; waiting")
             time.sleep(1)
-        self.told = "" if usable else why
+        self.waits = not usable
         return [worker for worker in usable - set(busy) if self.workers[worker]["status"] == "running"]
 
-    def submit(self, function, tasks: list[Task], keys: list[str], worker: str, users: UserDefined) -> Future:
-        """``function`` is ``compute``, which the worker has as its own."""
-        asked = Asked(tasks, keys, users, self.machine.devices[0], images_of(tasks[0].cell.profile).fingerprint)
-        return self.threads.submit(self._talk, worker, asked)
+    def submit(self, worker: str, tasks: list[Task], keys: list[str], users: UserDefined) -> Future:
+        """A future of the outcomes."""
+        asked = partial(work, self.mark.name, VERSION, self.machine.devices[0], tasks, keys, users)
+        return self.threads.submit(self._ask, worker, tasks, cloudpickle.dumps(asked))
 
-    def _talk(self, worker: str, asked: Asked) -> list[Outcome]:
-        reply = self._ask(worker, asked, None, [])
-        while reply.images or reply.records:
-            lacking = [task for key, task in behind(asked.tasks).items() if key in reply.records]
-            try:
-                records = [(task.spec, stored(task).packed()) for task in lacking]
-            except Damaged as error:
-                return [Outcome(0.0, str(error), damaged=True)] * len(asked.tasks)
-            images = dataset_of(asked.tasks[0].cell.profile) if reply.images else None
-            reply = self._ask(worker, asked, images, records)
-        if reply.refused:
-            self._refuse(worker, reply.refused)
-        self.served = True
-        for task, files in zip(asked.tasks, reply.made, strict=True):
-            if files:
-                Store().unpack(task.spec, files)
-        return list(reply.outcomes)
-
-    def _ask(self, worker: str, asked: Asked, images: Dataset | None, records: list) -> Reply:
-        """What a worker answers. Raises BrokenProcessPool where it ended, Away where it cannot be reached or used."""
-        if self.client.status != "running":
-            raise Away
-
-        def opened(message: bytes) -> Reply:  # nested, it travels by value: a worker without the package can say so
-            function, *arguments = cloudpickle.loads(message)
-            return function(*arguments)
-
-        message, patience = cloudpickle.dumps((work, asked, images, records)), 60
+    def _ask(self, worker: str, tasks: list[Task], message: bytes) -> list[Outcome]:
+        """What a worker answers. Raises BrokenProcessPool where it ended."""
+        opened = lambda message: pickle.loads(message)()  # noqa: E731 (by value: the scheduler needs no code of ours)
         future = self.client.submit(opened, message, workers=[worker], pure=False)
         while True:
             try:
-                wait(future, 1)
-                return future.result(patience := 2 * patience)  # a large answer takes its time
-            except (TimeoutError, KilledWorker) as error:
-                if worker not in self.workers or isinstance(error, KilledWorker):
-                    tqdm.write(f"worker {worker} is gone; {asked.tasks[0].label} runs again elsewhere")
+                return future.result(timeout=1)
+            except (TimeoutError, KilledWorker):
+                if worker not in self.workers:
+                    tqdm.write(f"worker {worker} is gone; {tasks[0].label} runs again elsewhere")
                     raise BrokenProcessPool from None
-            except Exception as error:
-                if future.status == "error":  # it cannot even take the batch: another package, a full disk
-                    self._refuse(worker, reason(error))
-                raise Away from error
+            except (OSError, CancelledError):  # the scheduler is away
+                return [Outcome(0.0, busy=True)] * len(tasks)
+            except Exception as error:  # it is of no use: another package, other images
+                self.refused[worker] = f"{worker} was refused, because {reason(error)}"
+                tqdm.write(self.refused[worker])
+                return [Outcome(0.0, busy=True)] * len(tasks)
 
-    def _refuse(self, worker: str, why: str) -> None:
-        self.refused[worker] = f"{worker} ({self.workers.get(worker, {}).get('name', '')}) was refused, because {why}"
-        tqdm.write(self.refused[worker])
-        raise Away
-
-    def shutdown(self, wait: bool = True, kill_workers: bool = False) -> None:
+    def close(self, kill: bool) -> None:
         """Leave the workers to others; those that were started here end."""
         self.client.close()
         if self.own:
             self.own.close()
         self.threads.shutdown(wait=False)
+        self.mark.close()

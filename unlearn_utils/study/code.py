@@ -159,7 +159,9 @@ def _place(thing: Any) -> Place:
     return thing.__module__, thing.__qualname__.partition(".")[0], thing
 
 
-_TOLD: set[tuple[str, str]] = set()
+@cache  # once
+def _tell(name: str, kind: str) -> None:
+    print(f"'{name}' is a {kind}, which has no value that a key can hold: what changes in it is not noticed.")
 
 
 def _value(name: str, thing: Any, held: list, above: tuple = ()) -> Any:
@@ -194,11 +196,8 @@ def _value(name: str, thing: Any, held: list, above: tuple = ()) -> Any:
         return made
     if made is not None:
         return [_value(name, list(part) if hasattr(part, "__next__") else part, held, above) for part in made]
-    kind = type(thing).__name__
-    if (name, kind) not in _TOLD:
-        print(f"'{name}' is a {kind}, which has no value that a key can hold: what changes in it is not noticed.")
-        _TOLD.add((name, kind))
-    return kind
+    _tell(name, type(thing).__name__)
+    return type(thing).__name__
 
 
 _FIRST_SEEN: dict[str, int] = {}

@@ -5,27 +5,29 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from ..paths import Outputs
 from ..settings import BadInput
 from . import packs, run
 from .cells import images_of, trained
 from .study import REFERENCES, Study
 
 
+def merge(profile: str, files: list[str]) -> None:
+    """Add the results of files to the committed ones of a profile, without any image. Raises BadInput."""
+    reference = packs.reference(profile)
+    merged = packs.read(reference, profile) if reference.exists() else None
+    for path in files:
+        pack = packs.read(Path(path), profile)
+        merged, said = packs.merge(merged, pack) if merged else (pack, f"{len(pack.records)} results.")
+        print(f"{path}: {said}")
+    packs.write(merged, packs.place(profile))
+
+
 def exchange(study: Study, options: Namespace) -> None:
-    """What --bring, --merge, --export and --carry ask for. Raises BadInput."""
-    name, reference = study.profile.name, packs.reference(study.profile.name)
+    """What --bring, --export and --carry ask for. Raises BadInput."""
     if options.bring:
         models = [method for method in REFERENCES if study.has(method)]
         roots = [trained(study.cell(*pair, method)) for pair in study.pairs for method in models]
         print(f"{packs.bring(Path(options.bring), roots)} models added to the cache.")
-    if options.merge:
-        merged = packs.read(reference, name) if reference.exists() else None
-        for path in options.merge:
-            pack = packs.read(Path(path), name)
-            merged, said = packs.merge(merged, pack) if merged else (pack, f"{len(pack.records)} results.")
-            print(f"{path}: {said}")
-        packs.write(merged, _committed(name))
     if options.export:
         pack = _collected(study)
         packs.write(pack, Path(options.export))
@@ -38,7 +40,7 @@ def exchange(study: Study, options: Namespace) -> None:
 
 def refresh(study: Study, some: bool) -> None:
     """Write the committed results; where only some notebooks were executed, those of the others stay."""
-    pack, place = _collected(study), _committed(study.profile.name)
+    pack, place = _collected(study), packs.place(study.profile.name)
     if some and place.exists():
         pack, _ = packs.merge(pack, packs.read(place, study.profile.name))
     packs.write(pack, place)
@@ -47,8 +49,3 @@ def refresh(study: Study, some: bool) -> None:
 def _collected(study: Study) -> packs.Pack:
     """The results that the executed notebooks of a study used, and the models behind them."""
     return packs.collect(study.profile.name, images_of(study.profile), run.used_by(study.outputs))
-
-
-def _committed(name: str) -> Path:
-    place = Outputs(name).path.parent
-    return (place.parent if place.name == "local" else place) / name / packs.NAME

@@ -29,9 +29,8 @@ class Machine:
         Raises BadInput for a device that is not there, or a cluster that cannot be used.
         """
         gpus = tuple(f"cuda:{i}" for i in range(torch.cuda.device_count()))
-        allowed = {"auto": gpus or ("cpu",), "cpu": ("cpu",), **{g: (g,) for g in gpus}}
-        if gpus:
-            allowed["cuda"] = gpus
+        allowed = {"auto": gpus or ("cpu",), "cpu": ("cpu",)} | {gpu: (gpu,) for gpu in gpus}
+        allowed |= {"cuda": gpus} if gpus else {}
         if cluster := checked(cluster):
             allowed = allowed if cluster == "local" else {kind: (kind,) for kind in ("auto", "cpu", "cuda")}
         if device not in allowed:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import lzma
-import os
 import re
 import shutil
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import paths
 from ..methods import METHODS
 from ..paths import ROOT, home
 from ..settings import BadInput
@@ -24,11 +25,10 @@ from .cells import Task
 from .code import is_user_defined
 from .profiles import Images
 from .readouts import READOUTS
-from .store import BROKEN, Damaged, Record, Store, digest, plain
+from .store import BROKEN, Damaged, Record, Store, digest
 
 NAME = "results.jsonl.xz"
 FORMAT = 2
-FIELDS = {"question", "kind", "asked", "code", "made_with", "seconds", "original", "result"}  # of a record
 Records = dict[str, dict[str, Any]]  # by question
 
 
@@ -45,33 +45,37 @@ class Pack:
         defined = [METHODS[task.cell.method]] + ([READOUTS[task.name].function] if task.kind == "reading" else [])
         return None if any(map(is_user_defined, defined)) else self.records.get(task.question)
 
-    def original_of(self, task: Task) -> str:
-        """Digest of the weights of the Original behind a task; empty where none is."""
-        found = self.find(task)
-        return found["original"] if found else ""
+
+def place(profile: str) -> Path:
+    """Where the committed pack of a profile is written."""
+    return home() / "figures" / profile / NAME
 
 
 def reference(profile: str) -> Path:
     """Where the committed pack of a profile lies."""
-    own = home() / "figures" / profile / NAME
-    return own if own.exists() else ROOT / "figures" / profile / NAME
+    return place(profile) if place(profile).exists() else ROOT / "figures" / profile / NAME
 
 
-def read(path: Path, of: str = "") -> Pack:
-    """Raises BadInput where the file is no pack as it was written, or one of another profile than ``of``."""
-    head, *listed = _lines(path)
+def read(path: Path, of: str = "", only_head: bool = False) -> Pack:
+    """Raises BadInput where the file is no pack as it was written, or one of another profile than ``of``.
+
+    With ``only_head`` there are no records, and nobody knows whether it is whole.
+    """
     try:
-        pack = Pack(head["profile"], _images(head), {record["question"]: record for record in listed})
-        if head["digest"] != _digest(pack):
+        with lzma.open(path, "rt", encoding="utf-8") as file:
+            head, *listed = [json.loads(line) for line in ([file.readline()] if only_head else file)]
+        if head["format"] != FORMAT:
+            raise ValueError(f"it has format {head['format']}, but format {FORMAT} is read here; update one of them")
+        images = Images(**{key: tuple(v) if isinstance(v, list) else v for key, v in head["images"].items()})
+        pack = Pack(head["profile"], images, {record["question"]: record for record in listed})
+        if not only_head and head["digest"] != _digest(pack.profile, images, listed):
             raise ValueError("it was changed since it was written")
-        for record in listed:
-            if lacking := FIELDS - record.keys():
-                raise KeyError(", ".join(sorted(lacking)))
-            if record["question"] != digest({"kind": record["kind"], **record["asked"]}):
-                raise ValueError(f"a record does not answer its question {record['question']}")
-            if record != pack.records[record["question"]]:
-                raise ValueError(f"question {record['question']} has two answers")
-    except (AttributeError, *BROKEN) as problem:
+    except OSError as problem:
+        raise BadInput(
+            f"there is no result pack that can be read at {path} ({problem.strerror or problem}); --export writes one, "
+            "and without --results committed all is computed."
+        ) from None
+    except (AttributeError, EOFError, lzma.LZMAError, *BROKEN) as problem:
         raise BadInput(f"{path} is no intact result pack ({type(problem).__name__}: {problem}).") from None
     if of and pack.profile != of:
         raise BadInput(f"{path} is a result pack of profile '{pack.profile}', but '{of}' is asked for.")
@@ -80,46 +84,23 @@ def read(path: Path, of: str = "") -> Pack:
 
 def read_images(path: Path) -> Images:
     """What a pack says of its images, without its records."""
-    return _images(_lines(path, only_head=True)[0])
+    return read(path, only_head=True).images
 
 
-def _images(head: dict) -> Images:
-    return Images(**{k: tuple(v) if isinstance(v, list) else v for k, v in head["images"].items()})
-
-
-def _lines(path: Path, only_head: bool = False) -> list[dict]:
-    try:
-        with lzma.open(path, "rt", encoding="utf-8") as file:
-            lines = [json.loads(line) for line in ([file.readline()] if only_head else file)]
-        form = lines[0]["format"]
-    except OSError as problem:
-        raise BadInput(
-            f"there is no result pack that can be read at {path} ({problem.strerror or problem}); --export writes one, "
-            "and without --results committed all is computed."
-        ) from None
-    except (EOFError, LookupError, lzma.LZMAError, *BROKEN) as problem:
-        raise BadInput(f"{path} is no intact result pack ({type(problem).__name__}: {problem}).") from None
-    if form != FORMAT:
-        raise BadInput(f"{path} has format {form}, but format {FORMAT} is read here; update one of them.")
-    return lines
-
-
-def _digest(pack: Pack) -> str:
-    return digest([pack.profile, asdict(pack.images), sorted(pack.records.values(), key=lambda r: r["question"])])
+def _digest(profile: str, images: Images, records: Iterable[dict]) -> str:
+    return digest([profile, asdict(images), sorted(records, key=lambda record: record["question"])])
 
 
 def write(pack: Pack, path: Path) -> None:
     """Write a pack in one step; the same records give the same file. Raises BadInput where that is not possible."""
-    head = {"format": FORMAT, "profile": pack.profile, "images": asdict(pack.images), "digest": _digest(pack)}
-    lines = [head, *(pack.records[question] for question in sorted(pack.records))]
-    text = "".join(json.dumps(line, sort_keys=True, separators=(",", ":")) + "\n" for line in lines)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    records = [pack.records[question] for question in sorted(pack.records)]
+    head = {"format": FORMAT, "profile": pack.profile, "images": asdict(pack.images)}
+    head["digest"] = _digest(pack.profile, pack.images, records)
+    text = "".join(json.dumps(line, sort_keys=True, separators=(",", ":")) + "\n" for line in [head, *records])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
-        partial.replace(path)
+        paths.write(path, lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
     except OSError as problem:
-        partial.unlink(missing_ok=True)
         raise BadInput(f"no pack can be written to {path} ({problem.strerror}); name another file.") from None
 
 
@@ -184,19 +165,19 @@ def merge(first: Pack, second: Pack) -> tuple[Pack, str]:
 def refuse_two_originals(*packs: Records) -> None:
     """Raise BadInput where a model from scratch has two weights, or where it is not known whose weights they are."""
     models = {question: record for records in packs for question, record in records.items()}
-    weights: dict[str, set[str]] = {}
-    strangers = set()
+    weights: dict[str, set[str]] = defaultdict(set)  # of each model from scratch; of unknown ones under ""
     for record in (record for records in packs for record in records.values()):
         root: dict | None = record
         while root and (above := root["asked"].get("start" if root["kind"] == "model" else "model")):
             root = models.get(above)
-        if root is None:
-            strangers.add(record["original"])
-        elif root["kind"] == "model":
-            weights.setdefault(root["question"], set()).update({record["original"], root["result"]["weights"]})
-    if strangers := strangers.union(*(those for those in weights.values() if len(those) > 1)):
+        question = root["question"] if root else ""
+        weights[question].add(record["original"])
+        if root and root["kind"] == "model":
+            weights[question].add(root["result"]["weights"])
+    two = weights.pop("", set()).union(*(those for those in weights.values() if len(those) > 1))
+    if two:
         raise BadInput(
-            f"these are results of two Originals, or of models that they do not hold ({', '.join(sorted(strangers))}), "
+            f"these are results of two Originals, or of models that they do not hold ({', '.join(sorted(two))}), "
             "and two Originals never stand in one table; execute all notebooks again at once, or bring the models of "
             "one machine to the other first (--carry, --bring)."
         )
@@ -221,21 +202,16 @@ def bring(folder: Path, wanted: Iterable[Task] = ()) -> int:
 
     A model that answers the question of a ``wanted`` task is kept as that task's, whatever code trained it.
     """
-    specs = {task.question: task.spec for task in wanted}
-    found = sorted(path.parent for path in folder.glob("model/*/record.json"))
-    if not found:
+    specs, store, taken = {task.question: task.spec for task in wanted}, Store(), 0
+    if not (found := sorted(path.parent for path in folder.glob("model/*/record.json"))):
         raise BadInput(f"{folder} holds no models; name a folder that --carry has written.")
-    store, taken = Store(), 0
     for source in found:
         try:
-            body = json.loads((source / "record.json").read_bytes())["body"]
-            if [body["spec"]["kind"], digest(body["spec"])] != ["model", source.name]:
-                raise ValueError("it is another result")
-            spec = specs.get(digest({"kind": "model", **body["spec"]["asked"]}), body["spec"])
+            record = Record.read(source)
+            spec = specs.get(digest({"kind": "model", **record.spec["asked"]}), record.spec)
             if not store.folder(spec).exists():
-                contents = {name: (source / plain(name)).read_bytes() for name in (*body["files"], "record.json")}
-                store.unpack(body["spec"], contents, spec)
+                store.copy(record, spec)
                 taken += 1
-        except (Damaged, FileNotFoundError, *BROKEN):
+        except Damaged:
             print(f"{source} is damaged and left out; carry it again.")
     return taken

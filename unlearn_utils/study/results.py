@@ -110,8 +110,8 @@ class Results:
     def _same_originals(self, here: list[Task]) -> bool:
         """Whether the Originals behind these tasks are cached and are those of the committed results."""
         originals = [trained(self.cell(seed, (), "original")) for seed in {task.cell.seed for task in here}]
-        records = [Store().get(task.spec) for task in originals]
-        return all(r and r.result["weights"] == self.pack.original_of(t) for r, t in zip(records, originals))
+        pairs = [(Store().get(task.spec), self.pack.find(task)) for task in originals]
+        return all(own and theirs and own.result["weights"] == theirs["original"] for own, theirs in pairs)
 
 
 def _note(lines) -> None:

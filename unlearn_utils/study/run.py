@@ -64,9 +64,7 @@ def run(
     problems = {one.name: one.problem for one in done if one.problem}
     if stale:
         _write_provenance(study, outputs, done, machine)
-    page, by_name = report(outputs, problems), {one.name: one for one in done}
-    for path in given:
-        print(by_name.get(path.stem, f"  {path.stem:28} unchanged"))
+    page = report(outputs, problems)
     print(f"{len(given)} notebooks on profile '{study.profile.name}' in {(time.time() - started) / 60:.1f} minutes")
     print(f"Figures and tables: {outputs.path}\nReport: {page}")
     return 1 if problems else 0
@@ -78,22 +76,18 @@ def _execute(stale: list[Path], given: Given, machine: dict[str, Any], outputs: 
     each = machine | {"jobs": max(1, machine["jobs"] // side_by_side)}
     pool = loky.ProcessPoolExecutor(side_by_side, timeout=60, initializer=_end_quietly)  # idle ones of a killed command
     waiting = {pool.submit(execute, path, given[path], each, outputs) for path in stale}
-    done, drawn = [], None
+    done, drawn = [], []
     try:
         while waiting:
             ended, waiting = wait(waiting, 0.5, FIRST_COMPLETED)
-            if not drawn and (drawn := next((f for f in outputs.path.glob("*.png") if _since(f, started)), None)):
-                print(f"first figure after {time.time() - started:.0f} s: {drawn}", flush=True)
+            if not drawn and (drawn := [f for f in outputs.path.glob("*.png") if f.stat().st_mtime >= started]):
+                print(f"first figure after {time.time() - started:.0f} s: {drawn[0]}", flush=True)
             for future in ended:
                 done.append(future.result())
                 print(done[-1], flush=True)
     finally:
         pool.shutdown(kill_workers=bool(waiting))
     return done
-
-
-def _since(file: Path, started: float) -> bool:
-    return file.stat().st_mtime >= started
 
 
 def _end_quietly() -> None:
@@ -117,7 +111,10 @@ def execute(path: Path, parameters: dict[str, Any], machine: dict[str, Any], out
         options = {"kernel_name": "python3", "cwd": path.parent, "progress_bar": False, "start_timeout": 300}
         try:
             papermill.execute_notebook(path, partial, parameters, **options, extra_arguments=["--log-level=CRITICAL"])
-            notebook = tidied(nbformat.read(partial, as_version=4))
+            notebook = nbformat.read(partial, as_version=4)
+            for part in (notebook, *notebook.cells):  # the paths and times that papermill notes
+                part.metadata.pop("papermill", None)
+                part.metadata.pop("execution", None)
             notes = sorted(set(used.read_text(encoding="utf-8").splitlines())) if used.exists() else []
             notebook.metadata[MADE] = {"of": _made_of(path, parameters, machine, outputs), "used": " ".join(notes)}
             target = outputs.file(f"notebooks/{path.name}")
@@ -133,27 +130,15 @@ def execute(path: Path, parameters: dict[str, Any], machine: dict[str, Any], out
     return Executed(path.stem, (time.time() - began) / 60, problem)
 
 
-def tidied(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Without the paths and times that papermill notes in the file."""
-    for part in (notebook, *notebook.cells):
-        part.metadata.pop("papermill", None)
-        part.metadata.pop("execution", None)
-    return notebook
-
-
 def unchanged(path: Path, parameters: dict[str, Any], machine: dict[str, Any], outputs: Outputs) -> bool:
     """Whether the executed notebook is what would come out again: the same code, and what it used is there."""
     executed, store = outputs.path / "notebooks" / path.name, Store().root
     made = nbformat.read(executed, as_version=4).metadata.get(MADE, {}) if executed.exists() else {}
     if made.get("of") != _made_of(path, parameters, machine, outputs):
         return False
-
-    def there(note: str) -> bool:
-        """A file beside the notebook, a cached result, or a committed one, which has no slash."""
-        kind, _, key = note.partition("/")
-        return (outputs.path / key if kind == "file" else store / kind / key / "record.json").exists() or not key
-
-    return all(map(there, made["used"].split()))
+    notes = [note.split("/", 1) for note in made["used"].split() if "/" in note]  # a committed result has no slash
+    files = [outputs.path / key if kind == "file" else store / kind / key / "record.json" for kind, key in notes]
+    return all(file.exists() for file in files)
 
 
 def _made_of(path: Path, parameters: dict[str, Any], machine: dict[str, Any], outputs: Outputs) -> str:

@@ -24,7 +24,6 @@ from torch import Tensor
 
 from ..paths import git, home
 
-Files = dict[str, bytes]  # of a result, by name
 FEATURES_KEPT = 2e9  # bytes of features: they follow from a model in one pass, so the least recently used may go
 BUSY = 0.05  # seconds to wait for another process that computes the same
 BROKEN = (ValueError, KeyError, TypeError, RecursionError)  # what a record raises that is not as it was written
@@ -46,15 +45,6 @@ def plain(name: str) -> str:
     return name
 
 
-def checksums(files: Files) -> dict[str, str]:
-    return {name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name != "record.json"}
-
-
-def signed(body: dict[str, Any]) -> bytes:
-    """A record as it is written: with its own checksum."""
-    return json.dumps({"body": body, "checksum": digest(body)}, indent=1).encode()
-
-
 @dataclass(frozen=True)
 class Record:
     """A stored result: JSON values and, beside them, files of tensors."""
@@ -66,22 +56,37 @@ class Record:
     made_with: dict[str, str]
     files: dict[str, str]  # checksum by name
 
+    @staticmethod
+    def read(folder: Path) -> Record:
+        """What lies in a folder ``<kind>/<key>``. Raises Damaged where it is not what was written there.
+
+        Its tensors are checked when they are loaded. What cannot be read now (OSError) is no damage.
+        """
+        try:
+            written = json.loads((folder / "record.json").read_bytes())
+            record = Record(folder, **written["body"])
+            named = [record.spec["kind"], digest(record.spec)] == [folder.parent.name, folder.name]
+            if written["checksum"] == digest(written["body"]) and named:
+                if all((folder / plain(name)).is_file() for name in record.files):
+                    return record
+        except (FileNotFoundError, NotADirectoryError, *BROKEN):
+            pass
+        raise Damaged(f"{folder} is not what was written there.")
+
     def content(self, file: str) -> bytes:
         """A file of tensors as it was written. Raises Damaged where it is another."""
         content = (self.folder / file).read_bytes() if (self.folder / file).is_file() else b""
         if hashlib.sha256(content).hexdigest() != self.files[file]:
-            remove(self.folder)
             raise Damaged(f"stored result {self.folder.name} is damaged; run again to compute it anew.")
         return content
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """Raises Damaged where the file is not what was written."""
-        return load(self.content(f"{name}.safetensors"))
-
-    def packed(self) -> Files:
-        """All files by name, for another store. Raises Damaged where they are not what was written."""
-        files = {name: self.content(name) for name in self.files}
-        return files | {"record.json": (self.folder / "record.json").read_bytes()}
+        """Raises Damaged where the file is not what was written; then all of it is removed from the store."""
+        try:
+            return load(self.content(f"{name}.safetensors"))
+        except Damaged:
+            remove(self.folder)
+            raise
 
 
 def remove(path: Path) -> None:
@@ -157,26 +162,19 @@ class Store:
         return self.at(spec["kind"], digest(spec))
 
     def at(self, kind: str, key: str) -> Record | None:
-        """The result under a key, or None. A damaged or foreign record is removed and never believed.
-
-        Only the record is read; its tensors are checked when they are loaded. What cannot be read now (OSError)
-        is no damage.
-        """
+        """The result under a key, or None. A damaged or foreign record is removed and never believed."""
         folder = self.root / plain(kind) / plain(key)
-        if not folder.exists() and not folder.is_symlink():
-            return None
+        if not os.path.lexists(folder):
+            with suppress(FileNotFoundError):  # opened anew, a folder on another machine's disk is up to date
+                os.scandir(folder.parent).close()
+            if not os.path.lexists(folder):
+                return None
         try:
-            record = json.loads((folder / "record.json").read_bytes())
-            body = record["body"]
-            if record["checksum"] != digest(body) or [body["spec"]["kind"], digest(body["spec"])] != [kind, key]:
-                raise ValueError("it is not what was written there")
-            if all((folder / plain(name)).is_file() for name in body["files"]):
-                return Record(folder, **body)
-        except (FileNotFoundError, NotADirectoryError, Damaged, *BROKEN):
-            pass
-        print(f"stored result {folder.relative_to(self.root)} is damaged; it will be computed again.")
-        remove(folder)
-        return None
+            return Record.read(folder)
+        except Damaged:
+            print(f"stored result {folder.relative_to(self.root)} is damaged; it will be computed again.")
+            remove(folder)
+            return None
 
     def put(self, spec: dict, result: dict, tensors: dict[str, dict[str, Tensor]], seconds: float, device: str) -> None:
         """Write a result beside its place and move it there in one step."""
@@ -184,39 +182,30 @@ class Store:
             f"{name}.safetensors": save({key: t.detach().cpu().contiguous() for key, t in named.items()})
             for name, named in tensors.items()
         }
-        body = {"spec": spec, "result": result, "files": checksums(contents), "seconds": seconds}
-        body = json.loads(json.dumps(body | {"made_with": _made_with(device)}))
-        self._place(spec, contents | {"record.json": signed(body)})
+        about = {"spec": spec, "result": result, "seconds": seconds, "made_with": _made_with(device)}
+        self._place(about, contents)
 
-    def _place(self, spec: dict, contents: Files) -> None:
-        folder = self.folder(spec)
+    def copy(self, record: Record, spec: dict[str, Any]) -> None:
+        """Take a result from elsewhere as that of ``spec``. Raises Damaged where it is not what was written there."""
+        contents = {file: record.content(file) for file in record.files}
+        about = {"spec": spec, "result": record.result, "seconds": record.seconds, "made_with": record.made_with}
+        self._place(about, contents)
+
+    def _place(self, about: dict[str, Any], contents: dict[str, bytes]) -> None:
+        checksums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        body = json.loads(json.dumps(about | {"files": checksums}))
+        record, folder = {"body": body, "checksum": digest(body)}, self.folder(about["spec"])
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as scratch:
             partial = Path(scratch) / "result"
             partial.mkdir()
-            for name, content in contents.items():
+            for name, content in (contents | {"record.json": json.dumps(record, indent=1).encode()}).items():
                 (partial / name).write_bytes(content)  # a full disk is an OSError this way
             try:
                 partial.rename(folder)
             except OSError:
-                if self.get(spec) is None:  # else another process was first: its result is as good
+                if self.get(about["spec"]) is None:  # else another process was first: its result is as good
                     partial.rename(folder)
-
-    def unpack(self, spec: dict[str, Any], contents: Files, kept_as: dict[str, Any] | None = None) -> None:
-        """Take a result from another store, in one step. Raises Damaged where it is not what was written there.
-
-        ``kept_as`` is another spec under which it is kept, of the same question.
-        """
-        spec, kept_as = (json.loads(json.dumps(one)) for one in (spec, kept_as or spec))
-        try:
-            record = json.loads(contents["record.json"])
-            body, found = record["body"], checksums({plain(name): content for name, content in contents.items()})
-            intact = [record["checksum"], body["spec"], found] == [digest(body), spec, body["files"]]
-        except BROKEN:
-            intact = False
-        if not intact:
-            raise Damaged(f"result {digest(spec)} was damaged on its way here.")
-        self._place(kept_as, contents | {"record.json": signed(body | {"spec": kept_as})})
 
     def keep_features(self, spec: dict[str, Any], features: dict[str, Tensor], device: str) -> None:
         """Keep features for later readings, in 16 bits where that loses nothing; the oldest make room."""

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 import loky
 
@@ -16,28 +17,26 @@ from .cells import Task, look_again
 from .machine import Machine
 from .progress import Progress
 from .store import Store
-from .worker import Away, Outcome, compute, end_with_parent, reason, user_defined
+from .worker import KILLED, Outcome, UserDefined, compute, end_with_parent, reason, user_defined
 
 NOT_RUN = "not run, because what it needs failed"
 PAUSE = 0.2  # seconds until it is looked again whether another run has finished, or which workers there are
+
+
+def some(labels: list[str]) -> str:
+    """The first of them, and how many more there are."""
+    return labels[0] + (f" and {len(labels) - 1} more" if labels[1:] else "")
 
 
 class Failure(RuntimeError):
     """Some tasks could not be computed; the message names each reason once, and what failed for it first."""
 
     def __init__(self, failed: dict[str, tuple[str, str]]):
-        labels: dict[str, list[str]] = {}
+        labels: dict[str, list[str]] = {}  # by reason; what was not run comes last
         for label, why in failed.values():
             labels.setdefault(why, []).append(label)
-        lines = [
-            f"{first}{f' and {len(more)} more' if more else ''}: {why}"
-            for why, (first, *more) in sorted(labels.items(), key=lambda item: item[0] == NOT_RUN)
-        ]
-        super().__init__("\n".join(lines))
+        super().__init__("\n".join(f"{some(named)}: {why}" for why, named in labels.items()))
         self.failed = failed  # label and reason by key
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"Failure: {self}"]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -74,159 +73,126 @@ def run(tasks: list[Task], machine: Machine) -> int:
     look_again(tasks)
     Store().tidy()
     if waiting := missing(tasks):
-        executor: Executor = _Processes(machine, len(waiting))
+        workers = Processes(machine, len(waiting))
         if machine.cluster:
             from .cluster import Cluster  # only now: Dask is an extra
 
-            executor = Cluster(machine)
-        if failed := _Schedule(waiting, executor).run():
+            workers = Cluster(machine)
+        if failed := Schedule(waiting, workers).run():
             raise Failure(failed)
     return len(waiting)
 
 
-class _Processes(Executor):
-    """This process, or a pool for each device, so that a process keeps to one GPU."""
+class Processes:
+    """This process, or one for each job, which keeps to its device; where it dies no other's tasks die with it."""
 
-    attempts, shared = 2, True  # where a process dies, all that ran in its pool is lost
+    attempts = 2  # at a task whose process is killed, or for which something turns out to be damaged
 
     def __init__(self, machine: Machine, most: int):
-        self.slots = [machine.devices[i % len(machine.devices)] for i in range(min(machine.jobs, most))]
+        self.devices = [machine.devices[i % len(machine.devices)] for i in range(min(machine.jobs, most))]
         self.here = machine.jobs == 1 and not code.edited()  # else a process of its own reads the files as they are
-        self.pools: dict[str, Executor] = {}
+        self.started: dict[int, Executor] = {}
         os.environ.setdefault("LOKY_MAX_MEMORY_LEAK_SIZE", "1e12")  # what ``keep_memory`` keeps is no leak
 
-    def free(self, busy: list[str]) -> list[str]:
-        """The devices that can take a batch, each as often as it has processes free."""
-        return list((Counter(self.slots) - Counter(busy)).elements())
+    def free(self, busy: list[int]) -> list[int]:
+        """The numbers of the processes that can take a batch."""
+        return [number for number in range(len(self.devices)) if number not in busy]
 
-    def submit(self, function, tasks: list[Task], keys: list[str], device: str, *more) -> Future:
+    def submit(self, number: int, tasks: list[Task], keys: list[str], users: UserDefined) -> Future:
+        """A future of the outcomes."""
         if self.here:
             future: Future = Future()
-            try:
-                future.set_result(function(tasks, keys, device, *more))
-            except Exception as error:
-                future.set_exception(error)
+            future.set_result(compute(self.devices[number], tasks, keys, []))  # what users defined is here
             return future
-        try:
-            return self._pool(device).submit(function, tasks, keys, device, *more)
-        except BrokenProcessPool:  # since it was last used
-            self.pools.pop(device).shutdown(wait=False)
-            return self._pool(device).submit(function, tasks, keys, device, *more)
-
-    def _pool(self, device: str) -> Executor:
-        if device not in self.pools:
+        if number not in self.started:
             own = {"initializer": end_with_parent, "initargs": (os.getpid(),)}
-            self.pools[device] = loky.ProcessPoolExecutor(self.slots.count(device), **own)
-        return self.pools[device]
+            self.started[number] = loky.ProcessPoolExecutor(1, **own)
+        try:
+            return self.started[number].submit(compute, self.devices[number], tasks, keys, users)
+        except BrokenProcessPool:  # it was killed
+            del self.started[number]
+            return self.submit(number, tasks, keys, users)
 
-    def shutdown(self, wait: bool = True, kill_workers: bool = False) -> None:
-        for pool in self.pools.values():
-            pool.shutdown(wait, **({"kill_workers": True} if kill_workers else {}))
+    def close(self, kill: bool) -> None:
+        for process in self.started.values():
+            process.shutdown(wait=not kill, kill_workers=kill)
 
 
-class _Schedule:
+class Schedule:
     """Tasks that wait, run or failed. A task starts as soon as what it needs is stored and a worker is free.
 
-    Tasks of one model that are ready run together. One that another run computes goes to the end of the queue. Where a
-    process dies, all that ran beside it is run once more, each alone: what dies again is to blame.
+    Tasks of one model that are ready run together. One that another run computes goes to the end of the queue; one
+    whose process died runs again, alone, so that what dies again is to blame.
     """
 
-    def __init__(self, tasks: list[Task], executor: Executor):
-        self.executor, self.users, self.progress = executor, user_defined(), Progress(len(tasks))
+    def __init__(self, tasks: list[Task], workers):
+        self.workers, self.users, self.progress = workers, user_defined(), Progress(len(tasks))
         self.waiting: dict[str, Task] = {}
         self.needs: dict[str, set[str]] = {}
-        self.running: dict[Future, tuple[list[Task], str]] = {}
-        self.suspects: list[Task] = []
+        self.running: dict[Future, tuple[list[Task], Any]] = {}
         self.failed: dict[str, tuple[str, str]] = {}
-        self.retried: set[str] = set()
-        self.deaths: Counter[str] = Counter()
-        self.in_vain = 0  # batches in a row that another run was at
+        self.attempts: Counter[str] = Counter()
         self._wait(tasks)
 
     def run(self) -> dict[str, tuple[str, str]]:
         """What failed, by key: its label and the reason."""
+        finished = False
         try:
-            while self.waiting or self.running or self.suspects:
+            while self.running or self._ready():
                 self._start()
                 self._finish()
-        except BaseException as stopped:  # an interrupt: what runs is ended, what is stored stays
-            self.executor.shutdown(wait=False, kill_workers=True)
-            raise (Interrupted() if type(stopped) is KeyboardInterrupt else stopped) from None
-        finally:
+            finished = True
+        except KeyboardInterrupt:
+            raise Interrupted from None
+        finally:  # after an interrupt what runs is ended, and what is stored stays
             self.progress.bar.close()
-        self.executor.shutdown()
-        return self.failed
+            self.workers.close(kill=not finished)
+        return self.failed | {key: (task.label, NOT_RUN) for key, task in self.waiting.items()}
 
     def _wait(self, tasks: list[Task]) -> None:
         self.waiting |= {task.key: task for task in tasks}
         self.needs |= {task.key: {needed.key for needed in task.requires} for task in tasks}
 
-    def _start(self) -> None:
-        free = self.executor.free([worker for _, worker in self.running.values()])
-        if self.suspects and self.executor.shared:
-            free = [] if self.running else free[:1]
-        batches = [*([task] for task in self.suspects), *self._ready()]
-        for together, worker in zip(batches, free, strict=False):
-            for task in together:
-                self.waiting.pop(task.key, None)
-            self.suspects = [task for task in self.suspects if task not in together]
-            sent = [dataclasses.replace(task) for task in together]  # without their keys: a worker finds its own
-            future = self.executor.submit(compute, sent, [task.key for task in together], worker, self.users)
-            self.running[future] = together, worker
-
     def _ready(self) -> list[list[Task]]:
         """The tasks that can start, those of one model together."""
-        under_way = [*self.suspects, *(task for tasks, _ in self.running.values() for task in tasks)]
-        unfinished = self.waiting.keys() | {task.key for task in under_way}
+        under_way = {task.key for tasks, _ in self.running.values() for task in tasks}
+        unstored = self.waiting.keys() | self.failed.keys() | under_way
         groups: dict[str, list[Task]] = {}
         for key, task in self.waiting.items():
-            if not self.needs[key] & unfinished:
-                groups.setdefault(task.group, []).append(task)
+            if self.needs[key].isdisjoint(unstored):
+                groups.setdefault(key if self.attempts[key] else task.group, []).append(task)
         return list(groups.values())
 
-    def _finish(self) -> None:
-        done, _ = wait(self.running, None if self.executor.shared else PAUSE, FIRST_COMPLETED)
-        for future in done:
-            tasks, _ = self.running.pop(future)
-            error = future.exception()
-            if error is None:
-                self._end(tasks, future.result())
-            elif isinstance(error, Away):
-                self._wait(tasks)
-            elif isinstance(error, BrokenProcessPool):
-                self._died(tasks)
-            else:
-                for task in tasks:
-                    self._fail(task, reason(error))
+    def _start(self) -> None:
+        free = self.workers.free([worker for _, worker in self.running.values()])
+        for tasks, worker in zip(self._ready(), free, strict=False):
+            keys = [task.key for task in tasks]
+            for key in keys:
+                del self.waiting[key]
+            sent = [dataclasses.replace(task) for task in tasks]  # without their keys: a worker finds its own
+            self.running[self.workers.submit(worker, sent, keys, self.users)] = tasks, worker
 
-    def _died(self, tasks: list[Task]) -> None:
-        self.deaths.update(task.key for task in tasks)
-        for task in tasks:
-            if (deaths := self.deaths[task.key]) < self.executor.attempts:
-                self.suspects.append(task)
-            else:
-                self._fail(task, f"{deaths} processes that computed it were killed (out of memory?); try fewer --jobs")
+    def _finish(self) -> None:
+        for future in wait(self.running, PAUSE, FIRST_COMPLETED).done:
+            tasks, _ = self.running.pop(future)
+            try:
+                self._end(tasks, future.result())
+            except BrokenProcessPool:
+                self._end(tasks, [Outcome(0.0, KILLED, again=True)] * len(tasks))
+            except Exception as error:  # it could not be sent there
+                self._end(tasks, [Outcome(0.0, reason(error))] * len(tasks))
 
     def _end(self, tasks: list[Task], outcomes: list[Outcome]) -> None:
-        done = [task for task, outcome in zip(tasks, outcomes, strict=True) if not (outcome.reason or outcome.busy)]
-        if done:
-            more = f" and {len(done) - 1} more" if len(done) > 1 else ""
-            self.progress.done(f"{done[0].label}{more}: {sum(o.seconds for o in outcomes):.1f} s", len(done))
         for task, outcome in zip(tasks, outcomes, strict=True):
+            self.attempts[task.key] += outcome.again
             if outcome.busy:
                 self._wait([task])
-            elif outcome.damaged and task.key not in self.retried:
-                self.retried.add(task.key)
+            elif outcome.again and self.attempts[task.key] < self.workers.attempts:
                 self._wait(missing([task]))
             elif outcome.reason:
-                self._fail(task, outcome.reason)
-        self.in_vain = self.in_vain + 1 if all(outcome.busy for outcome in outcomes) else 0
-        if self.in_vain > len(self._ready()):
-            time.sleep(PAUSE)
-
-    def _fail(self, task: Task, why: str) -> None:
-        self.failed[task.key] = task.label, why
-        self.progress.done(f"FAILED {task.label}: {why}")
-        for key, other in list(self.waiting.items()):
-            if task.key in self.needs[key] and self.waiting.pop(key, None):
-                self._fail(other, NOT_RUN)
+                self.failed[task.key] = task.label, outcome.reason
+                self.progress.done(f"FAILED {task.label}: {outcome.reason}")
+        if done := [task.label for task, outcome in zip(tasks, outcomes, strict=True) if outcome.done]:
+            self.progress.done(f"{some(done)}: {sum(outcome.seconds for outcome in outcomes):.1f} s", len(done))
+        if all(outcome.busy for outcome in outcomes):
+            time.sleep(PAUSE / max(1, len(self._ready())))  # until another run has finished

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 import pandas as pd
 
@@ -15,56 +16,29 @@ from ..methods import METHODS
 from ..paths import Outputs, write
 from ..settings import BadInput
 from . import profiles
-from .cells import Cell, images_of, stored
-from .machine import Machine
 from .profiles import Profile
-from .readings import Reading
-from .readouts import row_of
-from .sweep import Failure, run
-from .variants import VARIANTS, recipe_of
+from .study import Study
+from .variants import recipe_of
 
-READ = ("output", "probe", "ncc")
-MODEL = ["method", "variant", "setting", "value"]  # what names a candidate
+MODEL = ["method", "variant"]
+CANDIDATE = [*MODEL, "setting", "value"]
 
 
-def candidates(name: str, data_dir: str) -> list[tuple[str, str, str, float, Cell]]:
-    """(method, variant, setting, value, cell) of every model of the search, on held-out training images.
+def candidates(profile: Profile) -> pd.DataFrame:
+    """A row per method, variant and value of its setting that the search tries.
 
     The unlearning methods vary their learning rate over the profile's candidates; those of ``[tuning.<method>]``, and
     the ``setting`` there, take their place, and a closed form has only its own.
     """
-    profile = profiles.load(name, data_dir=data_dir)
-    profiles.check_names(profile, METHODS, VARIANTS)
     if not profile.tuning:
-        raise BadInput(f"profile '{name}' has no [tuning]: its rates are the authors', and nothing is searched.")
+        raise BadInput(f"profile '{profile.name}' has no [tuning]: its rates are the authors', none is searched.")
     listed = []
     for method, variant in ((m, v) for m, variants in profile.recipes.items() for v in variants):
         own = profile.tuning.get(method, {})
         values = own.get(variant) or ([] if METHODS[method].closed_form else profile.tuning.get(variant, []))
-        setting = own.get("setting", "lr")
-        for value in values if METHODS[method].start == "original" else []:
-            changed = {"data.evaluate_on": "validation", f"recipes.{method}.{variant}.{setting}": value}
-            search = profiles.load(name, changed, data_dir)
-            for seed, forget in search.pairs(profile.tuning["seeds"], profile.tuning["forget_sets"]):
-                listed.append((method, variant, setting, value, Cell(search, seed, forget, method, variant)))
-    return listed
-
-
-def score(cell: Cell) -> dict[str, float]:
-    """Held-out accuracies of the cell's output, the retain accuracy that it costs, and what its features still hold.
-
-    The output alone decides. Probe and NCC are noted, so that everybody can see how they follow the rate.
-    """
-
-    def row(of: Cell) -> dict[str, float]:
-        results = {name: stored(Reading.of(of, name)).result for name in READ}
-        return row_of(len(images_of(of.profile).classes), results, cell.forget)
-
-    own, original = row(cell), row(Cell(cell.profile, cell.seed, (), "original"))
-    retain = own.get("output_retain", 0.0)  # a rate that is too high diverges, which is what a search is to find out
-    forget, probe, ncc = (own.get(f"{name}_forget", float("nan")) for name in READ)
-    cost = original["output_retain"] - retain
-    return {"retain": retain, "forget": forget, "cost": cost, "probe": probe, "ncc": ncc}
+        if METHODS[method].start == "original":
+            listed += [(method, variant, own.get("setting", "lr"), value) for value in values]
+    return pd.DataFrame(listed, columns=CANDIDATE)
 
 
 def winner(rows: pd.DataFrame, tolerance: float, ties: str = "larger") -> int:
@@ -74,17 +48,34 @@ def winner(rows: pd.DataFrame, tolerance: float, ties: str = "larger") -> int:
     return among.sort_values([by, "value"], ascending=[True, ties != "larger"]).index[0]
 
 
-def table(name: str, data_dir: str, machine: Machine) -> pd.DataFrame:
-    """One row per method, variant and candidate: mean accuracies over the search's cells, and whether it won."""
-    listed = candidates(name, data_dir)
-    cells = [c for *_, cell in listed for c in (Cell(cell.profile, cell.seed, (), "original"), cell)]
-    try:
-        run([Reading.of(cell, readout) for cell in cells for readout in READ], machine)
-    except Failure as failure:
-        raise BadInput(f"the search is not complete: {failure}") from None
-    rows = pd.DataFrame([dict(zip(MODEL, named)) | score(cell) for *named, cell in listed])
-    means, rule = rows.groupby(MODEL, sort=False).mean().reset_index().round(6), profiles.load(name).tuning
-    by_model = means.groupby(MODEL[:2], sort=False)
+def table(profile: Profile, machine: dict[str, Any]) -> pd.DataFrame:
+    """One row per method, variant and candidate: mean accuracies on held-out images, and whether it won.
+
+    The output alone decides: ``forget`` at what it ``cost`` of the Original's ``retain``. Probe and NCC on the forget
+    class are noted, so that everybody can see how they follow the rate.
+    """
+    tried, rule, rows = candidates(profile), profile.tuning, []
+    for _, some in tried.groupby(tried.groupby(MODEL).cumcount()):  # the first value of every model, the second, ...
+        changed = {f"recipes.{c.method}.{c.variant}.{c.setting}": c.value for c in some.itertuples()}
+        changed["data.evaluate_on"] = "validation"
+        study = Study(profile.name, rule["forget_sets"], rule["seeds"], changed, **machine)
+        measured = study.measure(["original", *(some.method + "." + some.variant)], references=False)
+        lost = measured.output_retain.isna() & measured.probe_retain.notna()  # where it diverged there is neither
+        if lost.any() or len(measured) < (1 + len(some)) * len(study.pairs):
+            raise BadInput("the search is not complete, for the reason above.")
+        original = measured[measured.method == "original"].set_index(["seed", "forget"]).output_retain
+        rows.append(measured.join(original.rename("of_original"), on=original.index.names).merge(some, on=MODEL))
+    found = pd.concat(rows)
+    retain = found.output_retain.fillna(0.0)  # a rate that is too high diverges, which is what a search is to find out
+    found = found[CANDIDATE].assign(
+        retain=retain,
+        forget=found.output_forget,
+        cost=found.of_original - retain,
+        probe=found.probe_forget,
+        ncc=found.ncc_forget,
+    )
+    means = tried.join(found.groupby(CANDIDATE).mean().round(6), on=CANDIDATE)
+    by_model = means.groupby(MODEL, sort=False)
     winners = [winner(some, rule["tolerance"], rule.get("ties", "larger")) for _, some in by_model]
     return means.assign(chosen=means.index.isin(winners))
 
@@ -106,13 +97,13 @@ def main() -> int:
     parser.add_argument("--data-dir", default="")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--jobs", type=int, default=0)
-    options = parser.parse_args()
+    machine = vars(parser.parse_args())
     try:
-        profile = profiles.load(options.profile, data_dir=options.data_dir)
-        means = table(options.profile, options.data_dir, Machine.choose(options.device, options.jobs))
+        profile = profiles.load(machine.pop("profile"), data_dir=machine["data_dir"])
+        means = table(profile, machine)
     except BadInput as problem:
         sys.exit(f"tune: {problem}")
-    write(Outputs(options.profile).file("tuning.csv"), means.round(4).to_csv(index=False))
+    write(Outputs(profile.name).file("tuning.csv"), means.round(4).to_csv(index=False))
     print(means.round(4).to_string(index=False))
     differing = disagreements(profile, means)
     print("\n".join(differing) or "Every setting of the profile is the winner of its search.")

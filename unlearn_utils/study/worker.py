@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +31,7 @@ from .readouts import READOUTS, Readout
 from .store import Damaged, Store
 
 UserDefined = list[tuple[str, Any, str]]  # name, what is registered, version of its code where only a notebook has that
-for _module in (torch.classes, torch.ops):  # a function that names torch and some ``.classes`` is sent with this module
-    copyreg.pickle(type(_module), lambda module: (importlib.import_module, (module.__name__,)))
-
-
-class Away(BrokenProcessPool):
-    """A worker cannot be had any more through no fault of its tasks, which run again."""
+KILLED = "the processes that computed it were killed (out of memory?); try fewer --jobs"
 
 
 @dataclass(frozen=True)
@@ -46,27 +40,37 @@ class Outcome:
 
     seconds: float
     reason: str = ""
-    damaged: bool = False  # something that it needs has to be computed again
+    again: bool = False  # another attempt may help: its process died, or something that it needs has to be recomputed
     busy: bool = False  # another process computes it
+
+    @property
+    def done(self) -> bool:
+        return not (self.reason or self.busy)
+
+
+for _module in (torch.classes, torch.ops):  # a function that names torch and some ``.classes`` is sent with this module
+    copyreg.pickle(type(_module), lambda module: (importlib.import_module, (module.__name__,)))
+
+
+def _defined(registered: Any) -> Any:
+    return registered.function if isinstance(registered, Readout) else registered
 
 
 def user_defined() -> UserDefined:
     """Methods and readouts that a notebook cell or another package registered, for a worker process."""
-    made = [(name, cls, cls) for name, cls in METHODS.items()] + [(n, r, r.function) for n, r in READOUTS.items()]
     return [
-        (name, registered, code.version(defined) if defined.__module__ == "__main__" else "")
-        for name, registered, defined in made
-        if code.is_user_defined(defined)
+        (name, thing, code.version(_defined(thing)) if _defined(thing).__module__ == "__main__" else "")
+        for name, thing in [*METHODS.items(), *READOUTS.items()]
+        if code.is_user_defined(_defined(thing))
     ]
 
 
 def welcome(methods_and_readouts: UserDefined) -> None:
     """Register them here. Of one that a file defines this process finds the version itself."""
-    for name, registered, version in methods_and_readouts:
-        is_readout = isinstance(registered, Readout)
-        (READOUTS if is_readout else METHODS)[name] = registered
+    for name, thing, version in methods_and_readouts:
+        (READOUTS if isinstance(thing, Readout) else METHODS)[name] = thing
         if version:
-            code.received(registered.function if is_readout else registered, version)
+            code.received(_defined(thing), version)
 
 
 @contextmanager
@@ -95,42 +99,38 @@ def keep_memory() -> None:
         mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD: more than this is given back
 
 
-def compute(tasks: list[Task], keys: list[str], device: str, users: UserDefined) -> list[Outcome]:
+def compute(device: str, tasks: list[Task], keys: list[str], users: UserDefined) -> list[Outcome]:
     """Compute and store tasks, one after the other, except those that another process is at.
 
-    A worker whose own key of a task is another than the one it was asked for has other code or other images, and
-    refuses.
+    Raises BadInput where this process has other keys of the tasks than the one that asks, so other code or images.
     """
     welcome(users)
+    if [task.key for task in tasks] != keys:
+        raise BadInput("this process has other code or images than the one that asked; start both again.")
     keep_memory()
     with one_thread():
-        outcomes = [_outcome(task, key, device) for task, key in zip(tasks, keys, strict=True)]
+        outcomes = [_outcome(task, device) for task in tasks]
     if device.startswith("cuda"):
         torch.cuda.empty_cache()  # another worker may need it
     return outcomes
 
 
-def _outcome(task: Task, key: str, device: str) -> Outcome:
+def _outcome(task: Task, device: str) -> Outcome:
     begin = time.perf_counter()
     try:
-        if task.key != key:
-            raise BadInput("this process has other code or images than the one that asked; restart the kernel.")
         with Store().claimed(task.spec) as mine:
             if mine and Store().get(task.spec) is None:  # another run may have been first
                 result, tensors = task.compute(device)
                 Store().put(task.spec, result, tensors, time.perf_counter() - begin, device)
         return Outcome(time.perf_counter() - begin, busy=not mine)
     except Exception as error:
-        return Outcome(time.perf_counter() - begin, reason(error), isinstance(error, Damaged))
+        return Outcome(time.perf_counter() - begin, reason(error), again=isinstance(error, Damaged))
 
 
 def reason(error: BaseException) -> str:
     """Why a task failed, and what helps."""
-    less = "an override of network.images_per_pass (--batch-size), like 32, needs less"
-    if isinstance(error, torch.OutOfMemoryError):
-        return f"the GPU's memory does not suffice; {less}"
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
-        return f"the memory does not suffice; fewer --jobs, or {less}"
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error):
+        return "the memory does not suffice; take fewer --jobs, or a --batch-size (network.images_per_pass), like 32"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM):
         return f"{home()} cannot be written to ({error.strerror}); make room, or set UNLEARN_HOME; what is stored stays"
     if isinstance(error, PicklingError):
