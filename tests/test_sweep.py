@@ -85,7 +85,7 @@ class Killer(Fake):
 class Forked(ProcessPoolExecutor):
     """Its processes start at once; it breaks as loky's does."""
 
-    def __init__(self, count, **more):
+    def __init__(self, count, timeout, **more):
         super().__init__(count, mp_context=get_context("fork"), **more)
 
     def shutdown(self, wait, kill_workers):

@@ -74,10 +74,10 @@ class Results:
         return Cell(self.profile, seed, () if METHODS[method].sees_all else forget, method, variant)
 
     def _run(self, tasks: list[Task]) -> dict[str, dict[str, Any]]:
-        """Results by key: committed, cached, or computed now. What fails is printed and left out."""
+        """Results by question: committed, cached, or computed now. What fails is printed and left out."""
         look_again(tasks)
-        packed = {task.key: found for task in tasks if self.pack and (found := self.pack.find(task))}
-        here = [task for task in tasks if task.key not in packed]
+        packed = {task.question: found for task in tasks if self.pack and (found := self.pack.find(task))}
+        here = [task for task in tasks if task.question not in packed]
         if here and packed and not self._same_originals(here):
             print(
                 f"{len(here)} of {len(tasks)} results are not committed, and the Original here is another one: all of "
@@ -92,20 +92,20 @@ class Results:
                     f"{len(absent)} results are not committed ({absent[0].label}, ...), and they cannot be "
                     f"computed: {problem}"
                 ) from None
-        self.used["committed"] |= {task.question: packed[task.key] for task in tasks if task.key in packed}
-        _note(record["question"] for record in packed.values())
-        return {key: found["result"] for key, found in packed.items()} | self._here(here)
+        self.used["committed"] |= packed
+        _note(packed)
+        return {question: found["result"] for question, found in packed.items()} | self._here(here)
 
     def _here(self, tasks: list[Task]) -> dict[str, dict[str, Any]]:
-        """Results by key, cached or computed now. What fails is printed and left out."""
+        """Results by question, cached or computed now. What fails is printed and left out."""
         try:
             sweep.run(tasks, self.machine)
         except sweep.Failure as failure:
             print(failure)
-        found = {task.key: record.result for task in tasks if (record := Store().get(task.spec))}
-        self.used["here"] |= {task.question: task for task in tasks if task.key in found}
-        _note(f"{task.kind}/{task.key}" for task in tasks if task.key in found)
-        return found
+        found = {task.question: (task, record.result) for task in tasks if (record := Store().get(task.spec))}
+        self.used["here"] |= {question: task for question, (task, _) in found.items()}
+        _note(f"{task.kind}/{task.key}" for task, _ in found.values())
+        return {question: result for question, (_, result) in found.items()}
 
     def _same_originals(self, here: list[Task]) -> bool:
         """Whether the Originals behind these tasks are cached and are those of the committed results."""

@@ -227,7 +227,7 @@ class Study(Results):
         """Test images of the forget class and its two nearest classes in one plane, step by step, of the first set."""
         _has_steps(method)
         task = Steps(self.cell(*self.pairs[0], method))
-        result = self._run([task]).get(task.key)
+        result = self._run([task]).get(task.question)
         return result and {
             "model": task.cell.label,
             "seed": self.pairs[0][0],
@@ -270,7 +270,7 @@ class Study(Results):
         listed = [(identity(cell, pair), pair[1], tasks_of(cell)) for cell, pair in cells]
         results = self._run([task for *_, tasks in listed for task in tasks.values()])
         for row, forget, tasks in listed:
-            if found := {name: results[task.key] for name, task in tasks.items() if task.key in results}:
+            if found := {name: results[task.question] for name, task in tasks.items() if task.question in results}:
                 yield row, forget, found
 
     def _models(self, models: Models, variant: Models = "linear") -> list[tuple[str, str]]:

@@ -8,10 +8,11 @@ import time
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Any, ClassVar
 
 import loky
 
+from ..paths import home
 from . import code
 from .cells import Task, look_again
 from .machine import Machine
@@ -20,6 +21,7 @@ from .store import Store
 from .worker import KILLED, Outcome, UserDefined, compute, end_with_parent, reason, user_defined
 
 NOT_RUN = "not run, because what it needs failed"
+IDLE = 120  # seconds after which a process that has nothing to do ends
 PAUSE = 0.2  # seconds until it is looked again whether another run has finished, or which workers there are
 
 
@@ -73,7 +75,7 @@ def run(tasks: list[Task], machine: Machine) -> int:
     look_again(tasks)
     Store().tidy()
     if waiting := missing(tasks):
-        workers = Processes(machine, len(waiting))
+        workers = Processes(machine, len({task.group for task in waiting}))
         if machine.cluster:
             from .cluster import Cluster  # only now: Dask is an extra
 
@@ -84,14 +86,18 @@ def run(tasks: list[Task], machine: Machine) -> int:
 
 
 class Processes:
-    """This process, or one for each job, which keeps to its device; where it dies no other's tasks die with it."""
+    """This process, or one for each job, which keeps to its device; where it dies no other's tasks die with it.
+
+    They are kept for the next sweep, which would spend seconds on starting them, and end when they are idle.
+    """
 
     attempts = 2  # at a task whose process is killed, or for which something turns out to be damaged
+    kept: ClassVar[dict[tuple, Executor]] = {}  # by home, device and number
 
     def __init__(self, machine: Machine, most: int):
         self.devices = [machine.devices[i % len(machine.devices)] for i in range(min(machine.jobs, most))]
-        self.here = machine.jobs == 1 and not code.edited()  # else a process of its own reads the files as they are
-        self.started: dict[int, Executor] = {}
+        self.close(kill=False)
+        self.here = machine.jobs == 1 and not code.edited()
         os.environ.setdefault("LOKY_MAX_MEMORY_LEAK_SIZE", "1e12")  # what ``keep_memory`` keeps is no leak
 
     def free(self, busy: list[int]) -> list[int]:
@@ -104,18 +110,20 @@ class Processes:
             future: Future = Future()
             future.set_result(compute(self.devices[number], tasks, keys, []))  # what users defined is here
             return future
-        if number not in self.started:
+        place = home(), self.devices[number], number
+        if place not in self.kept:
             own = {"initializer": end_with_parent, "initargs": (os.getpid(),)}
-            self.started[number] = loky.ProcessPoolExecutor(1, **own)
+            self.kept[place] = loky.ProcessPoolExecutor(1, timeout=IDLE, **own)
         try:
-            return self.started[number].submit(compute, self.devices[number], tasks, keys, users)
+            return self.kept[place].submit(compute, self.devices[number], tasks, keys, users)
         except BrokenProcessPool:  # it was killed
-            del self.started[number]
+            del self.kept[place]
             return self.submit(number, tasks, keys, users)
 
     def close(self, kill: bool) -> None:
-        for process in self.started.values():
-            process.shutdown(wait=not kill, kill_workers=kill)
+        """End them where they have to, or where only a process that starts later reads edited files as they are."""
+        while self.kept and (kill or code.edited()):
+            self.kept.popitem()[1].shutdown(wait=not kill, kill_workers=kill)
 
 
 class Schedule:

@@ -26,7 +26,7 @@ from ..methods import METHODS
 from ..paths import home
 from ..settings import BadInput
 from . import code
-from .cells import Task
+from .cells import Task, look_again
 from .readouts import READOUTS, Readout
 from .store import Damaged, Store
 
@@ -105,6 +105,8 @@ def compute(device: str, tasks: list[Task], keys: list[str], users: UserDefined)
     Raises BadInput where this process has other keys of the tasks than the one that asks, so other code or images.
     """
     welcome(users)
+    if [task.key for task in tasks] != keys:
+        look_again(tasks)  # a process that was kept knows images as they were
     if [task.key for task in tasks] != keys:
         raise BadInput("this process has other code or images than the one that asked; start both again.")
     keep_memory()
