@@ -78,20 +78,19 @@ class Results:
         look_again(tasks)
         packed = {task.question: found for task in tasks if self.pack and (found := self.pack.find(task))}
         here = [task for task in tasks if task.question not in packed]
+        if self.pack and here and sweep.missing(here):
+            try:
+                dataset_of(self.profile)
+            except BadInput as problem:
+                raise BadInput(
+                    f"{len(here)} results are not committed ({here[0].label}, ...), and they cannot be computed: {problem}"
+                ) from None
         if here and packed and not self._same_originals(here):
             print(
                 f"{len(here)} of {len(tasks)} results are not committed, and the Original here is another one: all of "
                 "this table is computed here, since two Originals are never mixed."
             )
             packed, here = {}, tasks
-        if self.pack and (absent := sweep.missing(here)):
-            try:
-                dataset_of(self.profile)
-            except BadInput as problem:
-                raise BadInput(
-                    f"{len(absent)} results are not committed ({absent[0].label}, ...), and they cannot be "
-                    f"computed: {problem}"
-                ) from None
         self.used["committed"] |= packed
         _note(packed)
         return {question: found["result"] for question, found in packed.items()} | self._here(here)
