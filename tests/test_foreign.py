@@ -262,6 +262,17 @@ def test_the_same_weights_with_another_output_are_two_models():
     assert read({"Original": net, "mine": masked}).rows.output_forget.tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("value, dtype", [(-1e9, torch.float32), (-1e3, torch.bfloat16)])
+def test_a_logit_far_below_the_others_does_not_move_the_place_of_the_features(value, dtype):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 4), nn.ReLU(), nn.Linear(4, 4)).to(dtype)
+    low = copy.deepcopy(net)
+    low[4].bias.data[3] = value
+    rows = read({"Original": net, "mine": low}).rows
+    for name in ("probe_forget", "ncc_retain", "nc1", "nc2"):
+        assert rows[name].nunique() == 1
+
+
 @pytest.mark.parametrize(
     "made",
     [

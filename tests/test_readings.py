@@ -163,6 +163,13 @@ def test_classes_of_unequal_size_are_pooled_image_by_image():
     read.expect("ncc", nearest(read.train, read.y_train, read.test))
 
 
+def test_a_probe_of_another_recipe_is_fitted_anew_in_the_same_process():
+    one, other = DIGITS, profile(LEARNED | {"probe.epochs": 1, "probe.lr": 1e-4})
+    found = [done(Reading.of(cell(of, "original"), "probe"))["counts"] for of in (one, other, one)]
+    assert np.trace(found[0]) > 2 * np.trace(found[1]) and found[2] == found[0]
+    assert look(cell(one, "original"), "cpu") is not look(cell(other, "original"), "cpu")
+
+
 def test_a_binary_probe_is_asked_for_by_name_and_is_one_logistic_regression_per_class():
     read = ByHand(*LINEAR)
     found = done(Reading.of(read.cell, "binary"))

@@ -229,9 +229,12 @@ def test_a_class_without_images_and_a_link_that_leads_nowhere_are_named(folder, 
     (folder / "train" / "moon").mkdir()
     with pytest.raises(BadInput, match="moon holds no images"):
         load()
+    (folder / "train" / "moon").rmdir()
+    (folder / "train" / "b" / ".#notes").symlink_to("nowhere")  # which editors leave
+    load()
     (folder / "train" / "b" / "gone.png").symlink_to("nowhere")
     with pytest.raises(BadInput, match="b/gone.png cannot be read .No such file or directory.; mend it or take it out"):
-        sources.stamp(Data(source="folder", image_size=8, channels=1, folder=str(folder)))
+        load()
 
 
 # --- one reader, for profiles and for evaluate

@@ -58,7 +58,7 @@ class Broken(Fake):
     kind = "broken"
 
     def compute(self, device):
-        raise RuntimeError("no more of it")
+        raise SystemExit("no more of it") if self.name == "exit" else RuntimeError("no more of it")
 
 
 @dataclass(frozen=True)
@@ -193,9 +193,10 @@ def test_of_tasks_that_run_beside_each_other_only_the_one_that_kills_its_process
 
 def test_a_failure_is_reported_and_stops_only_what_needs_it(home):
     with pytest.raises(Failure) as failure:
-        sweep.run([NeedsBroken(), Broken(), Fake()], ONE)
+        sweep.run([NeedsBroken(), Broken(), Broken(name="exit"), Fake()], ONE)
     assert re.sub(r" \(test_sweep.py, line \d+\)", " (where)", str(failure.value)).splitlines() == [
         "broken of Untrained network, seed 0: RuntimeError: no more of it (where)",
+        "broken of Untrained network, seed 0: SystemExit: no more of it (where)",
         "dependent of Untrained network, seed 0: not run, because what it needs failed",
     ]
     assert stored(Fake())

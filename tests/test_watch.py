@@ -86,6 +86,8 @@ def test_a_model_that_became_nan_has_a_row_of_nan_and_the_loop_goes_on(capsys):
     for step, model in enumerate((quarters(), broken, broken, quarters())):
         watch.read(model, step)
     assert watch.frame.probe_forget.isna().tolist() == [False, True, True, False] and set(watch.levels) == {"Retrain"}
+    with pytest.raises(BadInput, match="model 'Retrain' gives features or logits that are"):
+        Watch(TRAIN, TEST, [3], retrain=broken, probe=PROBE).read(quarters(), 0)
     assert capsys.readouterr().out.count("Watch at step 1: model 'model' gives features or logits that are") == 1
     with pytest.raises(BadInput, match="model 'model' is a NoneType"):
         watch(None, 50)

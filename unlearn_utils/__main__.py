@@ -27,7 +27,7 @@ def _named(text: str) -> str:
     return text
 
 
-def _number(text: str) -> int:
+def number(text: str) -> int:
     if int(text) < 0:
         raise argparse.ArgumentTypeError("it must be 0 or more")
     return int(text)
@@ -41,8 +41,8 @@ OPTIONS = [  # name, what it takes, help
     ("set", {**REPEATED, "metavar": "NAME=VALUE"}, "set a notebook parameter (repeatable), e.g. --set 'forget=[3, 5]'"),
     ("device", {"default": "auto"}, "auto (default), cpu, cuda or cuda:N"),
     ("data-dir", {"default": "", "metavar": "DIR"}, "a folder with train/<class>/ and test/<class>/, or for downloads"),
-    ("batch-size", {"type": _number, "default": 0}, "images that go through a network at once, for less memory"),
-    ("jobs", {"type": _number, "default": 0}, "processes (default: one per core or GPU)"),
+    ("batch-size", {"type": number, "default": 0}, "images that go through a network at once, for less memory"),
+    ("jobs", {"type": number, "default": 0}, "processes (default: one per core or GPU)"),
     ("cluster", {"default": "", "metavar": "ADDRESS"}, "of a Dask scheduler (tcp://host:8786); 'local' starts one"),
     ("results", {"default": "", "choices": ["", "committed"]}, "'committed': from the repository, without images"),
     ("force", SWITCH, "execute every notebook again, also unchanged ones"),

@@ -64,7 +64,7 @@ def stamp(data: settings.Data) -> str:
     """Changes when a file in the data folder does: a hash of the names, sizes and times of its files."""
     if not data.folder:
         return ""
-    listed = [(str(path), state(path)) for path in sorted(folder_of(data).rglob("*"))]
+    listed = [(str(path), state(path)) for path in sorted(folder_of(data).rglob("*")) if path.exists()]
     return hashlib.sha256(repr(listed).encode()).hexdigest()
 
 

@@ -58,19 +58,23 @@ class Watch:
 
     def read(self, model: nn.Module, step: int) -> None:
         """Read the model now; of one that has become NaN the row is NaN. Raises BadInput where nothing can be read."""
-        before, found = time.time(), {}
-        models = {"model": model} | ({} if self.levels else self.references)
-        where = dict.fromkeys(models, self.features)
+        before, row = time.time(), {}
+        self.levels = self.levels or self._read(self.references)
         try:
-            seen = Pass(models, self.parts, where, self.forget, self.batch_size)
-            probe = self.probe or default_probe(len(seen.labels["train"]), len(seen.names))
-            found = {name: measured(name, seen, probe, (0,), READOUTS)[0] for name in models}
+            row = self._read({"model": model})["model"]
         except NoNumbers as reason:
             if not any(pd.isna(row.get("output_forget")) for row in self.rows):
                 print(f"Watch at step {step}: {reason}")
-        self.rows.append({"step": step, **found.pop("model", {}), "seconds": time.time() - before})
-        self.levels |= found
+        self.rows.append({"step": step, **row, "seconds": time.time() - before})
         self.spent += time.time() - before
+
+    def _read(self, models: dict[str, nn.Module | Arrays]) -> dict[str, dict[str, float]]:
+        """Their rows, by name."""
+        if not models:
+            return {}
+        seen = Pass(models, self.parts, dict.fromkeys(models, self.features), self.forget, self.batch_size)
+        probe = self.probe or default_probe(len(seen.labels["train"]), len(seen.names))
+        return {name: measured(name, seen, probe, (0,), READOUTS)[0] for name in models}
 
     @property
     def frame(self) -> pd.DataFrame:

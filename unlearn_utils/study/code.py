@@ -203,10 +203,14 @@ def _value(name: str, thing: Any, held: list, above: tuple = ()) -> Any:
 _FIRST_SEEN: dict[str, int] = {}
 
 
+def state() -> dict[str, int | None]:
+    """When each file that this process has looked at was last changed."""
+    return {file: Path(file).stat().st_mtime_ns if Path(file).exists() else None for file in _FIRST_SEEN}
+
+
 def edited() -> bool:
     """Whether a file has changed since this process first looked at it, so that it may run older code than that."""
-    now = {file: Path(file).stat().st_mtime_ns if Path(file).exists() else None for file in _FIRST_SEEN}
-    return now != _FIRST_SEEN
+    return state() != _FIRST_SEEN
 
 
 def look_again() -> None:

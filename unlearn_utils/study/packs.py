@@ -212,6 +212,6 @@ def bring(folder: Path, wanted: Iterable[Task] = ()) -> int:
             if not store.folder(spec).exists():
                 store.copy(record, spec)
                 taken += 1
-        except Damaged:
+        except (Damaged, OSError, *BROKEN):
             print(f"{source} is damaged and left out; carry it again.")
     return taken

@@ -92,12 +92,12 @@ class At:
         return bool(torch.isfinite(self.features.train).all() and torch.isfinite(self.features.test).all())
 
 
-_last: dict[tuple[str, str], At] = {}
+_last: dict[tuple, At] = {}
 
 
 def look(cell: Cell, device: str) -> At:
     """The cell, loaded; kept until another is looked at."""
-    place = (trained(cell).key, device)
+    place = trained(cell).key, device, cell.profile.probe, cell.profile.cmf_normalisation  # all that ``At`` reads of it
     if place not in _last:
         _last.clear()
         _last[place] = At(cell, device)

@@ -82,9 +82,8 @@ class Results:
             try:
                 dataset_of(self.profile)
             except BadInput as problem:
-                raise BadInput(
-                    f"{len(here)} results are not committed ({here[0].label}, ...), and they cannot be computed: {problem}"
-                ) from None
+                told = f"{len(here)} results are not committed ({here[0].label}, ...)"
+                raise BadInput(f"{told}, and they cannot be computed: {problem}") from None
         if here and packed and not self._same_originals(here):
             print(
                 f"{len(here)} of {len(tasks)} results are not committed, and the Original here is another one: all of "

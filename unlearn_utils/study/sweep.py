@@ -88,15 +88,16 @@ def run(tasks: list[Task], machine: Machine) -> int:
 class Processes:
     """This process, or one for each job, which keeps to its device; where it dies no other's tasks die with it.
 
-    They are kept for the next sweep, which would spend seconds on starting them, and end when they are idle.
+    They are kept for the next sweep, which would spend seconds on starting them, and end when they are idle. After an
+    edit others are started, which read the files as they are.
     """
 
     attempts = 2  # at a task whose process is killed, or for which something turns out to be damaged
-    kept: ClassVar[dict[tuple, Executor]] = {}  # by home, device and number
+    kept: ClassVar[dict[tuple, Executor]] = {}  # by home, state of the files, device and number
 
     def __init__(self, machine: Machine, most: int):
         self.devices = [machine.devices[i % len(machine.devices)] for i in range(min(machine.jobs, most))]
-        self.close(kill=False)
+        self.place = home(), frozenset(code.state().items())
         self.here = machine.jobs == 1 and not code.edited()
         os.environ.setdefault("LOKY_MAX_MEMORY_LEAK_SIZE", "1e12")  # what ``keep_memory`` keeps is no leak
 
@@ -110,7 +111,7 @@ class Processes:
             future: Future = Future()
             future.set_result(compute(self.devices[number], tasks, keys, []))  # what users defined is here
             return future
-        place = home(), self.devices[number], number
+        place = *self.place, self.devices[number], number
         if place not in self.kept:
             own = {"initializer": end_with_parent, "initargs": (os.getpid(),)}
             self.kept[place] = loky.ProcessPoolExecutor(1, timeout=IDLE, **own)
@@ -121,9 +122,8 @@ class Processes:
             return self.submit(number, tasks, keys, users)
 
     def close(self, kill: bool) -> None:
-        """End them where they have to, or where only a process that starts later reads edited files as they are."""
-        while self.kept and (kill or code.edited()):
-            self.kept.popitem()[1].shutdown(wait=not kill, kill_workers=kill)
+        while self.kept and kill:
+            self.kept.popitem()[1].shutdown(wait=False, kill_workers=True)
 
 
 class Schedule:

@@ -125,7 +125,7 @@ def _outcome(task: Task, device: str) -> Outcome:
                 result, tensors = task.compute(device)
                 Store().put(task.spec, result, tensors, time.perf_counter() - begin, device)
         return Outcome(time.perf_counter() - begin, busy=not mine)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return Outcome(time.perf_counter() - begin, reason(error), again=isinstance(error, Damaged))
 
 
@@ -136,7 +136,8 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM):
         return f"{home()} cannot be written to ({error.strerror}); make room, or set UNLEARN_HOME; what is stored stays"
     if isinstance(error, PicklingError):
-        return f"it cannot be sent to a worker process ({error.__cause__ or error}); take jobs = 1"
+        told = str(error.__cause__ or error).strip(' \n"').splitlines()[-1]  # loky's cause is a whole traceback
+        return f"it cannot be sent to a worker process ({told}); take jobs = 1"
     return str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}{_line_of(error)}"
 
 

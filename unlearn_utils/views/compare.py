@@ -107,6 +107,7 @@ def compare(
 
     Raises BadInput where the reference, or a column, is not in the rows.
     """
+    columns = [columns] if isinstance(columns, str) else list(columns)
     missing = [name for name in ("model", over, *columns) if name not in rows]
     if missing:
         raise BadInput(f"the rows have no column {', '.join(missing)}; they have {', '.join(map(str, rows.columns))}.")

@@ -121,8 +121,10 @@ class Report:
         names = {name.casefold(): name for name in self.hits} | {"random": "Untrained"}
         if (name := names.get(str(reference).casefold())) not in self.hits:
             raise BadInput(f"there is no {reference} in this report; it has {', '.join(self.hits)}.")
-        found = comparing.compare(self.images, name, columns, over="image")
-        if name != "Retrain":
+        return self._with_checks(comparing.compare(self.images, name, columns, over="image"), name)
+
+    def _with_checks(self, found: Comparison, reference: str) -> Comparison:
+        if reference != "Retrain":
             return found
         codes = [
             "" if line.model in REFERENCES else ", ".join(withheld(self.checks, line.model, line.column))
@@ -135,14 +137,14 @@ class Report:
         """The models of this report minus those of the same name in an earlier one, on the same images."""
         pairs = {name: f"{name}, before" for name in self.hits if name in earlier.hits}
         if self._asked() != earlier._asked() or not pairs:
-            raise BadInput("the two reports share no model, or differ in forget classes, images or probe.")
+            raise BadInput("the two reports share no model, or differ in forget classes, images, probe or its starts.")
         before = earlier.images.replace({"model": pairs})
         images = pd.concat([self.images, before[before.model.isin(pairs.values())]])
         return comparing.compare(images, pairs, columns, over="image")
 
     def _asked(self) -> tuple:
         data = [(part["images"], np.round(part["mean"], 4).tolist()) for part in self.made["data"].values()]
-        return self.classes, set(self.forget), data, self.made["probe"]
+        return self.classes, set(self.forget), data, self.made["probe"], list(self.made["starts"])
 
     def probes(self) -> Comparison:
         """Does the answer depend on the probe? Forget accuracy by six probes, each minus Retrain's. Raises BadInput."""
@@ -150,7 +152,9 @@ class Report:
             raise BadInput("a saved report holds no features; call evaluate again for its probes.")
         further = {name: self.hits[name] | self.further(name, PROBES[1:-1]) for name in self.hits}
         reference = "Retrain" if "Retrain" in self.hits else next(iter(self.hits))
-        return comparing.compare(self._images(further), reference, [f"{name}_forget" for name in PROBES], over="image")
+        columns = [f"{name}_forget" for name in PROBES]
+        found = comparing.compare(self._images(further), reference, columns, over="image")
+        return self._with_checks(found, reference)
 
     def figure(self) -> Figure:
         """Forget accuracy of every model by output, probe and NCC."""
