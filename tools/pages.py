@@ -82,6 +82,12 @@ class Numbers:
         rows = self.single.measure(["salun", "salun_random_mask"], references=False)
         return bold(compare(rows, {"SalUn, random mask": "SalUn"}, [column]).texts(column).iloc[0])
 
+    def by_probe(self, readout: str) -> str:
+        """Random Label minus Retrain by another probe, one seed, among the models of A1's table."""
+        models = ["original", "retrain", "random", "random_label", "salun", "neggrad_plus"]
+        rows, column = self.single.measure(models, readouts=[readout], references=False), f"{readout}_forget"
+        return bold(compare(rows, columns=[column]).texts(column)[METHODS["random_label"].label])
+
     def paper(self) -> str:
         numbers = tables.next_to_paper(self.rows, self.study.profile.name).numbers[["here", "paper"]]
         shown = {"here": numbers.here.map("{:.1f}".format), "paper": numbers.paper.map("{:.2f}".format)}

@@ -88,7 +88,7 @@ class Watch:
 
     def plot(self) -> Figure:
         """Forget accuracy against the step; Retrain's level dashed, the Original's dotted, in the readout's colour."""
-        figure = Figure(figsize=(6, 3.5), layout="constrained")
+        figure = Figure(figsize=(4.5, 2.8), layout="constrained")
         axes = figure.add_subplot(xlabel="step", ylabel="forget accuracy (%)", ylim=(-3, 103))
         for i, (readout, label) in enumerate(READOUTS.items()):
             column = f"{readout}_forget"

@@ -185,7 +185,7 @@ class Study(Results):
 
         ``readouts`` adds "margin", "members", "collapse", "binary", or one of a cell's own.
         """
-        readouts = [readouts] if isinstance(readouts, str) else readouts
+        readouts = [readouts] if isinstance(readouts, str) else readouts or ()
         if unknown := set(readouts) - READ.keys():
             raise BadInput(f"there is no readout {', '.join(sorted(unknown))}; choose from {', '.join(READ)}.")
         theirs = [name for name, read in READ.items() if not read.function.__module__.startswith("unlearn_utils.")]

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ..settings import BadInput
 from .style import FORGET, RETAIN, canvas, finish
 
 ARROW = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0}
@@ -18,6 +19,8 @@ def arrows(vectors: dict[str, tuple]) -> Figure:
     An arrow stands at the angle by which it turned in all d dimensions, on the side where the angle between the two is
     drawn best: a projection would hide a vector that left the plane. Ours.
     """
+    if "Original" not in vectors:
+        raise BadInput(f"the vectors of 'Original' are needed, but given are {', '.join(vectors)}.")
     before, down = vectors["Original"], -(-len(vectors) // 2)
     start = np.array([90 - _angle(*before), 90])  # degrees: the Original's class mean points up
     figure, axes = canvas(1.75 * down, down, 2, sharex=True, sharey=True, subplot_kw={"aspect": "equal"})
