@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 from unlearn_utils import METHODS, Study, compare  # noqa: E402
 from unlearn_utils.views import plots, tables  # noqa: E402
-from unlearn_utils.views.compare import one_per_method  # noqa: E402
+from unlearn_utils.views.compare import head, one_per_method  # noqa: E402
 
 PROFILES = {  # by the column's heading
     "cifar10_slim": "CIFAR-10, ResNet-18 of width 16",
@@ -82,11 +82,18 @@ class Numbers:
         rows = self.single.measure(["salun", "salun_random_mask"], references=False)
         return bold(compare(rows, {"SalUn, random mask": "SalUn"}, [column]).texts(column).iloc[0])
 
-    def by_probe(self, readout: str) -> str:
-        """Random Label minus Retrain by another probe, one seed, among the models of A1's table."""
+    def probes(self) -> str:
+        """Forget accuracy by six probes, one seed, of the models of A1's table."""
         models = ["original", "retrain", "random", "random_label", "salun", "neggrad_plus"]
-        rows, column = self.single.measure(models, readouts=[readout], references=False), f"{readout}_forget"
-        return bold(compare(rows, columns=[column]).texts(column)[METHODS["random_label"].label])
+        kinds = ["probe", "logistic", "ridge", "neighbours", "mlp", "binary"]
+        columns = [f"{kind}_forget" for kind in kinds]
+        found = compare(self.single.measure(models, readouts=kinds, references=False), columns=columns)
+        by = {label: of.set_index("column") for label, of in found.frame.groupby("model", sort=False)}
+        untrained, original, method = (METHODS[name].label for name in ("random", "original", "random_label"))
+        table = pd.DataFrame({"Retrain": by[method].reference_value, untrained: by[untrained].value}).round(1)
+        for label in (original, method):
+            table[f"{label} minus Retrain"] = [found.texts(column)[label] for column in columns]
+        return markdown(table.rename(head).rename_axis("probe"))
 
     def paper(self) -> str:
         numbers = tables.next_to_paper(self.rows, self.study.profile.name).numbers[["here", "paper"]]

@@ -16,7 +16,7 @@ from .evaluation import default_probe, measured, whole
 from .foreign import NoNumbers, Pass, Where
 from .settings import READOUTS, Probe
 
-STYLES = {"Retrain": "--", "Original": ":"}
+STYLES = {"Retrain": "dashed", "Original": "dotted"}
 
 
 class Watch:
@@ -95,7 +95,7 @@ class Watch:
             axes.plot(self.frame.step, 100 * self.frame[column], marker="o", color=f"C{i}", label=label)
             for name, level in self.levels.items():
                 axes.axhline(100 * level[column], color=f"C{i}", linestyle=STYLES[name], linewidth=1)
-        axes.legend(title=" ".join(f"{name} {STYLES[name]}" for name in self.levels))
+        axes.legend(title=", ".join(f"{STYLES[name]}: {name}" for name in self.levels))
         return figure
 
     def __repr__(self) -> str:

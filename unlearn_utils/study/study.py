@@ -183,7 +183,8 @@ class Study(Results):
         """A row per model, forget set and seed: accuracies (fractions) of output, probe and NCC on retain and forget
         classes, alignment, angles, and what else is asked for; the references first.
 
-        ``readouts`` adds "margin", "members", "collapse", "binary", or one of a cell's own.
+        ``readouts`` adds "margin", "members", "collapse", further probes ("logistic", "ridge", "neighbours", "mlp",
+        "binary"), or one of a cell's own.
         """
         readouts = [readouts] if isinstance(readouts, str) else readouts or ()
         if unknown := set(readouts) - READ.keys():

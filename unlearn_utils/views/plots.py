@@ -83,7 +83,7 @@ def dumbbell(rows: pd.DataFrame, columns: tuple = ("output", "probe")) -> Figure
     retrain = table[table.index.map(methods) == "retrain"].drop(columns="output").mean().dropna()
     looks = {SHORT[name]: READOUT_STYLE[name] for name in columns}
     looks["output"] = looks["output"] | style.HOLLOW
-    figure, ((axis,),) = canvas(0.24 * len(shown) + 0.12 * len(retrain) + 0.9)
+    figure, ((axis,),) = canvas(max(2.0, 0.24 * len(shown) + 0.12 * len(retrain) + 0.9))
     joined(axis, table.loc[shown], looks)
     axis.set(xlim=(-3, 103), xlabel=ACCURACY)
     for line, (readout, x) in enumerate(retrain.items()):
@@ -91,11 +91,7 @@ def dumbbell(rows: pd.DataFrame, columns: tuple = ("output", "probe")) -> Figure
         look = {"color": colour, "ha": "right" if x > 60 else "left", "size": 7.5}
         axis.axvline(x, **DASHED | {"color": colour})
         axis.text(x, -0.7 - 0.55 * line, f"Retrain's {readout} {x:.0f} %", **look)  # above the axes
-    drawn = table.loc[[name for name in shown if methods[name] in PAPER]]
-    untrained = table[table.index.map(methods) == "random"].max()
-    apart = len(drawn) and "probe" in table and (drawn.output < 0.5).all() and (drawn.probe > untrained.probe).all()
-    title = "Output accuracy is 0 %; probe accuracy is not" if apart else "Output and features"
-    figure.legend(title=title, loc="outside upper center", ncol=len(columns))
+    figure.legend(title="Forget accuracy by output and features", loc="outside upper center", ncol=len(columns))
     filled = " and ".join({"probe": "linear probe", "ncc": "NCC"}[name] for name in columns[1:])
     over = f", {n_of(rows)}, means over them" if of_study else ""
     caption = f"Forget accuracy by output (hollow) and by {filled} (filled){over}."

@@ -85,8 +85,13 @@ def _spread(mean: float, std: float, n: float, digits: int = 1) -> str:
 
 
 def by_profile(comparisons: dict[str, Comparison]) -> Table:
-    """The differences of several studies, a row per study and model; all numbers are kept."""
-    shown = {name: one.table().filter(like="minus") for name, one in comparisons.items()}
+    """The differences of several studies, a row per study and model, below the accuracies of their one reference."""
+    shown = {}
+    for name, one in comparisons.items():
+        differences, of = one.table().filter(like="minus"), one.frame.drop_duplicates("column")
+        levels = [[f"{value:.1f} %" for value in of.reference_value]]
+        reference = pd.DataFrame(levels, [of.reference.iloc[0]], differences.columns)
+        shown[name] = pd.concat([reference, differences]).rename_axis("model")
     numbers = pd.concat({name: one.frame.set_index("model") for name, one in comparisons.items()}, names=["profile"])
     caption = " ".join(dict.fromkeys(one.caption for one in comparisons.values()))
     return Table(pd.concat(shown, names=["profile"]), numbers, caption)
