@@ -314,3 +314,10 @@ def test_a_test_part_without_forget_or_without_retain_images_is_refused(kept, na
     chosen = kept(TEST[1])
     with pytest.raises(BadInput, match=named):
         evaluate(three(), TRAIN, (TEST[0][chosen], TEST[1][chosen]), forget=[3])
+
+
+@pytest.mark.parametrize("starts", [[], [0, 0], [-1], "3", 0, 2.5])
+def test_starts_that_are_none_or_twice_the_same_are_refused(starts):
+    with pytest.raises(BadInput, match="starts is"):
+        read(quarters(), starts=starts)
+    assert read(quarters(), starts=torch.tensor([4, 2])).made["starts"] == [4, 2]

@@ -59,8 +59,9 @@ def evaluate(
     if odd := sorted(where.keys() - given.keys()):
         raise BadInput(f"features names {', '.join(odd)}, but the models are {', '.join(given)}.")
     where = where if isinstance(features, dict) else dict.fromkeys(given, features)
-    seeds = tuple(starts) if isinstance(starts, Iterable) else tuple(range(whole("starts", starts)))
-    if not seeds or len(set(seeds)) < len(seeds) or not all(hasattr(s, "__index__") and index(s) >= 0 for s in seeds):
+    seeds = starts if isinstance(starts, Iterable) else range(whole("starts", starts))
+    seeds = tuple(index(seed) if hasattr(seed, "__index__") else -1 for seed in seeds)
+    if min(seeds, default=-1) < 0 or len(set(seeds)) < len(seeds):
         raise BadInput(f"starts is {starts!r}, but it must be a number of starts, or different seeds, like [0, 1, 2].")
     if probe is not None and not isinstance(probe, Probe):
         raise BadInput(f"probe is {probe!r}, but it must be a Probe of unlearn_utils.settings, like Probe(epochs=20).")
