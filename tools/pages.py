@@ -23,6 +23,7 @@ PROFILES = {  # by the column's heading
     "fashion_mnist": "Fashion-MNIST",
     "digits": "digits",
 }
+SHAM = {"probe_forget": "probe", "ncc_forget": "NCC"}
 BLOCK = re.compile(r"(<!-- claims: written by tools/pages.py -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -76,6 +77,13 @@ class Numbers:
             for name, one in comparisons.items()
         }
         return markdown(pd.DataFrame(found, pd.Index(labels, name="method")))
+
+    def sham_of(self, forget: str) -> str:
+        """Of one class: probe and NCC of Retrain, and of Random Label from Retrain and from the Original, in %."""
+        models = ["retrain", "random_label.sham", "random_label"]
+        rows = Study(self.study.profile.name, [forget], [0], results="committed").measure(models, references=False)
+        parts = [f"{label} {' and '.join(rows[c].mul(100).map('{:.1f}'.format))}" for c, label in SHAM.items()]
+        return "; ".join(part.replace(" and ", ", ", 1) for part in parts)
 
     def mask(self, column: str) -> str:
         """SalUn with a random mask minus SalUn, one seed."""
