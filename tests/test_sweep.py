@@ -131,6 +131,15 @@ def test_more_processes_than_tasks_are_not_started_and_they_are_shared_among_the
     assert processes.devices == ["cuda:0", "cuda:1", "cuda:0"] and processes.free([1]) == [0, 2]
 
 
+def test_processes_serve_the_next_sweep_unless_a_file_or_the_home_has_changed(home, tmp_path, monkeypatch):
+    places = [sweep.Processes(TWO, 2).place for _ in range(2)]
+    monkeypatch.setattr(code, "state", lambda: {"method.py": 1})
+    places.append(sweep.Processes(TWO, 2).place)
+    monkeypatch.setenv("UNLEARN_HOME", str(tmp_path / "another"))
+    places.append(sweep.Processes(TWO, 2).place)
+    assert places[0] == places[1] and len(set(places)) == 3
+
+
 def test_nothing_is_computed_twice(study, count):
     tasks = [Reading.of(study.cell(0, forget, "random"), name) for forget in ((0,), (3,)) for name in ("ncc", "output")]
     assert sweep.run(tasks, ONE) == 3 == len(count)
