@@ -262,6 +262,17 @@ def test_the_same_weights_with_another_output_are_two_models():
     assert read({"Original": net, "mine": masked}).rows.output_forget.tolist() == [1, 0]
 
 
+def test_what_a_relu_was_given_is_not_taken_for_the_features():
+    """The head does not see the fifth feature, so it makes the same logits of both."""
+    net = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 4))
+    with torch.no_grad():
+        net[2].weight.copy_(torch.eye(5, 4)), net[2].bias.fill_(10)
+        net[2].weight[4], net[2].bias[4] = -1, 0
+        net[4].weight.copy_(torch.eye(4, 5)), net[4].bias.zero_()
+    features = read({"mine": net}).arrays["mine"].test_features
+    assert features.shape[1] == 5 and (features >= 0).all()
+
+
 @pytest.mark.parametrize("value, dtype", [(-1e9, torch.float32), (-1e3, torch.bfloat16)])
 def test_a_logit_far_below_the_others_does_not_move_the_place_of_the_features(value, dtype):
     torch.manual_seed(0)

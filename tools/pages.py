@@ -23,7 +23,6 @@ PROFILES = {  # by the column's heading
     "fashion_mnist": "Fashion-MNIST",
     "digits": "digits",
 }
-SHAM = {"probe_forget": "probe", "ncc_forget": "NCC"}
 BLOCK = re.compile(r"(<!-- claims: written by tools/pages.py -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -82,8 +81,8 @@ class Numbers:
         """Of one class: probe and NCC of Retrain, and of Random Label from Retrain and from the Original, in %."""
         models = ["retrain", "random_label.sham", "random_label"]
         rows = Study(self.study.profile.name, [forget], [0], results="committed").measure(models, references=False)
-        parts = [f"{label} {' and '.join(rows[c].mul(100).map('{:.1f}'.format))}" for c, label in SHAM.items()]
-        return "; ".join(part.replace(" and ", ", ", 1) for part in parts)
+        found = 100 * rows[["probe_forget", "ncc_forget"]].T.to_numpy()
+        return "; ".join("{} {:.1f}, {:.1f} and {:.1f}".format(name, *of) for name, of in zip(("probe", "NCC"), found))
 
     def mask(self, column: str) -> str:
         """SalUn with a random mask minus SalUn, one seed."""

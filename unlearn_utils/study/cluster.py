@@ -104,8 +104,8 @@ class Cluster:
         while True:
             try:
                 return future.result(timeout=1)
-            except (TimeoutError, KilledWorker):
-                if worker not in self.workers:
+            except (TimeoutError, KilledWorker) as error:
+                if worker not in self.workers or isinstance(error, KilledWorker):
                     tqdm.write(f"worker {worker} is gone; {tasks[0].label} runs again elsewhere")
                     raise BrokenProcessPool from None
             except (OSError, CancelledError):  # the scheduler is away

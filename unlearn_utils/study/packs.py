@@ -98,7 +98,6 @@ def write(pack: Pack, path: Path) -> None:
     head["digest"] = _digest(pack.profile, pack.images, records)
     text = "".join(json.dumps(line, sort_keys=True, separators=(",", ":")) + "\n" for line in [head, *records])
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         paths.write(path, lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
     except OSError as problem:
         raise BadInput(f"no pack can be written to {path} ({problem.strerror}); name another file.") from None

@@ -75,11 +75,12 @@ def run(tasks: list[Task], machine: Machine) -> int:
     look_again(tasks)
     Store().tidy()
     if waiting := missing(tasks):
-        workers = Processes(machine, len({task.group for task in waiting}))
         if machine.cluster:
             from .cluster import Cluster  # only now: Dask is an extra
 
             workers = Cluster(machine)
+        else:
+            workers = Processes(machine, len({task.group for task in waiting}))
         if failed := Schedule(waiting, workers).run():
             raise Failure(failed)
     return len(waiting)
@@ -122,7 +123,8 @@ class Processes:
             return self.submit(number, tasks, keys, users)
 
     def close(self, kill: bool) -> None:
-        while self.kept and kill:
+        """After an interrupt end them all, with what they run."""
+        while kill and self.kept:
             self.kept.popitem()[1].shutdown(wait=False, kill_workers=True)
 
 
