@@ -52,6 +52,29 @@ def test_a_resnets_weights_are_drawn_as_pytorch_draws_them():
     assert model.head.bias.std() > 0
 
 
+def test_without_bfloat16_instructions_the_rounded_numbers_are_multiplied_in_float32(monkeypatch):
+    monkeypatch.setattr(models, "_has_bfloat16", lambda: False)
+    layer, x = models.Convolution(3, 8, 3, 2), torch.randn(4, 3, 8, 8, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    y.backward(up := torch.randn(y.shape).bfloat16())
+    exact, weight = x.detach().bfloat16().double().requires_grad_(), layer.weight.detach().bfloat16().double()
+    wanted = torch.nn.functional.conv2d(exact, weight.requires_grad_(), None, 2, 1)
+    wanted.backward(up.double())
+    for found, of in ((y, wanted), (x.grad, exact.grad), (layer.weight.grad, weight.grad)):
+        torch.testing.assert_close(found.double(), of, rtol=2**-8, atol=1e-5)
+    assert y.dtype is torch.bfloat16 and layer(x).dtype is torch.float32
+
+
+def test_a_thinned_out_image_and_no_stride_give_a_strided_convolution():
+    layer, x = models.Convolution(9, 16, 1, 2), torch.randn(4, 9, 7, 7)
+    weight = layer.weight.detach().clone().requires_grad_()
+    for y in (found := layer(x), wanted := torch.nn.functional.conv2d(x, weight, None, 2)):
+        y.square().sum().backward()
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(layer.weight.grad, weight.grad)
+
+
 # --- a batch in parts
 
 
