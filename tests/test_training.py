@@ -1,4 +1,4 @@
-"""An interrupted training goes on with the numbers of one that was not cut."""
+"""An interrupted training goes on with the numbers of one that was not cut; a loop without losses is refused."""
 
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,7 @@ from small import cell, profile
 from torch.nn.functional import cross_entropy
 
 from unlearn_utils.methods.references import Original
-from unlearn_utils.settings import Recipe
+from unlearn_utils.settings import BadInput, Recipe
 from unlearn_utils.study import cells
 from unlearn_utils.study.cells import trained
 from unlearn_utils.study.store import Store
@@ -115,3 +115,8 @@ def test_the_learning_rate_warms_up_and_falls_along_a_cosine_or_in_steps():
     assert learning_rate(Recipe(epochs=3, lr=0.2), 2) == 0.2
     stepped = Recipe(epochs=9, lr=1.0, schedule="step")
     assert [learning_rate(stepped, epoch) for epoch in (2, 3, 6)] == pytest.approx([1.0, 0.2, 0.04])
+
+
+def test_an_epoch_without_a_loss_is_refused_in_one_sentence(resnet):
+    with pytest.raises(BadInput, match="yields no loss in epoch 0"):
+        train(resnet, lambda epoch: iter(()), [RECIPE])

@@ -85,9 +85,10 @@ class Numbers:
         return "; ".join("{} {:.1f}, {:.1f} and {:.1f}".format(name, *of) for name, of in zip(("probe", "NCC"), found))
 
     def mask(self, column: str) -> str:
-        """SalUn with a random mask minus SalUn, one seed."""
-        rows = self.single.measure(["salun", "salun_random_mask"], references=False)
-        return bold(compare(rows, {"SalUn, random mask": "SalUn"}, [column]).texts(column).iloc[0])
+        """SalUn with a random mask minus SalUn, one seed, as A1 compares them."""
+        rows = self.single.measure(["salun", "salun_random_mask", "random_label"], references=False)
+        minus = {"SalUn, random mask": "SalUn", "Random Label": "SalUn"}
+        return bold(compare(rows, minus, [column]).texts(column).iloc[0])
 
     def probes(self) -> str:
         """Forget accuracy by six probes, one seed, of the models of A1's table."""

@@ -21,7 +21,7 @@ from .heads import ClassMeanHead
 from .models import Model, use_class_mean_head
 from .paths import replaced
 from .representation import features_of
-from .settings import Recipe
+from .settings import BadInput, Recipe
 
 
 @dataclass
@@ -190,7 +190,7 @@ def train(
     the next loss is asked for: what a method leaves in ``.grad`` before it yields a loss is added to that
     loss's gradient. ``on_step(steps done)`` is called before the first step (0) and after each;
     ``on_epoch(epochs done, mean loss)`` before the first epoch and after each. With a ``checkpoint``, for one
-    phase, an interrupted training goes on behind its last saved epoch.
+    phase, an interrupted training goes on behind its last saved epoch. Raises BadInput for an epoch without a loss.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     step = epoch = 0
@@ -216,6 +216,8 @@ def train(
                 on_step(step)
                 model.train()  # a reading leaves the model in eval mode
             model.eval()
+            if not losses:
+                raise BadInput(f"the method yields no loss in epoch {epoch}; let `losses` yield one for every step.")
             epoch += 1
             on_epoch(epoch, torch.stack(losses).mean().item())
             if checkpoint and epoch < recipe.epochs:
