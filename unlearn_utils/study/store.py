@@ -99,12 +99,13 @@ def remove(path: Path) -> None:
 
 @cache
 def hardware(device: str) -> str:
-    """The name of a GPU or of the processor."""
+    """The name of a GPU, or of the processor with the vector instructions that torch uses, since they act like a seed."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     described = Path("/proc/cpuinfo")  # elsewhere than on Linux the architecture has to do
     name = re.search(r"model name\s*: (.*)", described.read_text(encoding="utf-8")) if described.exists() else None
-    return name[1].strip() if name else platform.processor() or platform.machine()
+    processor = name[1].strip() if name else platform.processor() or platform.machine()
+    return f"{processor} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 @cache
