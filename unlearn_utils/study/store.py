@@ -99,7 +99,7 @@ def remove(path: Path) -> None:
 
 @cache
 def hardware(device: str) -> str:
-    """The name of a GPU, or of the processor with the vector instructions that torch uses, since they act like a seed."""
+    """The name of a GPU, or of the processor with the vector instructions that torch uses: they act like a seed."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     described = Path("/proc/cpuinfo")  # elsewhere than on Linux the architecture has to do
