@@ -216,13 +216,17 @@ def train(
                 on_step(step)
                 model.train()  # a reading leaves the model in eval mode
             model.eval()
-            if not losses:
-                raise BadInput(f"the method yields no loss in epoch {epoch}; let `losses` yield one for every step.")
             epoch += 1
-            on_epoch(epoch, torch.stack(losses).mean().item())
+            on_epoch(epoch, _mean(losses))
             if checkpoint and epoch < recipe.epochs:
                 checkpoint.save(model, optimiser, epoch, step)
     model.eval()
+
+
+def _mean(losses: list[Tensor]) -> float:
+    if not losses:
+        raise BadInput("the method yields no loss in an epoch; let `losses` yield one for every step.")
+    return torch.stack(losses).mean().item()
 
 
 def worth_reading(step: int) -> bool:
