@@ -1,5 +1,7 @@
 """The one verdict language: against hand-made numbers, and on controls whose answer is known."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,7 @@ from scipy import stats
 from unlearn_utils import Study, metrics
 from unlearn_utils.representation import Features
 from unlearn_utils.settings import BadInput, Probe
-from unlearn_utils.views.check import difference
+from unlearn_utils.views import check
 from unlearn_utils.views.compare import compare
 
 
@@ -74,9 +76,26 @@ def test_check_says_by_how_much_and_in_what_tables_differ(tmp_path):
     }
     for name, table in {"old": old, **changed}.items():
         table.to_csv(tmp_path / f"{name}.csv", index=False)
-    found = [difference(tmp_path / "old.csv", tmp_path / f"{name}.csv") for name in [*changed, "absent"]]
+    found = [check.difference(tmp_path / "old.csv", tmp_path / f"{name}.csv") for name in [*changed, "absent"]]
     notes = ["", "", "text in model", "missing numbers in other", "other rows or columns", "not drawn here"]
     assert [note for _, note in found] == notes and [number for number, _ in found] == [0, 0.25, 0, 0, 0, 0]
+
+
+def test_check_fails_for_what_differs_but_not_for_models_that_a_notebook_trains(tmp_path, monkeypatch, capsys):
+    committed, here = tmp_path / "figures" / "toy", tmp_path / "local"
+    monkeypatch.setattr(check, "ROOT", tmp_path)
+    study = SimpleNamespace(outputs=SimpleNamespace(path=here), profile=SimpleNamespace(name="toy"))
+    for folder, value in ((committed, 1.0), (here, 2.0)):
+        folder.mkdir(parents=True)
+        pd.DataFrame({"value": [value]}).to_csv(folder / "own_method.csv", index=False)
+    assert check.compared(study, fresh=False) == 0 and "1 differ" in (said := capsys.readouterr().out)
+    assert "trained here" in said
+    pd.DataFrame({"value": [1.0, 2.0]}).to_csv(here / "own_method.csv", index=False)
+    assert check.compared(study, fresh=False) == 1
+    for folder, value in ((committed, 1.0), (here, 2.0)):
+        pd.DataFrame({"value": [value]}).to_csv(folder / "own_method.csv", index=False)
+        pd.DataFrame({"value": [value]}).to_csv(folder / "claims.csv", index=False)
+    assert check.compared(study, fresh=False) == 1 and check.compared(study, fresh=True) == 0
 
 
 def test_models_have_references_of_their_own():
