@@ -78,11 +78,11 @@ class Numbers:
         return markdown(pd.DataFrame(found, pd.Index(labels, name="method")))
 
     def sham_of(self, forget: str) -> str:
-        """Of one class: probe and NCC of Retrain, and of Random Label from Retrain and from the Original, in %."""
-        models = ["retrain", "random_label.sham", "random_label"]
+        """Of one class: probe and NCC of the references, and of Random Label from Retrain and the Original, in %."""
+        models = ["original", "retrain", "random", "random_label.sham", "random_label"]
         rows = Study(self.study.profile.name, [forget], [0], results="committed").measure(models, references=False)
-        found = 100 * rows[["probe_forget", "ncc_forget"]].T.to_numpy()
-        return "; ".join("{} {:.1f}, {:.1f} and {:.1f}".format(name, *of) for name, of in zip(("probe", "NCC"), found))
+        found = {"probe": rows.probe_forget, "NCC": rows.ncc_forget}
+        return "; ".join(f"{name} " + ", ".join(f"{100 * value:.1f}" for value in of) for name, of in found.items())
 
     def mask(self, column: str) -> str:
         """SalUn with a random mask minus SalUn, one seed, as A1 compares them."""

@@ -40,7 +40,7 @@ class Convolution(nn.Conv2d):
     """A convolution without bias that is right and fast on processors with AVX2 only.
 
     There the weight gradient of a strided 1x1 convolution of less than 8 channels writes outside its memory (torch
-    2.14.1, channels last), so the images are thinned out before it. And bfloat16 takes thirteen times as long as
+    2.14.1, channels last), so the images are thinned out before it. And bfloat16 takes twelve times as long as
     float32, so the rounded numbers are multiplied in float32, and the result is rounded.
     """
 
