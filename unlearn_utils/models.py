@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu
+from torch.nn.functional import avg_pool2d, relu
 from torch.utils.checkpoint import checkpoint
 
 from .heads import ClassMeanHead, LinearHead
@@ -50,7 +50,8 @@ class Convolution(nn.Conv2d):
         self.every = every
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x[..., :: self.every, :: self.every]
+        if self.every > 1:  # a slice would give gradients in another memory layout, which costs 14 % of a training
+            x = avg_pool2d(x, 1, self.every)
         if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu") or _has_bfloat16():
             return super().forward(x)
         with torch.autocast("cpu", enabled=False):
