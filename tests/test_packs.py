@@ -215,6 +215,15 @@ def test_merging_keeps_the_first_where_both_have_a_result_and_says_so():
             packs.merge(first, other)
 
 
+def test_merging_never_mixes_measurements_of_two_versions_of_a_model():
+    """One that was trained on another processor from the same Original; what else the second holds is taken."""
+    again = SCRUB | {"result": {"weights": "of another processor"}}
+    second = of(ORIGINAL, again, reading_of(again), reading_of(again, "probe"), reading_of(ORIGINAL))
+    merged, said = packs.merge(of(ORIGINAL, SCRUB, reading_of(SCRUB)), second)
+    assert merged == of(ORIGINAL, SCRUB, reading_of(SCRUB), reading_of(ORIGINAL))
+    assert said.startswith("1 results added to 3; 3 stand in both, 1 of them") and "1 are left out" in said
+
+
 def test_the_command_merges_without_loading_an_image(home, monkeypatch, capsys):
     monkeypatch.setattr(sources, "load", lambda *_: 1 / 0)
     packs.write(of(ORIGINAL), packs.place("digits"))

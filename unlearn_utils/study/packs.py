@@ -12,7 +12,7 @@ import lzma
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,8 @@ def collect(profile: str, images: Images, keys: Iterable[str]) -> Pack:
 def merge(first: Pack, second: Pack) -> tuple[Pack, str]:
     """Both as one, and one line on it. Where both hold a question, the first stays.
 
-    Raises BadInput for packs of other profiles or images, and where results of two Originals would meet.
+    A further result of the second stays out where the first holds its model with other weights. Raises BadInput for
+    packs of other profiles or images, and where results of two Originals would meet.
     """
     if (first.profile, first.images) != (second.profile, second.images):
         raise BadInput(
@@ -155,10 +156,27 @@ def merge(first: Pack, second: Pack) -> tuple[Pack, str]:
         )
     refuse_two_originals(first.records, second.records)
     both = first.records.keys() & second.records.keys()
-    other = sum(first.records[question]["result"] != second.records[question]["result"] for question in both)
-    said = f"{len(second.records) - len(both)} results added to {len(first.records)}; {len(both)} stand in both"
+    results = {question: (first.records[question]["result"], second.records[question]["result"]) for question in both}
+    other = sum(ours != theirs for ours, theirs in results.values())
+    changed = {question for question, of in results.items() if of[0].get("weights") != of[1].get("weights")}
+    out = {question for question in second.records if changed & set(_line(question, second.records))} - both
+    added = {question: second.records[question] for question in second.records.keys() - both - out}
+    said = f"{len(added)} results added to {len(first.records)}; {len(both)} stand in both"
     said += f", {other} of them with other numbers (the first stays)." if other else "."
-    return Pack(first.profile, first.images, second.records | first.records), said
+    said += f" {len(out)} are left out: their models have other weights here." if out else ""
+    return Pack(first.profile, first.images, first.records | added), said
+
+
+def _line(question: str | None, records: Records) -> Iterator[str]:
+    """A question and those of the models that its answer is made of, up to the first that is not held."""
+    while question:
+        yield question
+        question = _above(records[question]) if question in records else None
+
+
+def _above(record: dict) -> str | None:
+    """The question of the model that a result is about, or that a model started from."""
+    return record["asked"].get("start" if record["kind"] == "model" else "model")
 
 
 def refuse_two_originals(*packs: Records) -> None:
@@ -167,7 +185,7 @@ def refuse_two_originals(*packs: Records) -> None:
     weights: dict[str, set[str]] = defaultdict(set)  # of each model from scratch; of unknown ones under ""
     for record in (record for records in packs for record in records.values()):
         root: dict | None = record
-        while root and (above := root["asked"].get("start" if root["kind"] == "model" else "model")):
+        while root and (above := _above(root)):
             root = models.get(above)
         question = root["question"] if root else ""
         weights[question].add(record["original"])
