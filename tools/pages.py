@@ -61,6 +61,22 @@ class Numbers:
         over = compare(one_per_method(own), "retrain", ["probe_forget"])
         return markdown(tables.means(own, tables.COLUMNS, over).text)
 
+    def verdicts_without(self, forget: str) -> str:
+        """How many differences, from Retrain by probe and NCC and by CMF, change significance without one class."""
+
+        def verdicts(rows: pd.DataFrame) -> pd.Series:
+            own = one_per_method(rows[rows.variant.isin(["linear", "tuned"])])
+            cmf = {label: label.removesuffix(" + CMF") for label in rows[rows.variant == "cmf"].model.unique()}
+            found = (compare(own, "retrain", ["probe_forget", "ncc_forget"]), compare(rows, cmf, ["probe_forget"]))
+            lines = pd.concat([one.frame for one in found])
+            readouts = lines.column.map({"probe_forget": "probe", "ncc_forget": "NCC"})
+            return lines.set_index(lines.model + " by " + readouts).significant
+
+        others = self.rows[self.rows.forget != str(self.study.classes.index(forget))]
+        before, after = verdicts(self.rows), verdicts(others)
+        changed = list(before.index[before != after])
+        return f"{len(changed)} of {len(before)}" + f" ({', '.join(changed)})" * bool(changed)
+
     def sham(self) -> str:
         """Each method from the Original and from Retrain, minus Retrain, and the difference of the two."""
         rows = self.single.measure(plots.PAPER, variant=["linear", "sham"])
