@@ -48,6 +48,24 @@ def test_holm_counts_methods_and_no_controls_and_the_smallest_difference_agrees_
         assert not line.significant or abs(line.difference) > line.smallest
 
 
+@pytest.mark.parametrize("apart", [0.0, 0.02, 0.06, 0.08])
+def test_over_images_and_starts_too_what_is_beyond_the_smallest_difference_is_significant(apart):
+    gained = np.repeat([0.0, 0.5], [180, 20])
+    lines = [
+        {
+            "model": name,
+            "seed": s,
+            "image": i,
+            "probe_forget": hit + (name == "mine") * (gained[i] + apart * (s - 2) / 2),
+        }
+        for name, hit in (("mine", 0.2), ("Retrain", 0.2))
+        for s in range(5)
+        for i in range(200)
+    ]
+    (line,) = compare(pd.DataFrame(lines), "Retrain", ["probe_forget"], over="image").frame.itertuples()
+    assert line.significant == (abs(line.difference) > line.smallest) == (line.low > 0)
+
+
 def test_few_values_are_shown_and_have_no_interval():
     found = compared(Retrain=RETRAIN[:3], mine=[0.6, 0.7, 0.8])
     assert found.frame.low.isna().all() and not found.frame.significant.any()

@@ -15,6 +15,7 @@ import torchvision
 from torch import nn
 from torch.nn.functional import linear, normalize
 from torch.utils.data import (
+    BatchSampler,
     ConcatDataset,
     DataLoader,
     Dataset,
@@ -23,7 +24,7 @@ from torch.utils.data import (
     SubsetRandomSampler,
     TensorDataset,
 )
-from toys import TEST, TRAIN, folded, hiding, images, noted, quarters, read, same_numbers, small, three
+from toys import TEST, TRAIN, folded, hiding, images, noted, quarters, read, result, same_numbers, small, three
 
 from unlearn_utils import Arrays, foreign
 from unlearn_utils.arrays import undisturbed
@@ -138,6 +139,10 @@ def pooled(net, x):
     return net.head(quarter.flatten(1)[:, :, None, None].expand(-1, -1, 2, 2)).mean((2, 3))
 
 
+def turned_too(net, x):
+    return net.head(net.body(x)), net.head(net.body(x.rot90(2, (2, 3))))
+
+
 def convolution():
     head = nn.Conv2d(4, 4, 1)
     with torch.no_grad():
@@ -168,6 +173,8 @@ HEADS = {
     "an object": (lambda: answer(lambda z: SimpleNamespace(logits=z, loss=None)), True),
     "a dictionary": (lambda: answer(lambda z: {"loss": z.sum(), "out": z}), True),
     "nested": (lambda: answer(lambda z: ((z, None), z[:, 0])), True),
+    "features before the logits": (lambda: Made(lambda net, x: ((f := net.body(x)), net.head(f)), **parts()), True),
+    "run on turned images, too": (lambda: Made(turned_too, **parts()), True),
     "nothing after it": (lambda: nn.Sequential(*quarters(), nn.Identity()), True),
 }
 
@@ -179,6 +186,28 @@ def test_the_head_is_known_where_its_weights_make_the_output(made, known):
     row = report.rows.iloc[0]
     assert row.probe_forget == 1 and row.ncc_forget == 1 and row.output_retain > 0.9
     assert np.isfinite(row.alignment_forget) == known != noted(report, "No linear head")
+
+
+@pytest.mark.parametrize("form", [lambda z: z, lambda z: z.softmax(1)])
+def test_an_earlier_layer_that_favours_the_same_class_is_not_taken_for_the_features(form):
+    """Of a softmax, all that is far below the best looks alike; the network's last stage has one width."""
+    net = Made(lambda net, x: form(net.head(net.body(x) + net.branch(net.body(x)))), **parts(branch=nn.Linear(4, 4)))
+    with torch.no_grad():
+        net.head.weight.mul_(100)
+        net.branch.weight.copy_(torch.eye(4)[[1, 2, 3, 0]] / 2)
+        net.branch.bias.zero_()
+        wanted = net.body(TEST[0]) + net.branch(net.body(TEST[0]))
+    np.testing.assert_allclose(read(net).arrays["mine"].test_features, wanted, atol=1e-5)
+
+
+def test_the_head_is_read_where_it_made_the_logits_and_a_name_of_several_modules_is_refused():
+    net, wanted = Made(turned_too, **parts()), arrays_of(quarters()).test_features
+    for where in (None, "head"):
+        np.testing.assert_array_equal(read(net, features=where).arrays["mine"].test_features, wanted)
+    first, second = Made(None, fc=nn.Linear(4, 12)), Made(None, fc=nn.Linear(12, 4))
+    two = nn.Sequential(*quarters()[:2], Made(lambda net, x: net.b.fc(net.a.fc(x)), a=first, b=second))
+    assert "several modules of the name 'fc' (2.a.fc, 2.b.fc)" in refusal(two, features="fc")
+    assert read(two, features="b.fc").arrays["mine"].test_features.shape == (160, 12)
 
 
 def test_a_module_that_is_named_is_believed_and_a_function_too():
@@ -413,6 +442,18 @@ def test_every_form_of_data_reads_the_same(plain, form):
     assert noted(report, "shuffles or drops") == (form is FORMS["a loader that shuffles and drops"])
 
 
+def half(part):
+    return SubsetRandomSampler(range(len(part[1]) // 2))
+
+
+@pytest.mark.parametrize(
+    "choice", [lambda part: {"sampler": half(part)}, lambda part: {"batch_sampler": BatchSampler(half(part), 8, False)}]
+)
+def test_what_a_sampler_leaves_out_is_not_read(choice):
+    report = read(quarters(), DataLoader(TensorDataset(*TRAIN), **choice(TRAIN)))
+    assert sum(report.made["data"]["train"]["images"]) == 40 and noted(report, "train takes 40 of the 80 images")
+
+
 def test_which_entry_holds_the_labels_is_found_and_said():
     fine = lambda part: TensorDataset(part[0], 10 * part[1] + 3, part[1])  # noqa: E731
     coarse = read(quarters(), fine(TRAIN), fine(TEST))
@@ -510,6 +551,7 @@ def test_arrays_and_networks_give_the_same_numbers_alone_and_together():
     nets, arrays = three(), {name: arrays_of(net) for name, net in three().items()}
     plain = read(nets)
     assert same_numbers(plain, read(arrays, TRAIN[1], TEST[1].tolist()))
+    assert same_numbers(plain, read(arrays, TensorDataset(TRAIN[1]), TEST[1]))
     mixed = read(arrays | {"Retrain": nets["Retrain"]}, DataLoader(TensorDataset(*TRAIN), 16, shuffle=True))
     assert same_numbers(plain, mixed) and plain.compare().frame.equals(mixed.compare().frame)
 
@@ -529,6 +571,13 @@ def test_arrays_that_do_not_belong_together_are_refused(changed, told):
     with pytest.raises(BadInput) as refused:
         replace(arrays_of(quarters()), **changed)
     assert told in str(refused.value)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_with_labels_alone_a_model_whose_features_are_all_alike_shares_no_images(order):
+    given = {name: arrays_of(net) for name, net in three().items()}
+    given["dead"] = replace(given["hiding"], train_features=np.zeros((80, 4)), test_features=np.zeros((160, 4)))
+    assert result(read(dict([*given.items()][::order]), TRAIN[1], TEST[1]), "UNL008") == "passed"
 
 
 def test_a_weight_that_contradicts_the_logits_is_left_out():

@@ -90,7 +90,7 @@ def _array(name: str, value: Any) -> np.ndarray:
     try:
         value = value.detach().float().cpu().numpy() if isinstance(value, Tensor) else value
         return np.array(value, dtype=np.float32)
-    except (TypeError, ValueError) as reason:
+    except (RuntimeError, TypeError, ValueError) as reason:
         raise BadInput(f"{name} cannot be read as an array ({models.in_short(reason)}).") from None
 
 

@@ -91,10 +91,11 @@ class Reading:
 
     def _in_order(self, data: DataLoader) -> DataLoader:
         """The loader's images, each once and in the order of its data set: a pass needs no chance."""
-        sampler, dataset = data.sampler, data.dataset
-        by_chance = isinstance(sampler, (of_torch.RandomSampler, of_torch.WeightedRandomSampler))
-        if not by_chance and len(sampler) != len(dataset):
-            dataset = Subset(dataset, sorted(map(int, set(getattr(sampler, "indices", sampler)))))
+        sampler = data.sampler if data.batch_size else [*chain.from_iterable(data.batch_sampler)]
+        dataset, by_chance = data.dataset, isinstance(sampler, (of_torch.RandomSampler, of_torch.WeightedRandomSampler))
+        if not by_chance and len(taken := {*map(int, getattr(sampler, "indices", sampler))}) < len(dataset):
+            self.notes.append(f"{self.part} takes {len(taken)} of the {len(dataset)} images of its data set.")
+            dataset = Subset(dataset, sorted(taken))
         if by_chance or data.drop_last:
             self.notes.append(f"{self.part} shuffles or drops images; all are taken, in the order of its data set.")
         collate = _collated if data.collate_fn is default_collate else data.collate_fn
@@ -104,7 +105,7 @@ class Reading:
         """A loader without worker processes, unless they pay; its first batch is read twice."""
         loader, started = DataLoader(dataset, size, collate_fn=collate), time.time()
         first, again = ([split(self.part, b)[0] for b in islice(self._guarded(loader), 1)] for _ in range(2))
-        if not all(map(torch.equal, first, again)):
+        if not all(one is None or torch.equal(one, other) for one, other in zip(first, again)):
             self.notes.append(f"{self.part} is augmented: its images are measured as they were drawn once.")
         pays = (time.time() - started) / 2 * len(loader) > SLOW
         return DataLoader(dataset, size, collate_fn=collate, num_workers=workers) if workers and pays else loader

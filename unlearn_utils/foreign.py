@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, combinations
 from math import log
@@ -22,7 +22,8 @@ NAME_IT = (
     "function, features=lambda model, images: ..., or give Arrays"
 )
 Where = str | Callable | None  # whose input the features are: of the module of this name, or found by itself (None)
-Call = tuple[nn.Module | None, str, Tensor]  # a module, "input" or "output", and features (N, d)
+Place = tuple[nn.Module | None, str, int]  # a module, "input" or "output", and of its calls which one
+Call = tuple[Place, Tensor]  # and the features (N, d) there
 
 
 class NoNumbers(BadInput):
@@ -45,7 +46,7 @@ class Foreign:
         if self.device.type == "meta":
             raise BadInput(f"model '{name}' is on the device 'meta', which holds no weights; load them first.")
         self.autocast = torch.is_autocast_enabled(self.device.type)
-        self.head, self.reader = (), (None, "input")
+        self.head, self.reader, self.part = (), (None, "input", 0), 0
         with undisturbed(self.module):
             self._find(images[:8])
             first, self.logits = self.look(images[:8])
@@ -58,8 +59,8 @@ class Foreign:
 
     def look(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Features (N, d) and logits (N, K) of a batch. Raises BadInput where the model gives no such."""
-        logits, calls = self._run(images, [self.reader[0]])
-        features = next((call[2] for call in reversed(calls) if call[:2] == self.reader), None)
+        parts, calls = self._run(images, [self.reader[0]])
+        logits, features = parts[self.part], dict(calls).get(self.reader)
         if features is None:
             raise BadInput(f"the features of model '{self.name}' are no (N, d); {NAME_IT}.")
         if not features.isfinite().all() or logits.isnan().any():
@@ -77,15 +78,16 @@ class Foreign:
             told = f"model '{self.name}', or its features function, cannot read {shown}"
             raise BadInput(f"{told}; give images as it was trained on them.") from None
 
-    def _run(self, images: Tensor, watched: Iterable[nn.Module]) -> tuple[Tensor, list[Call]]:
-        """Logits (N, K), float32, and what the watched modules, or the function of the user, were given and gave."""
-        calls = []
+    def _run(self, images: Tensor, watched: Iterable[nn.Module]) -> tuple[list[Tensor], list[Call]]:
+        """What may be logits (N, K), float32, and what watched modules, or the user's function, were given and gave."""
+        calls, times = [], Counter()
 
         def note(module: nn.Module | None, args: tuple, kwargs: dict, output: Any) -> None:
             given = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
             for side, value in (("input", given), ("output", output)):
                 if (features := _flat(value, len(images))) is not None:
-                    calls.append((module, side, features))
+                    calls.append(((module, side, times[module, side]), features))
+                    times[module, side] += 1
 
         if callable(self.where):
             note(None, (self._given(self.where, self.module, images),), {}, None)
@@ -97,41 +99,54 @@ class Foreign:
         finally:
             for hook in hooks:
                 hook.remove()
-        if (logits := next(_logits(output, len(images)), None)) is None:
+        if not (parts := list(_logits(output, len(images)))):
             shown = f"a tensor {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
             raise BadInput(f"model '{self.name}' gives {shown}, but it must give logits (N, K), or have .logits.")
-        return logits.detach().float().flatten(1), calls
+        return [logits.detach().float().flatten(1) for logits in parts], calls
 
     def _find(self, images: Tensor) -> None:
         """Where the features are read, and the head that makes the output of them."""
-        logits, calls = self._run(images, self.module.modules())
+        parts, calls = self._run(images, self.module.modules())
+        calls.reverse()  # the last first, as an earlier layer may be nearly the features
         if isinstance(self.where, str):
             calls = self._of_named(calls)
         elif self.where is None:  # what a ReLU or a dropout was given is not yet the features
             kinds = nn.Linear, nn.Conv2d, nn.Identity
-            calls = [call for call in calls if call[1] == "output" or isinstance(call[0], kinds)]
-        heads = list(self._heads(logits.shape[1]))
-        for module, side, features in sorted(calls, key=lambda call: call[1]):  # inputs come first
-            for head in [] if side == "output" and torch.equal(features, logits) else heads:
-                if head[0].shape[1] == features.shape[1] and self._makes(head, features, logits):
-                    self.head, self.reader = head, (module, side)
-                    return
+            calls = [call for call in calls if call[0][1] == "output" or isinstance(call[0][0], kinds)]
+        for self.part, logits in enumerate(parts):  # later ones only where the first are the features
+            same = [call for call in calls if not self.part or torch.equal(call[1], parts[0])]
+            if self._made_of(same, logits):
+                return
+        self.part, logits = 0, parts[0]
         if self.where is None:  # then what makes K numbers is taken for the head, or else the last nn.Linear
-            inputs = [(module, side) for module, side, _ in reversed(calls) if side == "input"]
+            inputs = [at for at, _ in calls if at[1] == "input"]
             linear = [at for at in inputs if isinstance(at[0], nn.Linear)]
             maps = [at for at in inputs if isinstance(at[0], (nn.Linear, nn.Conv2d))]
             sized = [at for at in maps if len(at[0].weight) == logits.shape[1]]
-            calls = sized + linear or self._refuse("runs no nn.Linear on features (N, d)")
-            name = next(key for key, part in self.module.named_modules() if part is calls[0][0])
+            self.reader, *_ = sized + linear or self._refuse("runs no nn.Linear on features (N, d)")
+            name = next(key for key, part in self.module.named_modules() if part is self.reader[0])
             self.notes.append(f"{self.name}: features are the input of '{name}'.")
-        self.reader = calls[0][:2] if calls else self.reader
+        elif calls:
+            self.reader = calls[0][0]
+
+    def _made_of(self, calls: list[Call], logits: Tensor) -> bool:
+        """Whether a head makes the logits of what a call was given, or gave; then they are kept."""
+        heads = list(self._heads(logits.shape[1]))
+        for place, features in sorted(calls, key=lambda call: call[0][1]):  # inputs come first
+            for head in [] if place[1] == "output" and torch.equal(features, logits) else heads:
+                if head[0].shape[1] == features.shape[1] and self._makes(head, features, logits):
+                    self.head, self.reader = head, place
+                    return True
+        return False
 
     def _of_named(self, calls: list[Call]) -> list[Call]:
-        """What the named module was given the last time. Raises BadInput where it was given no features."""
+        """What the named module was given. Raises BadInput where it was given no features, or several have the name."""
         named, name = dict(self.module.named_modules()), self.where.replace("_orig_mod.", "").removeprefix("module.")
-        module = named.get(name) or next((m for key, m in named.items() if key.endswith(f".{name}")), None)
-        calls = [call for call in calls if call[0] is module and call[1] == "input"]
-        return calls[-1:] or self._refuse(f"runs no module '{name}' on features (N, d)")
+        found = [name] if name in named else [key for key in named if key.endswith(f".{name}")]
+        if len(found) > 1:
+            self._refuse(f"has several modules of the name '{name}' ({', '.join(found[:4])})")
+        calls = [call for call in calls if found and call[0][0] is named[found[0]] and call[0][1] == "input"]
+        return calls or self._refuse(f"runs no module '{name}' on features (N, d)")
 
     def _refuse(self, what: str) -> None:
         """Raises BadInput."""
@@ -232,10 +247,10 @@ class Pass:
                 if n != (labels := len(self.labels[part])):
                     raise BadInput(f"model '{name}' has {n} {part} features, but {part} has {labels} labels.")
         self.seen = {part: reading.seen(self.labels[part]) for part, reading in read.items()}
-        train, test = read["train"].hashes, read["test"].hashes
-        if not train or not test:  # labels alone: the features take the place of the images
-            train, test = ([f.tobytes() for f in part] for part in (array.train_features, array.test_features))
-        self.shared = sum(map(set(train).__contains__, test))
+        images = [(read["train"].hashes, read["test"].hashes)]
+        if not all(images[0]):  # labels alone: features take their place; a shared image is shared in every model
+            images = [(map(bytes, a.train_features), [*map(bytes, a.test_features)]) for a in self.arrays.values()]
+        self.shared = min(sum(map(set(train).__contains__, test)) for train, test in images)
 
     def _read(self, nets: dict, read: dict[str, data_forms.Reading], features: dict, tracked: Callable) -> None:
         """The networks' arrays, batch by batch."""

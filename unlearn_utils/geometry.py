@@ -61,7 +61,8 @@ def _distance_to_etf(gram: Tensor) -> float:
 def nc2(means: Tensor) -> float:
     """NC2 = || H H^T / ||H H^T||_F - ETF ||_F of the centred class means H (K, d), ETF = (I - 11^T/K)/sqrt(K-1).
 
-    0 for a simplex ETF, at most 2. Lower is more collapsed.
+    0 for a simplex ETF of equally large classes (the centre is the mean of the images), at most 2. Lower is more
+    collapsed.
     """
     return _distance_to_etf(means @ means.T)
 
@@ -98,8 +99,9 @@ def turned(before: Tensor, after: Tensor) -> Tensor:
 def mean_distance(means: Tensor) -> Tensor:
     """||mu_k - mu|| over its mean across classes, (K,). Our extension.
 
-    1 for every class of a simplex ETF, which is the null value. Near 0 the class mean lies at the global mean: a
-    classifier by directions (CMF) is blind there, one by distances (NCC) is not. NaN for one ``at_global_mean``.
+    1 for every class of a simplex ETF of equally large classes, the null value. Near 0 the class mean lies at the
+    global mean: a classifier by directions (CMF) is blind there, one by distances (NCC) is not. NaN for one
+    ``at_global_mean``.
     """
     norms = means.norm(dim=1)
     return (norms / norms.mean()).masked_fill(at_global_mean(means), float("nan"))

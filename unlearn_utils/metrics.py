@@ -5,8 +5,6 @@ Accuracies are fractions in [0, 1], one per class, so that any forget set is a v
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
@@ -194,15 +192,13 @@ def nearest_class_centre(features: Tensor, means: Tensor) -> Tensor:
     return torch.cdist(features.double(), means.double()).argmin(1)
 
 
-def _against_others(scores: Tensor, pool: Callable) -> Tensor:
-    """Each class's score minus the pooled scores of all other classes, (N, K)."""
-    others = [pool(scores.index_fill(1, c, -torch.inf), 1) for c in torch.arange(scores.shape[1], device=scores.device)]
-    return scores - torch.stack(others, dim=1)
-
-
 def probe_scores(logits: Tensor) -> Tensor:
     """z_c - log sum_{j != c} exp z_j, the log odds of class c in the softmax, (N, K), float64; for ``auroc``."""
-    return _against_others(logits.double(), torch.logsumexp)
+    logits = logits.double()
+    best, whole = logits.argmax(1, keepdim=True), logits.logsumexp(1, keepdim=True)
+    others = whole + torch.log1p(-(logits - whole).exp())  # exact enough up to p = 1/2, so not for the best class
+    rest = logits.scatter(1, best, -torch.inf).logsumexp(1, keepdim=True)
+    return logits - others.scatter(1, best, rest)
 
 
 def centre_scores(features: Tensor, means: Tensor) -> Tensor:
@@ -210,7 +206,9 @@ def centre_scores(features: Tensor, means: Tensor) -> Tensor:
 
     The nearest other mean, and no soft minimum, so that the order does not depend on the scale of the features.
     """
-    return _against_others(-torch.cdist(features.double(), means.double()).square(), torch.amax)
+    scores = -torch.cdist(features.double(), means.double()).square()
+    first, second = scores.topk(2, dim=1).values.split(1, dim=1)
+    return scores - torch.where(scores == first, second, first)  # of two nearest ones each has the other
 
 
 def auroc(scores: Tensor, labels: Tensor) -> Tensor:

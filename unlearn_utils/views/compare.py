@@ -27,9 +27,9 @@ SIDES = {"retain": "retain", "forget": "forget", "group": "forget group", "false
 class Comparison:
     """One line per model and column in ``frame``, accuracies in per cent and differences in percentage points:
 
-    model, reference, column, n, value, reference_value, difference, low, high, p, p_holm, significant, smallest
-    (the smallest difference that these n with this spread would have shown), values (the n paired differences) and,
-    where a check makes a verdict meaningless, ``withheld`` (the check).
+    model, reference, column, n, value, reference_value (means over the pairs), difference, low, high, freedom, p,
+    p_holm, significant, smallest (the smallest difference that these n with this spread would have shown), values (the
+    n paired differences) and, where a check makes a verdict meaningless, ``withheld`` (the check).
     """
 
     frame: pd.DataFrame
@@ -149,7 +149,8 @@ def _column(rows: pd.DataFrame, pairs: Mapping[str, str], column: str, over: str
     for model, reference in pairs.items():
         difference, scatter = ((part[model] - part[reference]).dropna().to_numpy() for part in (values, starts))
         line = {"model": model, "reference": reference, "column": column, "n": len(difference)}
-        line |= {"value": values[model].mean(), "reference_value": values[reference].mean()}
+        paired = values[(values[model] - values[reference]).notna()] if len(difference) else values
+        line |= {"value": paired[model].mean(), "reference_value": paired[reference].mean()}
         line |= {"difference": difference.mean() if len(difference) else np.nan}
         lines.append(line | {"values": difference.round(10).tolist()} | _interval(difference, scatter))
     roles = rows.drop_duplicates("model").set_index("model").get("method", pd.Series(dtype=str)).map(METHODS)
@@ -162,30 +163,31 @@ def _interval(difference: np.ndarray, starts: Sequence[float] = ()) -> dict[str,
     """Student's t over the paired differences: bounds, p, and what Holm may change of it.
 
     The variance of the mean of n differences, each a mean over S starts, is s_n^2 / n + s_S^2 / S with s_S that of the
-    mean differences by start; its degrees of freedom are Satterthwaite's.
+    mean differences by start; its degrees of freedom are Satterthwaite's. Chance of a single image and start is in both
+    terms, so the interval is rather too wide.
     """
     n, s = len(difference), len(starts)
     if n < FEWEST:
-        return dict.fromkeys(("low", "high", "p", "p_holm", "smallest"), np.nan) | {"significant": False}
+        return dict.fromkeys(("low", "high", "p", "p_holm", "smallest", "freedom"), np.nan) | {"significant": False}
     mean, own, of_starts = difference.mean(), difference.var(ddof=1) / n, np.var(starts, ddof=1) / s if s > 1 else 0.0
     error, freedom = np.sqrt(own + of_starts), n - 1
     if of_starts > 1e-18:
         freedom = (own + of_starts) ** 2 / (own**2 / (n - 1) + of_starts**2 / (s - 1))
     p = 2 * stats.t.sf(abs(mean) / error, freedom) if error > 1e-9 else float(abs(mean) < 1e-9)  # all alike: certain
-    bound, smallest = (error * stats.t.ppf(1 - ALPHA / 2, df) for df in (freedom, n - 1))
-    bounds = {"low": mean - bound, "high": mean + bound}
-    return bounds | {"p": p, "p_holm": p, "smallest": smallest, "significant": p < ALPHA}
+    bound = error * stats.t.ppf(1 - ALPHA / 2, freedom)
+    bounds = {"low": mean - bound, "high": mean + bound, "freedom": freedom}
+    return bounds | {"p": p, "p_holm": p, "smallest": bound, "significant": p < ALPHA}
 
 
 def holm(lines: list[dict]) -> None:
     """Holm's step-down over the lines, in place: adjusted p, and the smallest difference at each line's own level."""
     corrected = 0.0
     for rank, line in enumerate(sorted(lines, key=lambda line: line["p"])):
-        left, n = len(lines) - rank, line["n"]
+        left, freedom = len(lines) - rank, line["freedom"]
         corrected = max(corrected, min(1.0, left * line["p"]))
-        error = line["smallest"] / stats.t.ppf(1 - ALPHA / 2, n - 1)
+        error = line["smallest"] / stats.t.ppf(1 - ALPHA / 2, freedom)
         line["p_holm"], line["significant"] = corrected, corrected < ALPHA
-        line["smallest"] = error * stats.t.ppf(1 - ALPHA / 2 / left, n - 1)
+        line["smallest"] = error * stats.t.ppf(1 - ALPHA / 2 / left, freedom)
 
 
 def head(column: str) -> str:

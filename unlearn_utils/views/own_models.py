@@ -119,7 +119,7 @@ class Report:
         if isinstance(reference, Report):
             return self._since(reference, columns)
         names = {name.casefold(): name for name in self.hits} | {"random": "Untrained"}
-        if (name := names.get(str(reference).casefold())) not in self.hits:
+        if (name := reference if reference in self.hits else names.get(str(reference).casefold())) not in self.hits:
             raise BadInput(f"there is no {reference} in this report; it has {', '.join(self.hits)}.")
         return self._with_checks(comparing.compare(self.images, name, columns, over="image"), name)
 
