@@ -14,7 +14,7 @@ from small import readings_of
 
 from unlearn_utils import Study, __main__, paths, sources
 from unlearn_utils.methods import METHODS
-from unlearn_utils.settings import BadInput
+from unlearn_utils.settings import BadInput, Data
 from unlearn_utils.study import exchange, packs, store, sweep
 from unlearn_utils.study.cells import images_of, trained
 from unlearn_utils.study.packs import NAME, Pack
@@ -150,6 +150,7 @@ def test_all_is_served_without_any_image_and_nothing_user_defined(pack, ran, tin
     packs.write(pack, home / "figures" / "digits" / NAME)
     shutil.rmtree(home / ".store")
     monkeypatch.setattr(sources, "load", lambda *_: 1 / 0)
+    monkeypatch.setattr(Data, "pixels", ())  # as if the few images were the profile's own
     served = learned_study(tiny, results="committed")
     pd.testing.assert_frame_equal(measured(served), expected)
     assert count == []
@@ -160,6 +161,19 @@ def test_all_is_served_without_any_image_and_nothing_user_defined(pack, ran, tin
             with monkeypatch.context() as patch:
                 patch.setattr(thing, "__module__", module)
                 assert pack.find(reading) is None
+
+
+@pytest.mark.parametrize("weights", ["", "of another processor"])
+def test_a_row_is_of_one_version_of_a_model(weights, pack, tiny, ran, home, monkeypatch, capsys):
+    """What is not committed is read from the model that is here; if that is another one, so is all else."""
+    model = pack.records[trained(ran.cell(0, (0,), "random_label")).question]
+    committed = {key: of for key, of in pack.records.items() if of["asked"].get("readout") != "ncc"}
+    committed[model["question"]] = model | {"result": model["result"] | ({"weights": weights} if weights else {})}
+    packs.write(replace(pack, records=committed), home / "figures" / "digits" / NAME)
+    monkeypatch.setattr(Data, "pixels", ())
+    served = learned_study(tiny, results="committed", forget_sets=[[0]])
+    assert served.measure(["random_label"], references=False).ncc_forget.notna().all()
+    assert ("Random Label, forget [0]" in capsys.readouterr().out) == bool(weights) == (not served.used["committed"])
 
 
 # Merging

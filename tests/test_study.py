@@ -1,5 +1,7 @@
 """``Study`` as a notebook sees it: names, rows, where results come from, where pictures go."""
 
+import json
+
 import pandas as pd
 import pytest
 
@@ -45,10 +47,10 @@ def test_what_cannot_be_meant_is_refused(home, given):
 def test_a_changed_study_has_a_folder_of_its_own(home):
     changed = Study("digits", overrides={"recipes.random_label.linear.lr": 0.5})
     assert changed.outputs.path.name.startswith("digits+") and Study("digits").outputs.path.name == "digits"
-    assert changed.recipes(["random_label"]).loc["Random Label", ["learning rate", "rate from"]].tolist() == [
-        0.5,
-        "changed here",
-    ]
+    shown = changed.recipes(["random_label", "salun_random_mask", "random_label.cmf"])["rate from"]
+    assert shown.tolist() == ["changed here", "tuned", "tuned"]
+    of_salun = Study("digits", overrides={"recipes.salun.linear.lr": 0.5}).recipes(["salun", "salun_random_mask"])
+    assert of_salun["learning rate"].tolist() == [0.5, 0.5] and set(of_salun["rate from"]) == {"changed here"}
 
 
 @pytest.mark.parametrize("profile", ["cifar10_slim", "cifar10_pretrained", "digits"])
@@ -61,6 +63,19 @@ def test_committed_results_give_the_committed_numbers_without_images(home, profi
     assert len(both) == len(rows)
     for column in ("output_forget", "probe_forget", "ncc_forget", "output_retain", "alignment_forget"):
         assert both[column].to_numpy() == pytest.approx(both[f"{column}_committed"].to_numpy(), abs=1e-5, nan_ok=True)
+
+
+def test_committed_results_never_answer_for_other_images(home):
+    assert Study("digits", results="committed").pack and Study("digits", results="committed", seeds=[5]).pack
+    for changed in ({"data.train_per_class": 10}, {"data.test_per_class": 5}):
+        assert not Study("digits", overrides=changed, results="committed").pack
+
+
+def test_the_image_folder_of_a_command_is_for_its_own_profile(home, monkeypatch):
+    monkeypatch.setenv("UNLEARN_MACHINE", json.dumps({"profile": "image_folder", "data_dir": "/nowhere", "jobs": 1}))
+    assert Study("digits").profile.data.folder == "" and Study("digits").machine.jobs == 1
+    with pytest.raises(BadInput, match="nowhere"):
+        Study("image_folder").classes  # noqa: B018
 
 
 def test_what_was_used_is_noted(ran, tmp_path, monkeypatch):

@@ -49,6 +49,11 @@ class Data(Views):
     readout_view: Literal["test", "augmented"] = "test"
 
     @property
+    def pixels(self) -> tuple:
+        """All that decides which images there are."""
+        return self.source, self.image_size, self.channels, self.folder, self.train_per_class, self.test_per_class
+
+    @property
     def views(self) -> Views:
         return Views(**{spec.name: getattr(self, spec.name) for spec in dataclasses.fields(Views)})
 

@@ -42,7 +42,7 @@ def read(name: str, value: Any, default: Any = None) -> Any:
         with suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             value = ast.literal_eval(value)
     if list in (kind, get_origin(kind)):
-        value = list(value) if isinstance(value, (list, tuple)) else [value]
+        value = list(value) if isinstance(value, (list, tuple, set, range)) else [value]
     if value == [] or name == "forget":
         return value
     if name in KINDS:

@@ -84,15 +84,17 @@ class Results:
             except BadInput as problem:
                 told = f"{len(here)} results are not committed ({here[0].label}, ...)"
                 raise BadInput(f"{told}, and they cannot be computed: {problem}") from None
-        if here and packed and not self._same_originals(here):
-            print(
-                f"{len(here)} of {len(tasks)} results are not committed, and the Original here is another one: all of "
-                "this table is computed here, since two Originals are never mixed."
-            )
-            packed, here = {}, tasks
+        found = self._here(here)
+        if here and self.pack and (others := self._others(here)):
+            told = f"{len(here)} of {len(tasks)} results are not committed, and {others[0]} is another model here"
+            if packed:
+                print(f"{told}: all of this table is computed here, since two versions of a model are never mixed.")
+                packed, found = {}, self._here(tasks)
+            else:
+                print(f"{told}: do not compare these numbers with committed ones.")
         self.used["committed"] |= packed
         _note(packed)
-        return {question: found["result"] for question, found in packed.items()} | self._here(here)
+        return {question: record["result"] for question, record in packed.items()} | found
 
     def _here(self, tasks: list[Task]) -> dict[str, dict[str, Any]]:
         """Results by question, cached or computed now. What fails is printed and left out."""
@@ -105,11 +107,19 @@ class Results:
         _note(f"{task.kind}/{task.key}" for task, _ in found.values())
         return {question: result for question, (_, result) in found.items()}
 
-    def _same_originals(self, here: list[Task]) -> bool:
-        """Whether the Originals behind these tasks are cached and are those of the committed results."""
-        originals = [trained(self.cell(seed, (), "original")) for seed in {task.cell.seed for task in here}]
-        pairs = [(Store().get(task.spec), self.pack.find(task)) for task in originals]
-        return all(own and theirs and own.result["weights"] == theirs["original"] for own, theirs in pairs)
+    def _others(self, here: list[Task]) -> list[str]:
+        """Labels of the models behind these tasks that are other ones than the committed."""
+        behind, cells = {}, [task.cell for task in here]
+        for cell in cells:  # which grows
+            behind[trained(cell).question] = trained(cell)
+            cells += filter(None, [cell.start])
+        others = []
+        for task in behind.values():
+            own, theirs = Store().get(task.spec), self.pack.find(task)
+            known = theirs or (task.cell.method, task.cell.variant) == ("original", "linear")  # which all starts from
+            if own and known and (not theirs or own.result.get("weights") != theirs["result"].get("weights")):
+                others.append(task.label)
+        return sorted(others)
 
 
 def _note(lines) -> None:

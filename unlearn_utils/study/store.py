@@ -213,7 +213,7 @@ class Store:
         halved = {key: f.bfloat16() if torch.equal(f.bfloat16().float(), f) else f for key, f in features.items()}
         self.put(spec, {}, {"features": halved}, 0.0, device)
         kept, used = 0, []
-        for folder in (self.root / spec["kind"]).iterdir():
+        for folder in (self.root / spec["kind"]).glob("[!.]*"):  # what begins with a dot is being written
             with suppress(OSError):  # another process makes room as well
                 used.append((folder.stat().st_mtime, sum(f.stat().st_size for f in folder.iterdir()), folder))
         for _, size, folder in sorted(used, reverse=True):

@@ -15,7 +15,7 @@ import pandas as pd
 from ..data import check_forget_set
 from ..methods import METHODS, build
 from ..models import Model, check_network
-from ..paths import REFERENCE, ROOT
+from ..paths import REFERENCE, ROOT, Outputs
 from ..representation import Features
 from ..settings import READOUTS, BadInput
 from . import packs, parameters, profiles
@@ -48,18 +48,20 @@ class Study(Results):
     """
 
     def __init__(self, profile: str = "digits", forget=(), seeds=(), overrides=None, **machine):
-        given = json.loads(os.environ.get(FROM_COMMAND, "{}")) | machine
-        options = parameters.Options(**parameters.read("machine", given))
+        of_command = json.loads(os.environ.get(FROM_COMMAND, "{}"))
+        if of_command.pop("profile", profile) != profile:  # another data set beside the command's
+            of_command.pop("data_dir", None)
+        options = parameters.Options(**parameters.read("machine", of_command | machine))
         own, changed = profiles.load(profile, data_dir=options.data_dir), parameters.read("overrides", overrides or {})
-        named = [key.split(".")[1] for key in changed if key.startswith("recipes.")]
+        named = [key.split(".")[1] for key in map(str, changed) if key.startswith("recipes.")]
         if unknown := set(named) - METHODS.keys():
             raise BadInput(f"there is no method '{min(unknown)}'; choose from {', '.join(METHODS)}.")
         loaded = profiles.load(profile, changed, options.data_dir)
         profiles.check_names(loaded, METHODS, VARIANTS)
         self.machine = Machine.choose(options.device, options.jobs, options.cluster)
         self.differs, committed = differences(loaded, own), packs.reference(profile)
-        # Where the committed results themselves are being made, none of them is used.
-        use_them = options.results and os.environ.get(REFERENCE) != profile
+        # Where the committed results themselves are being made, or of other images, none of them is used.
+        use_them = options.results and os.environ.get(REFERENCE) != profile and own.data.pixels == loaded.data.pixels
         self.pack: Pack | None = packs.read(committed, profile) if use_them else None
         if self.pack:
             loaded = dataclasses.replace(loaded, images=self.pack.images)
@@ -113,12 +115,14 @@ class Study(Results):
         return fewer
 
     @property
-    def tuning(self) -> pd.DataFrame:
-        """The search that chose the profile's rates: a row per model and candidate. Raises BadInput without one."""
-        path = ROOT / "figures" / self.profile.name / "tuning.csv"
-        if not path.exists():
-            raise BadInput(f"'{self.profile.name}' has no search; python -m unlearn_utils.study.tune makes one.")
-        return pd.read_csv(path)
+    def tuning(self) -> pd.DataFrame | None:
+        """The search that chose the profile's rates: a row per model and candidate; None, and a line, without one."""
+        name = self.profile.name
+        for path in (Outputs(name).path / "tuning.csv", ROOT / "figures" / name / "tuning.csv"):
+            if path.exists():
+                return pd.read_csv(path)
+        print(f"'{name}' has no search; python -m unlearn_utils.study.tune {name} makes one.")
+        return None
 
     def others(self) -> list[Study]:
         """Studies of the committed results of every other profile that has some."""
@@ -153,9 +157,11 @@ class Study(Results):
     def _whose(self, method: str, variant: str) -> str:
         """Whose learning rate it is: tuned by the rule in the profile, or the profile's, which names its source."""
         tuned = self.profile.tuning.get(method, {}) | (self.profile.tuning if not METHODS[method].closed_form else {})
-        changed = any(key.startswith(f"recipes.{method}.") for key in self.differs)
+        own, several = profiles.load(self.profile.name), len(self.forget) > 1
+        used = recipe_of(self.profile, method, variant, several)
+        is_own = has_recipe(own, method, variant) and recipe_of(own, method, variant, several) == used
         by_rule = METHODS[method].start == "original" and any(name in tuned for name in needs(variant))
-        return "changed here" if changed else "tuned" if by_rule else "profile"
+        return "changed here" if not is_own else "tuned" if by_rule else "profile"
 
     # ---- models ----
 
