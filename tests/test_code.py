@@ -2,12 +2,14 @@
 
 import argparse
 import ast
+import functools
 import importlib
 import os
 import random
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
 
@@ -221,6 +223,22 @@ def itself(lr):
     return made
 
 
+def thrice(x):
+    return 3 * x
+
+
+class Scale:
+    def __init__(self, by):
+        self.by = by
+
+    def __call__(self, x):
+        return self.by * x
+
+
+def scaled(by):
+    return lambda x: by * x
+
+
 SAME = [  # name, a value, the same again, another
     ("device", torch.device("cpu"), torch.device("cpu"), torch.device("cuda:0")),
     ("criterion", *(torch.nn.CrossEntropyLoss(label_smoothing=s) for s in (0.1, 0.1, 0.2))),
@@ -229,6 +247,11 @@ SAME = [  # name, a value, the same again, another
     ("weights", torch.ones(3), torch.ones(3), torch.zeros(3)),
     ("itself", *(itself(lr) for lr in (0.1, 0.1, 0.2))),
     ("number", 1, 1, 2),
+    ("cached", *(functools.cache(of) for of in (twice, twice, thrice))),
+    ("vectorised", *(np.vectorize(of) for of in (twice, twice, thrice))),
+    ("method", *(Scale(by).__call__ for by in (2, 2, 3))),
+    ("closure", *(scaled(by) for by in (2, 2, 3))),
+    ("closures", *([scaled(2), scaled(by)] for by in (2, 2, 3))),
     ("text", "1", "1", 1),
 ]
 

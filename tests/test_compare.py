@@ -102,18 +102,26 @@ def test_check_says_by_how_much_and_in_what_tables_differ(tmp_path):
 def test_check_fails_for_what_differs_but_not_for_models_that_a_notebook_trains(tmp_path, monkeypatch, capsys):
     committed, here = tmp_path / "figures" / "toy", tmp_path / "local"
     monkeypatch.setattr(check, "ROOT", tmp_path)
+    monkeypatch.setattr(check, "drawn_by", lambda notebook: {f"{notebook.stem}.csv"})
     study = SimpleNamespace(outputs=SimpleNamespace(path=here), profile=SimpleNamespace(name="toy"))
-    for folder, value in ((committed, 1.0), (here, 2.0)):
-        folder.mkdir(parents=True)
-        pd.DataFrame({"value": [value]}).to_csv(folder / "own_method.csv", index=False)
-    assert check.compared(study, fresh=False) == 0 and "1 differ" in (said := capsys.readouterr().out)
+    own, both = ["own_method.ipynb"], ["own_method.ipynb", "claims.ipynb"]
+
+    def put(name, *values):
+        for folder, value in zip((committed, here), values):
+            folder.mkdir(parents=True, exist_ok=True)
+            pd.DataFrame({"value": value}).to_csv(folder / f"{name}.csv", index=False)
+
+    put("own_method", [1.0], [2.0])
+    assert check.compared(study, False, own) == 0 and "1 differ" in (said := capsys.readouterr().out)
     assert "trained here" in said
-    pd.DataFrame({"value": [1.0, 2.0]}).to_csv(here / "own_method.csv", index=False)
-    assert check.compared(study, fresh=False) == 1
-    for folder, value in ((committed, 1.0), (here, 2.0)):
-        pd.DataFrame({"value": [value]}).to_csv(folder / "own_method.csv", index=False)
-        pd.DataFrame({"value": [value]}).to_csv(folder / "claims.csv", index=False)
-    assert check.compared(study, fresh=False) == 1 and check.compared(study, fresh=True) == 0
+    put("own_method", [1.0], [1.0, 2.0])
+    assert check.compared(study, False, own) == 1
+    put("own_method", [1.0], [2.0])
+    put("claims", [1.0], [2.0])
+    assert check.compared(study, False, both) == 1 and check.compared(study, True, both) == 0
+    assert check.compared(study, False, own, some=True) == 0  # the other table is of an earlier run
+    put("claims", [1.0], [1.0])
+    assert check.compared(study, False, both) == 0 and check.compared(study, False, own) == 1
 
 
 def test_models_have_references_of_their_own():

@@ -40,7 +40,8 @@ class Numbers:
         self.classes = ", ".join(names)
 
     def claims(self) -> pd.Series:
-        return tables.claims(self.rows, self.study.attack(["random_label"], "few_shot")).text.iloc[:, -1]
+        methods = [name for name in plots.PAPER if self.study.has(name)]
+        return tables.claims(self.rows, self.study.attack(methods)).text.iloc[:, -1]
 
     def value(self, model: str, column: str) -> str:
         """Mean over forget sets, in % for accuracies and in degrees for angles."""

@@ -131,8 +131,8 @@ def _given(options: argparse.Namespace) -> dict[Path, dict[str, Any]]:
         raise BadInput("--test takes no other option.")
     if (options.refresh_reference or options.check) and (options.set or options.batch_size):
         raise BadInput("--check and --refresh-reference take a profile as it is; leave out --set and --batch-size.")
-    if options.fresh and not options.check:
-        raise BadInput("--fresh goes with --check.")
+    if options.fresh and (not options.check or options.results):
+        raise BadInput("--fresh goes with --check, and computes all: leave out --results.")
     home()
     own = {path: parameters_of(path) for path in chosen_notebooks(options.only)}
     changed = {"profile": options.profile} | settings_of(options.set, own)
@@ -140,7 +140,9 @@ def _given(options: argparse.Namespace) -> dict[Path, dict[str, Any]]:
         changed["overrides"] = {"network.images_per_pass": options.batch_size} | changed.get("overrides", {})
     usual = changed["profile"] == "digits"
     given = {
-        path: {name: value for name, value in changed.items() if defaults.get(name, value) != value}
+        path: {
+            name: value for name, value in _named_as(changed, defaults).items() if defaults.get(name, value) != value
+        }
         for path, defaults in own.items()
         if usual or options.only or "profile" in defaults
     }
@@ -151,6 +153,13 @@ def _given(options: argparse.Namespace) -> dict[Path, dict[str, Any]]:
     options.forget, options.seeds = changed.get("forget", []), changed.get("seeds", [])
     profiles.load(options.profile, options.overrides, options.data_dir)
     return given
+
+
+def _named_as(changed: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """The changed parameters under a notebook's own names: one about models of one's own has a profile as example."""
+    if "example" not in defaults or "example" in changed:
+        return changed
+    return {"example" if name == "profile" else name: value for name, value in changed.items()}
 
 
 def main() -> int:
@@ -192,7 +201,8 @@ def work(options: argparse.Namespace, given: dict[Path, dict[str, Any]]) -> int:
     failed = run.run(study, given, machine, options.force or options.refresh_reference or options.check, write_report)
     if options.refresh_reference and not failed and not machine["results"]:
         exchange.refresh(study, bool(options.only))
-    return failed or (compared(study, options.fresh, bool(options.only)) if options.check else 0)
+    executed = [path.name for path in given]
+    return failed or (compared(study, options.fresh, executed, bool(options.only)) if options.check else 0)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,11 @@ def images_of(profile: Profile) -> Images:
     return Images(dataset.fingerprint, dataset.classes, train, test, dataset.groups)
 
 
+def inputs_of(profile: Profile) -> str:
+    """What a profile's images, and the file of weights that its networks start from, hold."""
+    return f"{images_of(profile).fingerprint} {_weights(profile.network.weights)}"
+
+
 def look_again(tasks: Iterable[Task] = ()) -> None:
     """Notice what was edited since the last sweep: code, image folders, files of weights; ``tasks`` find new keys."""
     code.look_again()

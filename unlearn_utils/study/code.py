@@ -18,7 +18,7 @@ import sysconfig
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -135,28 +135,40 @@ def reached(*roots: Any) -> list[tuple[str, str, str]]:
     todo: list[Place] = [_place(root) for root in roots]
     while todo:
         module, name, thing = todo.pop()
-        if (module, name) in found:
-            continue
+        thing = inspect.unwrap(thing) if callable(thing) else thing  # functools.cache and its like
         source, held = _source_of(module, name, thing), []
-        if statements := source.names.get(name):
-            found[module, name] = as_text(statements)
+        statements = () if isinstance(thing, MethodType) else source.names.get(name)  # its object counts by its value
+        ours, defined = module.startswith(f"{PACKAGE}."), isinstance(thing, (FunctionType, type))
+        value = "" if statements or defined else str(_value(name, thing, held))
+        closed = [] if ours else _closed_over(thing)
+        place = module, " ".join([name, value, *(str(_value(name, one, held)) for one in closed)])
+        if place in found:
+            continue
+        if statements:
+            found[place] = as_text(statements)
             todo += [place for statement in statements for place in _named_in(statement, source)]
-            if not module.startswith(f"{PACKAGE}."):  # whose own tables hold more than one result uses
-                held = thing.values() if isinstance(thing, dict) else thing if isinstance(thing, (list, tuple)) else []
-        elif isinstance(thing, (FunctionType, type)):
+            if not ours:  # the package's own tables hold more than one result uses
+                held += thing.values() if isinstance(thing, dict) else thing if isinstance(thing, (list, tuple)) else []
+        elif defined:
             raise BadInput(
                 f"the source of '{name}' cannot be found, so its results could not be told from those of another "
                 "version; define it in a notebook cell or a file."
             )
         else:
-            found[module, name] = str(_value(name, thing, held))
-        defined = [_place(one) for one in held if isinstance(one, (FunctionType, type))]
-        todo += [place for place in defined if _counts(place[0], source)]
+            found[place] = value
+        inside = [_place(one) for one in held if isinstance(one, (FunctionType, type))]
+        todo += [place for place in inside if _counts(place[0], source)]
     return [(module, name, text) for (module, name), text in found.items()]
 
 
 def _place(thing: Any) -> Place:
     return thing.__module__, thing.__qualname__.partition(".")[0], thing
+
+
+def _closed_over(thing: Any) -> list:
+    """The values that a function made by another one keeps."""
+    cells = thing.__closure__ or () if isinstance(thing, FunctionType) else ()
+    return [cell.cell_contents for cell in cells if cell != CellType()]  # an empty one has no contents
 
 
 @cache  # once

@@ -30,6 +30,7 @@ import torch
 
 from ..paths import REFERENCE, ROOT, Outputs, git, write
 from ..settings import BadInput
+from .cells import inputs_of
 from .code import as_text, bare
 from .progress import QUIET
 from .results import USED
@@ -57,10 +58,10 @@ def run(
     study: Study, given: Given, machine: dict[str, Any], again: bool, report: Callable[[Outputs, dict], Path]
 ) -> int:
     """Execute what is not unchanged, write provenance and report, print a summary; 0 if nothing failed."""
-    started, outputs = time.time(), study.outputs
-    stale = [path for path, values in given.items() if again or not unchanged(path, values, machine, outputs)]
+    started, outputs, images = time.time(), study.outputs, inputs_of(study.profile)
+    stale = [path for path, values in given.items() if again or not unchanged(path, values, machine, outputs, images)]
     print(f"{study!r}\n{len(stale)} of {len(given)} notebooks to execute", flush=True)
-    done = _execute(stale, given, machine, outputs) if stale else []
+    done = _execute(stale, given, machine, outputs, images) if stale else []
     problems = {one.name: one.problem for one in done if one.problem}
     if stale:
         _write_provenance(study, outputs, done, machine)
@@ -70,12 +71,12 @@ def run(
     return 1 if problems else 0
 
 
-def _execute(stale: list[Path], given: Given, machine: dict[str, Any], outputs: Outputs) -> list[Executed]:
+def _execute(stale: list[Path], given: Given, machine: dict[str, Any], outputs: Outputs, images: str) -> list[Executed]:
     """Two notebooks at a time, which share the processes; a line for the first figure and for each notebook."""
     started, side_by_side = time.time(), min(2, machine["jobs"], len(stale))
     each = machine | {"jobs": max(1, machine["jobs"] // side_by_side)}
     pool = loky.ProcessPoolExecutor(side_by_side, timeout=60, initializer=_end_quietly)  # idle ones of a killed command
-    waiting = {pool.submit(execute, path, given[path], each, outputs) for path in stale}
+    waiting = {pool.submit(execute, path, given[path], each, outputs, images) for path in stale}
     done, drawn = [], []
     try:
         while waiting:
@@ -96,13 +97,13 @@ def _end_quietly() -> None:
         signal.signal(name, lambda *_: sys.exit(1))
 
 
-def execute(path: Path, parameters: dict[str, Any], machine: dict[str, Any], outputs: Outputs) -> Executed:
+def execute(path: Path, parameters: dict[str, Any], machine: dict[str, Any], outputs: Outputs, images: str) -> Executed:
     """Execute one notebook; it takes its place in one step, and only where it did not fail."""
     import papermill
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of comments that it cannot parse
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    os.environ |= {QUIET: "1", FROM_COMMAND: json.dumps(machine)}
+    os.environ |= {QUIET: "1", FROM_COMMAND: json.dumps(machine | {"profile": outputs.profile})}
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))  # another notebook has the rest
     began, problem = time.time(), ""
     with tempfile.TemporaryDirectory() as scratch:
@@ -116,11 +117,14 @@ def execute(path: Path, parameters: dict[str, Any], machine: dict[str, Any], out
                 part.metadata.pop("papermill", None)
                 part.metadata.pop("execution", None)
             notes = sorted(set(used.read_text(encoding="utf-8").splitlines())) if used.exists() else []
-            notebook.metadata[MADE] = {"of": _made_of(path, parameters, machine, outputs), "used": " ".join(notes)}
+            notebook.metadata[MADE] = {
+                "of": _made_of(path, parameters, machine, outputs, images),
+                "used": " ".join(notes),
+            }
             target = outputs.file(f"notebooks/{path.name}")
             target.parent.mkdir(exist_ok=True)
             write(target, nbformat.writes(notebook) + "\n")
-            if os.environ.get(REFERENCE) and "profile" not in parameters:  # notebooks/ shows the default profile
+            if os.environ.get(REFERENCE) and not {"profile", "example"} & set(parameters):  # notebooks/ shows digits
                 notebook.cells = [cell for cell in notebook.cells if "injected" not in str(cell.metadata)]
                 write(path, nbformat.writes(notebook) + "\n")
         except papermill.PapermillExecutionError as error:
@@ -130,23 +134,30 @@ def execute(path: Path, parameters: dict[str, Any], machine: dict[str, Any], out
     return Executed(path.stem, (time.time() - began) / 60, problem)
 
 
-def unchanged(path: Path, parameters: dict[str, Any], machine: dict[str, Any], outputs: Outputs) -> bool:
+def unchanged(path: Path, parameters: dict[str, Any], machine: dict[str, Any], outputs: Outputs, images: str) -> bool:
     """Whether the executed notebook is what would come out again: the same code, and what it used is there."""
     executed, store = outputs.path / "notebooks" / path.name, Store().root
     made = nbformat.read(executed, as_version=4).metadata.get(MADE, {}) if executed.exists() else {}
-    if made.get("of") != _made_of(path, parameters, machine, outputs):
+    if made.get("of") != _made_of(path, parameters, machine, outputs, images):
         return False
     notes = [note.split("/", 1) for note in made["used"].split() if "/" in note]  # a committed result has no slash
     files = [outputs.path / key if kind == "file" else store / kind / key / "record.json" for kind, key in notes]
     return all(file.exists() for file in files)
 
 
-def _made_of(path: Path, parameters: dict[str, Any], machine: dict[str, Any], outputs: Outputs) -> str:
-    """Hash of a notebook's code, its parameters, the package, and the committed results of all profiles."""
+def drawn_by(notebook: Path) -> set[str]:
+    """The tables of numbers that an executed notebook kept."""
+    notes = nbformat.read(notebook, as_version=4).metadata.get(MADE, {}).get("used", "").split()
+    files = [Path(note).name for note in notes if note.startswith("file/")]
+    return {name.replace(".png", "_points.csv") for name in files}
+
+
+def _made_of(path: Path, parameters: dict[str, Any], machine: dict[str, Any], outputs: Outputs, images: str) -> str:
+    """Hash of a notebook's code, its parameters, images, the package, and the committed results of all profiles."""
     cells = nbformat.read(path, as_version=4).cells
     sources = [c.source for c in cells if c.cell_type == "code" and "injected" not in str(c.metadata)]
     which = {name: machine[name] for name in ("results", "data_dir", "device")}
-    return digest([sources, parameters, which, outputs.name, _package()])
+    return digest([sources, parameters, which, outputs.name, images, _package()])
 
 
 @cache

@@ -5,21 +5,24 @@ from pathlib import Path
 import pandas as pd
 
 from ..paths import ROOT
+from ..study.run import drawn_by
 from ..study.study import Study
 
 NOISE = 1e-6  # rounding of what is written with six digits
 TRAINED = ("by_hand_points.csv", "own_method.csv")  # of models that notebooks 02 and 06 train while they draw
 
 
-def compared(study: Study, fresh: bool, some: bool = False) -> int:
+def compared(study: Study, fresh: bool, executed: list[str], some: bool = False) -> int:
     """Print each table of numbers that differs from the committed one; 1 if one does, and the run was not ``fresh``.
 
-    Tables of models that a notebook trains may differ, since a processor acts like a seed.
-    Where only ``some`` notebooks were executed, what others draw is not compared.
+    Tables of models that a notebook trains may differ, since a processor acts like a seed. ``executed`` are the names
+    of the notebooks; where they are only ``some``, what the others draw is not compared.
     """
     here, committed = study.outputs.path, ROOT / "figures" / study.profile.name
-    names = sorted({path.name for path in committed.glob("*.csv")} - {"tuning.csv"})
-    found = {name: difference(committed / name, here / name) for name in names if not some or (here / name).exists()}
+    drawn = set().union(*(drawn_by(here / "notebooks" / name) for name in executed))
+    names = {path.name for path in committed.glob("*.csv")} - {"tuning.csv"}
+    places = {name: here / name if name in drawn else None for name in sorted(names & drawn if some else names)}
+    found = {name: difference(committed / name, place) for name, place in places.items()}
     table = pd.DataFrame(found.values(), found, ["difference", "note"])
     trained = table.index.isin(TRAINED) & table.note.eq("") & (table.difference > NOISE)
     table.loc[trained, "note"] = "of models trained here"
@@ -32,9 +35,9 @@ def compared(study: Study, fresh: bool, some: bool = False) -> int:
     return int(len(apart) > trained.sum() and not fresh)
 
 
-def difference(committed: Path, here: Path) -> tuple[float, str]:
+def difference(committed: Path, here: Path | None) -> tuple[float, str]:
     """Largest absolute difference of two tables of numbers, in their own unit, and what else differs."""
-    if not here.exists():
+    if not here or not here.exists():
         return 0.0, "not drawn here"
     old, new = pd.read_csv(committed), pd.read_csv(here)
     if not old.columns.equals(new.columns) or len(old) != len(new):

@@ -38,6 +38,8 @@ class Comparison:
     @property
     def caption(self) -> str:
         """What the numbers are, in one sentence for the page."""
+        if self.frame.empty:
+            return "Nothing to compare."
         n = " to ".join(map(str, sorted({self.frame.n.min(), self.frame.n.max()})))
         few = " Fewer than five pairs: the paired differences are listed." * bool((self.frame.n < FEWEST).any())
         if self.frame.get("withheld", pd.Series()).any():
@@ -115,7 +117,8 @@ def compare(
     known = set(rows.model)
     if absent := [name for pair in pairs.items() for name in pair if name not in known]:
         raise BadInput(f"there is no model {absent[0]!r} in the rows; they have {', '.join(map(str, sorted(known)))}.")
-    return Comparison(pd.DataFrame([line for column in columns for line in _column(rows, pairs, column, over)]), over)
+    lines = [line for column in columns for line in _column(rows, pairs, column, over)] if pairs else []
+    return Comparison(pd.DataFrame(lines, columns=None if lines else ["model", "reference", "column", "n"]), over)
 
 
 def one_per_method(rows: pd.DataFrame) -> pd.DataFrame:

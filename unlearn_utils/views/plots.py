@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
 from ..methods import METHODS
-from ..settings import READOUTS
+from ..settings import READOUTS, BadInput
 from . import style
 from .style import DASHED, FORGET, GREY, READOUT_STYLE, RETAIN, canvas, end_labels, finish, joined, means, models_of
 from .tables import n_of
@@ -75,7 +75,9 @@ def dumbbell(rows: pd.DataFrame, columns: tuple = ("output", "probe")) -> Figure
     per model (``evaluate``), of which all are and the Original is the last; ``columns`` are readouts.
     """
     of_study = "variant" in rows
-    shown = models_of(rows, (*PAPER, "retrain", "random")) if of_study else list(rows.model.unique())
+    others = [name for name in rows.method.unique() if name in METHODS and METHODS[name].role == "method"]
+    of_paper = dict.fromkeys([*PAPER, *others, "retrain", "random"])
+    shown = models_of(rows, tuple(of_paper)) if of_study else list(rows.model.unique())
     methods = rows.drop_duplicates("model").set_index("model").method
     table = 100 * means(rows, [f"{name}_forget" for name in columns]).dropna(how="all")  # of a model that diverged
     shown = sorted((name for name in shown if name in table.index), key=lambda name: methods[name] == "original")
@@ -101,7 +103,8 @@ def dumbbell(rows: pd.DataFrame, columns: tuple = ("output", "probe")) -> Figure
 
 def cmf(rows: pd.DataFrame) -> Figure:
     """Each method with a linear and with a class-mean-features head: forget accuracy by output, probe and NCC."""
-    methods = [name for name in PAPER if name in set(rows.method[rows.variant == "cmf"])]
+    if not (methods := [name for name in PAPER if name in set(rows.method[rows.variant == "cmf"])]):
+        raise BadInput(f"no model here has a CMF head; choose from the methods {', '.join(PAPER)}.")
     chosen = rows[rows.method.isin(methods) & rows.variant.isin(HEADS)]
     table = 100 * means(rows, ["output_retain", *(f"{name}_forget" for name in READOUTS)])
     retrain = table.loc["Retrain"]

@@ -12,6 +12,7 @@ import pandas as pd
 
 from ..methods import METHODS
 from ..paths import write
+from ..settings import BadInput
 from .compare import Comparison, as_html, as_plain, compare, head, one_per_method
 
 PLAIN = re.compile("alignment|mean_distance|margin|.*bias|nc[123]|.*auroc|.*turn|epochs|gradient_passes")  # no per cent
@@ -107,13 +108,16 @@ def measurements(rows: pd.DataFrame) -> Table:
 def claims(rows: pd.DataFrame, readings: pd.DataFrame, method: str = "random_label") -> Table:
     """The paper's claims as numbers of one method, accuracies on the forget class in %.
 
-    ``rows`` hold the method with variants linear, classifier and cmf; ``readings`` the few-shot attack.
+    ``rows`` hold the method with variants linear, classifier and cmf; ``readings`` the few-shot attack. Holm corrects
+    each claim over the methods that these hold. Raises BadInput without one of the variants.
     """
     label = rows[rows.method == method].drop_duplicates("variant").set_index("variant").model
+    if absent := {"linear", "classifier", "cmf"} - set(label.index):
+        raise BadInput(f"'{method}' has no {', '.join(sorted(absent))} here, which the claims compare; choose another.")
     of = rows.groupby("model").mean(numeric_only=True) * 100
     linear, frozen, cmf = (of.loc[label[v]] for v in ("linear", "classifier", "cmf"))
     family = pd.concat([one_per_method(rows[rows.method != method]), rows[rows.model == label["linear"]]])
-    one = readings[readings.attack == "few_shot"]
+    one = readings[readings.attack.eq("few_shot") & readings.variant.eq("linear")]
     one = one[one.x == one.x.min()]
     by_method = [of.drop_duplicates("variant").set_index("variant").model for _, of in rows.groupby("method")]
     changes = []
@@ -121,7 +125,7 @@ def claims(rows: pd.DataFrame, readings: pd.DataFrame, method: str = "random_lab
         if pairs := {own["cmf"]: own[start] for own in by_method if "cmf" in own and start in own}:
             changes.append(compare(rows, pairs, ["probe_forget"]).texts("probe_forget").get(label["cmf"]))
     known = [f"{of.output_forget[name]:.1f}" for name in ("Original", "Retrain", METHODS["random"].label)]
-    alone = rows[rows.model.isin([label["classifier"], "Retrain"])]
+    alone = rows[rows.variant.eq("classifier") | rows.model.eq("Retrain")]
     found = [
         f"{linear.output_forget:.1f} ({', '.join(known)})",
         _minus(family, "original", "probe_forget", label["linear"]),
