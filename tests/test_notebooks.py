@@ -5,12 +5,14 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 
 from unlearn_utils.__main__ import checked, parameters_of
 from unlearn_utils.paths import ROOT
+from unlearn_utils.study import run
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PAGES = [ROOT / name for name in ("README.md", "RESULTS.md", "USAGE.md", "CLUSTER.md", "CONTRIBUTING.md")]
@@ -93,6 +95,15 @@ def test_an_unchanged_notebook_is_not_executed_again_and_a_lost_figure_brings_on
     assert "1 of 2 notebooks to execute" in run().stdout
 
 
+def test_a_notebook_on_other_images_is_not_unchanged(executed):
+    home, _, _ = executed
+    outputs = SimpleNamespace(name="digits", path=next((home / "figures" / "local").glob("digits+*")))
+    machine, (path,) = dict.fromkeys(("results", "data_dir", "device"), ""), (ROOT / "notebooks").glob("03*.ipynb")
+    made = [run._made_of(path, {}, machine, outputs, images) for images in ("some", "some", "others")]
+    assert made[0] == made[1] != made[2]
+    assert {"cmf_table.csv", "cmf_points.csv"} <= run.drawn_by(outputs.path / "notebooks" / path.name)
+
+
 def test_results_of_the_notebooks_are_exported(executed, tmp_path):
     _, _, run = executed
     assert "results in" in run("--export", str(tmp_path / "mine.jsonl.xz")).stdout
@@ -114,3 +125,5 @@ def test_settings_become_parameters_of_the_notebooks_that_have_them():
     by_name = {path.stem[:2]: values for path, values in given.items()}
     assert by_name["04"] == {"profile": "cifar10_slim", "seeds": [1], "shots": [1, 2]}
     assert "shots" not in by_name["01"]
+    _, given = checked(["--profile", "fashion_mnist", "--only", "06"])  # the profile of models of one's own
+    assert [*given.values()] == [{"example": "fashion_mnist"}]
