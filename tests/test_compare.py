@@ -11,7 +11,7 @@ from scipy import stats
 from unlearn_utils import Study, metrics
 from unlearn_utils.representation import Features
 from unlearn_utils.settings import BadInput, Probe
-from unlearn_utils.views import check
+from unlearn_utils.views import check, plots, tables
 from unlearn_utils.views.compare import compare
 
 
@@ -122,6 +122,17 @@ def test_check_fails_for_what_differs_but_not_for_models_that_a_notebook_trains(
     assert check.compared(study, False, own, some=True) == 0  # the other table is of an earlier run
     put("claims", [1.0], [1.0])
     assert check.compared(study, False, both) == 0 and check.compared(study, False, own) == 1
+
+
+def test_what_a_reader_may_choose_is_compared_or_refused_in_a_sentence(home):
+    study = Study("cifar10_slim", results="committed")
+    rows, few = study.measure(["finetune", "random_label"], variant=["linear", "classifier"]), study.attack(["scrub"])
+    nothing = compare(rows, {})
+    assert nothing.caption == "Nothing to compare." and tables.means(rows, ["probe_forget"], nothing).caption
+    for wrong in (lambda: tables.claims(rows, few, "finetune"), lambda: plots.cmf(rows)):
+        with pytest.raises(BadInput, match="choose"):
+            wrong()
+    assert "Fine-tune" in plots.dumbbell(rows).points.model.tolist()
 
 
 def test_models_have_references_of_their_own():

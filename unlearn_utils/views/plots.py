@@ -75,7 +75,7 @@ def dumbbell(rows: pd.DataFrame, columns: tuple = ("output", "probe")) -> Figure
     per model (``evaluate``), of which all are and the Original is the last; ``columns`` are readouts.
     """
     of_study = "variant" in rows
-    others = [name for name in rows.method.unique() if name in METHODS and METHODS[name].role == "method"]
+    others = [name for name in rows.method.unique() if name in METHODS and METHODS[name].start == "original"]
     of_paper = dict.fromkeys([*PAPER, *others, "retrain", "random"])
     shown = models_of(rows, tuple(of_paper)) if of_study else list(rows.model.unique())
     methods = rows.drop_duplicates("model").set_index("model").method
