@@ -50,8 +50,11 @@ class Numbers:
 
     def minus(self, model: str, reference: str, column: str) -> str:
         """A difference in points with its interval, bold where significant."""
-        if reference not in ("retrain", "original"):
-            return bold(compare(self.rows, {model: reference}, [column]).texts(column)[model])
+        if reference not in ("retrain", "original"):  # one family: every method with a CMF head
+            kind, known = reference.removeprefix(model.removesuffix(" + CMF")), set(self.rows.model)
+            pairs = {f"{METHODS[name].label} + CMF": f"{METHODS[name].label}{kind}" for name in plots.PAPER}
+            pairs = {one: other for one, other in pairs.items() if {one, other} <= known}
+            return bold(compare(self.rows, pairs, [column]).texts(column)[model])
         family = one_per_method(self.rows)
         if model not in set(family.model):
             family = pd.concat([family, self.rows[self.rows.model == model]])
