@@ -76,7 +76,8 @@ def _execute(stale: list[Path], given: Given, machine: dict[str, Any], outputs: 
     started, side_by_side = time.time(), min(2, machine["jobs"], len(stale))
     each = machine | {"jobs": max(1, machine["jobs"] // side_by_side)}
     pool = loky.ProcessPoolExecutor(side_by_side, timeout=60, initializer=_end_quietly)  # idle ones of a killed command
-    waiting = {pool.submit(execute, path, given[path], each, outputs, images) for path in stale}
+    early = dict.fromkeys([*stale[:1], *stale[-1:], *stale])  # the first figure soon; the appendix takes longest
+    waiting = {pool.submit(execute, path, given[path], each, outputs, images) for path in early}
     done, drawn = [], []
     try:
         while waiting:
