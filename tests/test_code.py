@@ -239,6 +239,10 @@ def scaled(by):
     return lambda x: by * x
 
 
+def wrapped(by):
+    return functools.wraps(twice)(lambda x: by * twice(x))
+
+
 SAME = [  # name, a value, the same again, another
     ("device", torch.device("cpu"), torch.device("cpu"), torch.device("cuda:0")),
     ("criterion", *(torch.nn.CrossEntropyLoss(label_smoothing=s) for s in (0.1, 0.1, 0.2))),
@@ -251,6 +255,7 @@ SAME = [  # name, a value, the same again, another
     ("vectorised", *(np.vectorize(of) for of in (twice, twice, thrice))),
     ("method", *(Scale(by).__call__ for by in (2, 2, 3))),
     ("closure", *(scaled(by) for by in (2, 2, 3))),
+    ("wrapped_closure", *(wrapped(by) for by in (2, 2, 3))),
     ("closures", *([scaled(2), scaled(by)] for by in (2, 2, 3))),
     ("text", "1", "1", 1),
 ]

@@ -20,9 +20,11 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     IterableDataset,
+    RandomSampler,
     Subset,
     SubsetRandomSampler,
     TensorDataset,
+    WeightedRandomSampler,
 )
 from toys import TEST, TRAIN, folded, hiding, images, noted, quarters, read, result, same_numbers, small, three
 
@@ -208,6 +210,15 @@ def test_the_head_is_read_where_it_made_the_logits_and_a_name_of_several_modules
     two = nn.Sequential(*quarters()[:2], Made(lambda net, x: net.b.fc(net.a.fc(x)), a=first, b=second))
     assert "several modules of the name 'fc' (2.a.fc, 2.b.fc)" in refusal(two, features="fc")
     assert read(two, features="b.fc").arrays["mine"].test_features.shape == (160, 12)
+
+
+def test_the_head_may_also_be_given_prototypes_in_any_number():
+    def run(net, x):
+        net.head(torch.ones(5, 4))
+        return net.head(net.body(x))
+
+    made = read(Made(run, **parts()), batch_size=25).arrays["mine"]  # the last of 80 images are five
+    np.testing.assert_array_equal(made.train_features, arrays_of(quarters()).train_features)
 
 
 def test_a_module_that_is_named_is_believed_and_a_function_too():
@@ -452,6 +463,25 @@ def half(part):
 def test_what_a_sampler_leaves_out_is_not_read(choice):
     report = read(quarters(), DataLoader(TensorDataset(*TRAIN), **choice(TRAIN)))
     assert sum(report.made["data"]["train"]["images"]) == 40 and noted(report, "train takes 40 of the 80 images")
+
+
+class Endless(BatchSampler):
+    def __iter__(self):
+        while True:
+            yield from super().__iter__()
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        Endless(RandomSampler(TRAIN[1]), 8, True),
+        BatchSampler(WeightedRandomSampler(torch.ones(80), 80), 8, False),
+        torch.randint(80, (10, 8)),
+    ],
+)
+def test_batches_drawn_by_chance_leave_no_image_out(batches):
+    report = read(quarters(), DataLoader(TensorDataset(*TRAIN), batch_sampler=batches))
+    assert sum(report.made["data"]["train"]["images"]) == 80
 
 
 def test_which_entry_holds_the_labels_is_found_and_said():

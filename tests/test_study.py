@@ -67,7 +67,7 @@ def test_committed_results_give_the_committed_numbers_without_images(home, profi
 
 def test_committed_results_never_answer_for_other_images(home):
     assert Study("digits", results="committed").pack and Study("digits", results="committed", seeds=[5]).pack
-    for changed in ({"data.train_per_class": 10}, {"data.test_per_class": 5}):
+    for changed in ({"data.train_per_class": 10}, {"data.test_per_class": 5}, {"data.evaluate_on": "validation"}):
         assert not Study("digits", overrides=changed, results="committed").pack
 
 

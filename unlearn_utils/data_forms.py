@@ -91,9 +91,12 @@ class Reading:
 
     def _in_order(self, data: DataLoader) -> DataLoader:
         """The loader's images, each once and in the order of its data set: a pass needs no chance."""
-        sampler = data.sampler if data.batch_size else [*chain.from_iterable(data.batch_sampler)]
-        dataset, by_chance = data.dataset, isinstance(sampler, (of_torch.RandomSampler, of_torch.WeightedRandomSampler))
-        if not by_chance and len(taken := {*map(int, getattr(sampler, "indices", sampler))}) < len(dataset):
+        sampler, batches, dataset = data.sampler, data.batch_sampler, data.dataset
+        if not data.batch_size and hasattr(batches, "__len__"):  # somebody's own batches, which may be endless
+            sampler = getattr(batches, "sampler", None) or [*chain.from_iterable(islice(batches, len(batches)))]
+        by_chance = isinstance(sampler, (of_torch.RandomSampler, of_torch.WeightedRandomSampler))
+        if not by_chance and len(sampler) != len(dataset):
+            taken = {*map(int, getattr(sampler, "indices", sampler))}
             self.notes.append(f"{self.part} takes {len(taken)} of the {len(dataset)} images of its data set.")
             dataset = Subset(dataset, sorted(taken))
         if by_chance or data.drop_last:

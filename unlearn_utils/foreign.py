@@ -87,7 +87,7 @@ class Foreign:
             for side, value in (("input", given), ("output", output)):
                 if (features := _flat(value, len(images))) is not None:
                     calls.append(((module, side, times[module, side]), features))
-                    times[module, side] += 1
+                times[module, side] += 1  # of all calls, as another batch may have the size of what else was given
 
         if callable(self.where):
             note(None, (self._given(self.where, self.module, images),), {}, None)

@@ -51,7 +51,8 @@ class Data(Views):
     @property
     def pixels(self) -> tuple:
         """All that decides which images there are."""
-        return self.source, self.image_size, self.channels, self.folder, self.train_per_class, self.test_per_class
+        numbers = self.image_size, self.channels, self.train_per_class, self.test_per_class
+        return self.source, self.folder, self.evaluate_on, *numbers
 
     @property
     def views(self) -> Views:

@@ -135,12 +135,12 @@ def reached(*roots: Any) -> list[tuple[str, str, str]]:
     todo: list[Place] = [_place(root) for root in roots]
     while todo:
         module, name, thing = todo.pop()
-        thing = inspect.unwrap(thing) if callable(thing) else thing  # functools.cache and its like
+        outer, thing = thing, inspect.unwrap(thing) if callable(thing) else thing  # functools.cache and its like
         source, held = _source_of(module, name, thing), []
         statements = () if isinstance(thing, MethodType) else source.names.get(name)  # its object counts by its value
         ours, defined = module.startswith(f"{PACKAGE}."), isinstance(thing, (FunctionType, type))
         value = "" if statements or defined else str(_value(name, thing, held))
-        closed = [] if ours else _closed_over(thing)
+        closed = [] if ours else _closed_over(outer)
         place = module, " ".join([name, value, *(str(_value(name, one, held)) for one in closed)])
         if place in found:
             continue
@@ -166,9 +166,11 @@ def _place(thing: Any) -> Place:
 
 
 def _closed_over(thing: Any) -> list:
-    """The values that a function made by another one keeps."""
-    cells = thing.__closure__ or () if isinstance(thing, FunctionType) else ()
-    return [cell.cell_contents for cell in cells if cell != CellType()]  # an empty one has no contents
+    """The values that a function made by another one keeps, and those that it wraps."""
+    if not isinstance(thing, FunctionType):
+        return []
+    own = [cell.cell_contents for cell in thing.__closure__ or () if cell != CellType()]  # an empty one has no contents
+    return own + _closed_over(getattr(thing, "__wrapped__", None))
 
 
 @cache  # once
