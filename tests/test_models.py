@@ -66,6 +66,14 @@ def test_without_bfloat16_instructions_the_rounded_numbers_are_multiplied_in_flo
     assert y.dtype is torch.bfloat16 and layer(x).dtype is torch.float32
 
 
+def test_bfloat16_that_is_only_emulated_does_not_count(monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    for level, has, expected in (("AVX512", True, True), ("AVX512", False, False), ("NEON", False, True)):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda level=level: level)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has: has)
+        assert models._has_bfloat16.__wrapped__() is expected
+
+
 def test_a_thinned_out_image_and_no_stride_give_a_strided_convolution():
     layer, x = models.Convolution(9, 16, 1, 2), torch.randn(4, 9, 7, 7)
     weight = layer.weight.detach().clone().requires_grad_()

@@ -37,11 +37,12 @@ def encoder_of(architecture: str) -> Callable[[Network, int], nn.Module]:
 
 
 class Convolution(nn.Conv2d):
-    """A convolution without bias that is right and fast on processors with AVX2 only.
+    """A convolution without bias that is right and fast on processors without bfloat16, too.
 
-    There the weight gradient of a strided 1x1 convolution of less than 8 channels writes outside its memory (torch
-    2.14.1, channels last), so the images are thinned out before it. And bfloat16 takes twelve times as long as
-    float32, so the rounded numbers are multiplied in float32, and the result is rounded.
+    With AVX2 only, the weight gradient of a strided 1x1 convolution of less than 8 channels writes outside its memory
+    (torch 2.14.1, channels last), so the images are thinned out before it. And bfloat16 takes twelve times as long as
+    float32 there, and three times with an AVX-512 that lacks it; so the rounded numbers are multiplied in float32,
+    and the result is rounded.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int):
@@ -60,7 +61,8 @@ class Convolution(nn.Conv2d):
 
 @cache
 def _has_bfloat16() -> bool:
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    emulated = torch.backends.cpu.get_cpu_capability() == "AVX512" and not torch.cpu._is_avx512_bf16_supported()
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported() and not emulated
 
 
 class Block(nn.Module):
