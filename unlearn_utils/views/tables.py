@@ -5,7 +5,7 @@ A table is shown as text, accuracies in per cent, and kept as CSV (numbers) and 
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -94,8 +94,8 @@ def by_profile(comparisons: dict[str, Comparison]) -> Table:
         reference = pd.DataFrame(levels, [of.reference.iloc[0]], differences.columns)
         shown[name] = pd.concat([reference, differences]).rename_axis("model")
     numbers = pd.concat({name: one.frame.set_index("model") for name, one in comparisons.items()}, names=["profile"])
-    caption = " ".join(dict.fromkeys(one.caption for one in comparisons.values()))
-    return Table(pd.concat(shown, names=["profile"]), numbers, caption)
+    whole = replace(one, frame=pd.concat([each.frame for each in comparisons.values()]))
+    return Table(pd.concat(shown, names=["profile"]), numbers, whole.caption)
 
 
 def measurements(rows: pd.DataFrame) -> Table:
@@ -168,7 +168,7 @@ def next_to_paper(rows: pd.DataFrame, profile: str) -> Table:
     text = {
         "here": [_spread(*line) for line in shown[["here", "std", "count"]].to_numpy()],
         "paper": shown.paper.map("{:.2f}".format),
-        "difference": shown.difference.map("{:+.1f}".format),
+        "difference": shown.difference.map("{:+z.1f}".format),
     }
     caption = f"Forget accuracy in %, ours (mean ± standard deviation, {n_of(rows)}) and published."
     return Table(pd.DataFrame(text, shown.index), numbers[["here", "std", "paper", "difference"]], caption)
