@@ -67,6 +67,7 @@ def test_without_bfloat16_instructions_the_rounded_numbers_are_multiplied_in_flo
 
 
 def test_bfloat16_that_is_only_emulated_does_not_count(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     for level, has, expected in (("AVX512", True, True), ("AVX512", False, False), ("NEON", False, True)):
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda level=level: level)

@@ -70,8 +70,8 @@ class Comparison:
         if getattr(line, "withheld", ""):
             return f"– ({line.withheld})"
         if line.n < FEWEST:
-            return ", ".join(f"{value:+z.1f}" for value in line.values) or "–"
-        shown, bounds = f"{line.difference:+z.1f}", f"[{line.low:.1f}, {line.high:.1f}]"
+            return ", ".join(f"{value:+.1f}" for value in line.values) or "–"
+        shown, bounds = f"{line.difference:+.1f}", f"[{line.low:.1f}, {line.high:.1f}]"
         return f"<b>{shown}</b> {bounds}" if line.significant else f"{shown} {bounds} ({line.smallest:.1f})"
 
     def _repr_html_(self) -> str:

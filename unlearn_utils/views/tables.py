@@ -168,7 +168,7 @@ def next_to_paper(rows: pd.DataFrame, profile: str) -> Table:
     text = {
         "here": [_spread(*line) for line in shown[["here", "std", "count"]].to_numpy()],
         "paper": shown.paper.map("{:.2f}".format),
-        "difference": shown.difference.map("{:+z.1f}".format),
+        "difference": shown.difference.map("{:+.1f}".format),
     }
     caption = f"Forget accuracy in %, ours (mean ± standard deviation, {n_of(rows)}) and published."
     return Table(pd.DataFrame(text, shown.index), numbers[["here", "std", "paper", "difference"]], caption)
