@@ -25,8 +25,8 @@ def merge(profile: str, files: list[str]) -> None:
 def exchange(study: Study, options: Namespace) -> None:
     """What --bring, --export and --carry ask for. Raises BadInput."""
     if options.bring:
-        models = [(m, v) for m, v in [*((m, "linear") for m in REFERENCES), ("original", "cmf")] if study.has(m, v)]
-        roots = [trained(study.cell(*pair, *model)) for pair in study.pairs for model in models]
+        models = [*((method, "linear") for method in REFERENCES), ("original", "cmf")]
+        roots = [trained(study.cell(*pair, *model)) for pair in study.pairs for model in models if study.has(*model)]
         print(f"{packs.bring(Path(options.bring), roots)} models added to the cache.")
     if options.export:
         pack = _collected(study)
