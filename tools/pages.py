@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 from unlearn_utils import METHODS, Study, compare  # noqa: E402
 from unlearn_utils.views import plots, tables  # noqa: E402
-from unlearn_utils.views.compare import head, one_per_method  # noqa: E402
+from unlearn_utils.views.compare import Comparison, head, one_per_method  # noqa: E402
 
 PROFILES = {  # by the column's heading
     "cifar10_slim": "CIFAR-10, ResNet-18 of width 16",
@@ -50,15 +50,32 @@ class Numbers:
 
     def minus(self, model: str, reference: str, column: str) -> str:
         """A difference in points with its interval, bold where significant."""
-        if reference not in ("retrain", "original"):  # one family: every method with a CMF head
-            kind, known = reference.removeprefix(model.removesuffix(" + CMF")), set(self.rows.model)
-            pairs = {f"{METHODS[name].label} + CMF": f"{METHODS[name].label}{kind}" for name in plots.PAPER}
-            pairs = {one: other for one, other in pairs.items() if {one, other} <= known}
-            return bold(compare(self.rows, pairs, [column]).texts(column)[model])
+        if reference not in ("retrain", "original"):
+            kind = reference.removeprefix(model.removesuffix(" + CMF"))
+            return bold(self._by_cmf(kind, column).texts(column)[model])
         family = one_per_method(self.rows)
         if model not in set(family.model):
             family = pd.concat([family, self.rows[self.rows.model == model]])
         return bold(compare(family, reference, [column]).texts(column)[model])
+
+    def _by_cmf(self, kind: str, column: str) -> Comparison:
+        """One family: every method with a CMF head minus its linear model of one kind, as " (tuned)"."""
+        pairs = {f"{METHODS[name].label} + CMF": f"{METHODS[name].label}{kind}" for name in plots.PAPER}
+        known = set(self.rows.model)
+        return compare(self.rows, {one: of for one, of in pairs.items() if {one, of} <= known}, [column])
+
+    def fall_with_cmf(self, kind: str, column: str) -> str:
+        """The models with CMF that are significantly below their linear model of one kind."""
+        lines = self._by_cmf(kind, column).frame
+        return ", ".join(lines.model[lines.significant & (lines.difference < 0)]) or "none"
+
+    def not_above_retrain(self, column: str) -> str:
+        """The methods that are not significantly above Retrain."""
+        family = one_per_method(self.rows)
+        methods = family.model[family.method.isin([name for name, cls in METHODS.items() if cls.role == "method"])]
+        lines = compare(family, "retrain", [column]).frame
+        above = lines.significant & (lines.difference > 0)
+        return ", ".join(lines.model[lines.model.isin(methods) & ~above]) or "none"
 
     def table(self) -> str:
         own = self.rows[self.rows.variant.isin(["linear", "tuned"])]
@@ -78,7 +95,7 @@ class Numbers:
 
         others = self.rows[self.rows.forget != str(self.study.classes.index(forget))]
         before, after = verdicts(self.rows), verdicts(others)
-        changed = list(before.index[before != after])
+        changed = [f"{'now' if after[of] else 'no longer'} {of}" for of in before.index[before != after]]
         return f"{len(changed)} of {len(before)}" + f" ({', '.join(changed)})" * bool(changed)
 
     def sham(self) -> str:
