@@ -90,6 +90,7 @@ class Numbers:
             cmf = {label: label.removesuffix(" + CMF") for label in rows[rows.variant == "cmf"].model.unique()}
             found = (compare(own, "retrain", ["probe_forget", "ncc_forget"]), compare(rows, cmf, ["probe_forget"]))
             lines = pd.concat([one.frame for one in found])
+            lines = lines[~lines.model.isin([cls.label for cls in METHODS.values() if cls.role != "method"])]
             readouts = lines.column.map({"probe_forget": "probe", "ncc_forget": "NCC"})
             return lines.set_index(lines.model + " by " + readouts).significant
 
