@@ -23,6 +23,7 @@ PROFILES = {  # by the column's heading
     "fashion_mnist": "Fashion-MNIST",
     "digits": "digits",
 }
+CONTROLS = [cls.label for cls in METHODS.values() if cls.role != "method"]  # and references
 BLOCK = re.compile(r"(<!-- claims: written by tools/pages.py -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -71,11 +72,9 @@ class Numbers:
 
     def not_above_retrain(self, column: str) -> str:
         """The methods that are not significantly above Retrain."""
-        family = one_per_method(self.rows)
-        methods = family.model[family.method.isin([name for name, cls in METHODS.items() if cls.role == "method"])]
-        lines = compare(family, "retrain", [column]).frame
+        lines = compare(one_per_method(self.rows), "retrain", [column]).frame
         above = lines.significant & (lines.difference > 0)
-        return ", ".join(lines.model[lines.model.isin(methods) & ~above]) or "none"
+        return ", ".join(lines.model[~lines.model.isin(CONTROLS) & ~above]) or "none"
 
     def table(self) -> str:
         own = self.rows[self.rows.variant.isin(["linear", "tuned"])]
@@ -90,7 +89,7 @@ class Numbers:
             cmf = {label: label.removesuffix(" + CMF") for label in rows[rows.variant == "cmf"].model.unique()}
             found = (compare(own, "retrain", ["probe_forget", "ncc_forget"]), compare(rows, cmf, ["probe_forget"]))
             lines = pd.concat([one.frame for one in found])
-            lines = lines[~lines.model.isin([cls.label for cls in METHODS.values() if cls.role != "method"])]
+            lines = lines[~lines.model.isin(CONTROLS)]
             readouts = lines.column.map({"probe_forget": "probe", "ncc_forget": "NCC"})
             return lines.set_index(lines.model + " by " + readouts).significant
 
