@@ -1,10 +1,19 @@
-"""RESULTS and the README's table of claims show the numbers of the committed results."""
+"""RESULTS, README and the notebooks' first sentences say what the committed results give."""
 
+import json
+import re
 from shutil import copytree
 
 import pages
+import pytest
 
+from unlearn_utils import compare
 from unlearn_utils.paths import ROOT
+
+
+@pytest.fixture(scope="module")
+def slim():
+    return pages.Numbers("cifar10_slim")
 
 
 def test_the_texts_hold_what_the_committed_results_give(tmp_path, monkeypatch):
@@ -15,3 +24,50 @@ def test_the_texts_hold_what_the_committed_results_give(tmp_path, monkeypatch):
     assert pages.BLOCK.search(texts["README.md"])
     pages.main()
     assert {name: (tmp_path / name).read_text(encoding="utf-8") for name in texts} == texts
+
+
+HEADS = {  # what the numbers of a notebook's sentence on CIFAR-10 are, in their order
+    "00_original_and_retrain": [("Retrain", "probe_forget"), ("Original", "probe_forget")],
+    "01_misalignment_discovery": [("Random Label", "probe_forget"), ("Retrain", "probe_forget")],
+    "02_classifier_only": [
+        ("Random Label, classifier only", "output_forget"),
+        ("Random Label, classifier only", "output_retain"),
+        ("Retrain", "output_retain"),
+    ],
+    "03_cmf_unlearning": [
+        ("Random Label", "probe_forget"),
+        ("Random Label + CMF", "probe_forget"),
+        ("Retrain", "probe_forget"),
+        ("Random Label + CMF", "output_forget"),
+        ("Original", "output_forget"),
+        ("Retrain", "output_forget"),
+    ],
+    "04_relearning_attacks": [(name, "one_image") for name in ("Random Label", "Original", "Retrain")],
+    "A1_controls": [("Retrain, second seed", "above_retrain")],
+}
+
+
+@pytest.mark.parametrize("notebook", HEADS)
+def test_the_first_sentences_of_the_notebooks_give_committed_numbers(slim, notebook):
+    attack = slim.study.attack(["random_label"])
+    attack = attack[attack.attack.eq("few_shot") & attack.variant.eq("linear") & attack.x.eq(1)]
+    means = 100 * slim.rows.groupby("model").mean(numeric_only=True)
+    means["one_image"] = 100 * attack.groupby("model").forget_accuracy.mean()
+    means["above_retrain"] = means.probe_forget - means.probe_forget["Retrain"]
+    cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
+    sentence = re.search(r"\*On CIFAR-10,(.*?)(?:the paper.*?)?\*", "".join(cells[0]["source"]))[1]
+    numbers = re.findall(r"-?\d+(?:\.\d+)?", sentence.replace("−", "-"))
+    digits = [len(number.partition(".")[2]) for number in numbers]
+    assert numbers == [f"{means.loc[of]:.{n}f}" for of, n in zip(HEADS[notebook], digits, strict=True)]
+
+
+def test_sentences_of_results_without_a_number_hold(slim):
+    rows = slim.rows
+    found = compare(rows, "retrain", ["probe_forget", "ncc_forget", "output_retain"]).frame
+    of = found[found.significant].set_index(["model", "column"]).difference
+    cmf = rows[rows.variant.eq("cmf")].model.unique()
+    assert len(cmf) == 5 and all(of[model, "probe_forget"] > 0 for model in cmf)
+    assert of["UNSIR (tuned)", "ncc_forget"] < 0 and of["UNSIR (tuned)", "output_retain"] < 0
+    assert of["NegGrad+", "ncc_forget"] < 0 < of["NegGrad+", "probe_forget"]
+    ncc = rows.pivot_table("ncc_forget", "forget", "model")
+    assert [slim.study.classes[int(c)] for c in ncc.index[ncc["SCRUB (tuned)"] < ncc.Retrain]] == ["horse"]
