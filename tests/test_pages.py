@@ -7,7 +7,7 @@ from shutil import copytree
 import pages
 import pytest
 
-from unlearn_utils import compare
+from unlearn_utils import Study, compare
 from unlearn_utils.paths import ROOT
 
 
@@ -71,3 +71,19 @@ def test_sentences_of_results_without_a_number_hold(slim):
     assert of["NegGrad+", "ncc_forget"] < 0 < of["NegGrad+", "probe_forget"]
     ncc = rows.pivot_table("ncc_forget", "forget", "model")
     assert [slim.study.classes[int(c)] for c in ncc.index[ncc["SCRUB (tuned)"] < ncc.Retrain]] == ["horse"]
+
+
+def test_notebook_01_gives_the_committed_alignment(slim):
+    cells = json.loads((ROOT / "notebooks" / "01_misalignment_discovery.ipynb").read_text(encoding="utf-8"))["cells"]
+    (text,) = (text for cell in cells if "*Alignment*" in (text := "".join(cell["source"])))
+    of = slim.rows.groupby("model").alignment_forget.mean()
+    assert re.findall(r"0\.\d\d", text) == [f"{of[model]:.2f}" for model in ("Original", "Random Label", "Retrain")]
+
+
+@pytest.mark.parametrize(
+    ("profile", "forget"), [("digits", "single"), ("fashion_mnist", "single"), ("cifar10_slim", ["frog"])]
+)
+def test_over_half_of_the_excess_arises_from_retrain(profile, forget):
+    rows = Study(profile, forget, [0], results="committed").measure(["random_label"], variant=["linear", "sham"])
+    of = rows.groupby("model").probe_forget.mean() - rows.probe_forget[rows.model.eq("Retrain")].mean()
+    assert of["Random Label on Retrain"] > of["Random Label"] / 2 > 0

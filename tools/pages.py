@@ -95,8 +95,9 @@ class Numbers:
 
         others = self.rows[self.rows.forget != str(self.study.classes.index(forget))]
         before, after = verdicts(self.rows), verdicts(others)
-        changed = [f"{'now' if after[of] else 'no longer'} {of}" for of in before.index[before != after]]
-        return f"{len(changed)} of {len(before)}" + f" ({', '.join(changed)})" * bool(changed)
+        lost, won = (", ".join(before.index[one & ~other]) for one, other in ((before, after), (after, before)))
+        told = [f"no longer significant: {lost}"] * bool(lost) + [f"now significant: {won}"] * bool(won)
+        return f"{(before != after).sum()} of {len(before)}" + f" ({'; '.join(told)})" * bool(told)
 
     def sham(self) -> str:
         """Each method from the Original and from Retrain, minus Retrain, and the difference of the two."""
