@@ -69,8 +69,6 @@ def test_sentences_of_results_without_a_number_hold(slim):
     assert len(cmf) == 5 and all(of[model, "probe_forget"] > 0 for model in cmf)
     assert of["UNSIR (tuned)", "ncc_forget"] < 0 and of["UNSIR (tuned)", "output_retain"] < 0
     assert of["NegGrad+", "ncc_forget"] < 0 < of["NegGrad+", "probe_forget"]
-    ncc = rows.pivot_table("ncc_forget", "forget", "model")
-    assert [slim.study.classes[int(c)] for c in ncc.index[ncc["SCRUB (tuned)"] < ncc.Retrain]] == ["horse"]
 
 
 def test_notebook_01_gives_the_committed_alignment(slim):

@@ -81,8 +81,8 @@ class Numbers:
         over = compare(one_per_method(own), "retrain", ["probe_forget"])
         return markdown(tables.means(own, tables.COLUMNS, over).text)
 
-    def verdicts_without(self, forget: str) -> str:
-        """How many differences, from Retrain by probe and NCC and by CMF, change significance without one class."""
+    def changed_without_one(self) -> str:
+        """Which differences, from Retrain by probe and NCC and by CMF, change significance without one class."""
 
         def verdicts(rows: pd.DataFrame) -> pd.Series:
             own = one_per_method(rows[rows.variant.isin(["linear", "tuned"])])
@@ -93,11 +93,12 @@ class Numbers:
             readouts = lines.column.map({"probe_forget": "probe", "ncc_forget": "NCC"})
             return lines.set_index(lines.model + " by " + readouts).significant
 
-        others = self.rows[self.rows.forget != str(self.study.classes.index(forget))]
-        before, after = verdicts(self.rows), verdicts(others)
-        lost, won = (", ".join(before.index[one & ~other]) for one, other in ((before, after), (after, before)))
-        told = [f"no longer significant: {lost}"] * bool(lost) + [f"now significant: {won}"] * bool(won)
-        return f"{(before != after).sum()} of {len(before)}" + f" ({'; '.join(told)})" * bool(told)
+        before, changed = verdicts(self.rows), {}
+        for forget in self.rows.forget.unique():
+            after = verdicts(self.rows[self.rows.forget != forget])
+            changed |= {of: f"without {self.study.classes[int(forget)]}" for of in before.index[before != after]}
+        told = ", ".join(f"{of} {without}" for of, without in changed.items())
+        return f"{len(changed) or 'none'} of {len(before)}" + f" ({told})" * bool(changed)
 
     def sham(self) -> str:
         """Each method from the Original and from Retrain, minus Retrain, and the difference of the two."""

@@ -125,7 +125,7 @@ def claims(rows: pd.DataFrame, readings: pd.DataFrame, method: str = "random_lab
         if pairs := {own["cmf"]: own[start] for own in by_method if "cmf" in own and start in own}:
             changes.append(compare(rows, pairs, ["probe_forget"]).texts("probe_forget").get(label["cmf"]))
     known = [f"{of.output_forget[name]:.1f}" for name in ("Original", "Retrain", METHODS["random"].label)]
-    alone = rows[rows.variant.eq("classifier") | rows.model.eq("Retrain")]
+    alone = rows[rows.variant.eq("classifier") | rows.method.isin(["retrain", "svd"])]  # SVD's encoder is frozen, too
     found = [
         f"{linear.output_forget:.1f} ({', '.join(known)})",
         _minus(family, "original", "probe_forget", label["linear"]),
@@ -150,7 +150,7 @@ def next_to_paper(rows: pd.DataFrame, profile: str) -> Table:
 
     Published are those quoted in public reproductions (ViT: a table in the official code); the file names the source of
     each. With CMF the paper's probe and NCC see the features as the head normalises them. Images, network or training
-    differ unless the profile is the paper's: compare signs, not values.
+    differ unless the profile is the paper's: compare orderings, not values.
     """
     dataset = next((name for name in ("cifar100", "tiny_imagenet") if profile.startswith(name)), "cifar10")
     arch = "vit_s_16" if profile.endswith(("_vit", "_pretrained")) else "resnet18"
