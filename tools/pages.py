@@ -123,11 +123,11 @@ class Numbers:
         found = {"probe": rows.probe_forget, "NCC": rows.ncc_forget}
         return "; ".join(f"{name} " + ", ".join(f"{100 * value:.1f}" for value in of) for name, of in found.items())
 
-    def mask(self, column: str) -> str:
-        """SalUn with a random mask minus SalUn, one seed, as A1 compares them."""
+    def mask(self, column: str, model: str = "SalUn, random mask") -> str:
+        """SalUn with a random mask, or Random Label, minus SalUn, one seed, as A1 compares them."""
         rows = self.single.measure(["salun", "salun_random_mask", "random_label"], references=False)
         minus = {"SalUn, random mask": "SalUn", "Random Label": "SalUn"}
-        return bold(compare(rows, minus, [column]).texts(column).iloc[0])
+        return bold(compare(rows, minus, [column]).texts(column)[model])
 
     def probes(self) -> str:
         """Forget accuracy by six probes, one seed, of the models of A1's table."""
