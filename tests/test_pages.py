@@ -1,5 +1,6 @@
 """RESULTS, README and the notebooks' first sentences say what the committed results give."""
 
+import copy
 import json
 import re
 from shutil import copytree
@@ -69,6 +70,10 @@ def test_sentences_of_results_without_a_number_hold(slim):
     assert len(cmf) == 5 and all(of[model, "probe_forget"] > 0 for model in cmf)
     assert of["UNSIR (tuned)", "ncc_forget"] < 0 and of["UNSIR (tuned)", "output_retain"] < 0
     assert of["NegGrad+", "ncc_forget"] < 0 < of["NegGrad+", "probe_forget"]
+    without_frog = copy.copy(slim)
+    without_frog.rows = rows[rows.forget != str(slim.study.classes.index("frog"))]
+    falls = [one.fall_with_cmf(" (matched budget)", "probe_forget") for one in (slim, without_frog)]
+    assert ["UNSIR + CMF" in models for models in falls] == [False, True]
 
 
 def test_notebook_01_gives_the_committed_alignment(slim):
