@@ -90,3 +90,9 @@ def test_over_half_of_the_excess_arises_from_retrain(profile, forget):
     rows = Study(profile, forget, [0], results="committed").measure(["random_label"], variant=["linear", "sham"])
     of = rows.groupby("model").probe_forget.mean() - rows.probe_forget[rows.model.eq("Retrain")].mean()
     assert of["Random Label on Retrain"] > of["Random Label"] / 2 > 0
+
+
+def test_every_model_of_cifar_10_has_ten_forget_sets(slim):
+    attacked = slim.study.attack(["random_label", "salun", "neggrad_plus", "scrub", "unsir", "random_label.cmf"])
+    mask = slim.study.measure(["salun_random_mask"])
+    assert all(of.groupby("model").forget.nunique().eq(10).all() for of in (slim.rows, attacked, mask))

@@ -96,8 +96,9 @@ class Numbers:
         before, changed = verdicts(self.rows), {}
         for forget in self.rows.forget.unique():
             after = verdicts(self.rows[self.rows.forget != forget])
-            changed |= {of: f"without {self.study.classes[int(forget)]}" for of in before.index[before != after]}
-        told = ", ".join(f"{of} {without}" for of, without in changed.items())
+            for of in before.index[before != after]:
+                changed.setdefault(of, []).append(self.study.classes[int(forget)])
+        told = ", ".join(f"{of} without {' or '.join(classes)}" for of, classes in changed.items())
         return f"{len(changed) or 'none'} of {len(before)}" + f" ({told})" * bool(changed)
 
     def sham(self) -> str:
