@@ -24,7 +24,7 @@ def arrows(vectors: dict[str, tuple]) -> Figure:
     before, down = vectors["Original"], -(-len(vectors) // 2)
     start = np.array([90 - _angle(*before), 90])  # degrees: the Original's class mean points up
     figure, axes = canvas(2.1 * down, down, 2, sharex=True, sharey=True, subplot_kw={"aspect": "equal"})
-    points, ends = [], []
+    points, tips = [], []
     for axis, (name, pair) in zip(axes.flat, vectors.items()):
         between, turns = _angle(*pair), np.array([_angle(new, old) for new, old in zip(pair, before)])
         sides = [start + turns * side for side in ((-1, 1), (1, 1), (-1, -1), (1, -1))]
@@ -33,13 +33,13 @@ def arrows(vectors: dict[str, tuple]) -> Figure:
         for text, colour, old, new, turn, y in parts:
             axis.annotate("", _at(old), (0, 0), arrowprops=BEFORE | {"color": colour}, zorder=2)
             axis.annotate("", _at(new), (0, 0), arrowprops=AFTER | {"color": colour}, zorder=3)
-            ends += [_at(old), _at(new)]
+            tips += [_at(old), _at(new)]
             text += f" turned {turn:.0f}°" * (name != "Original")
             axis.text(0.5, y, text, transform=axis.transAxes, ha="center", va="center", size=7.5, color=colour)
         axis.set_title(f"{name}\nangle between the two: {between:.0f}°", size=7.5)
         points.append({"model": name, "between": between, "weight_turn": turns[0], "mean_turn": turns[1]})
     for axis in axes.flat:
-        axis.set(xlim=(-1.1, 1.1), ylim=(min(0, *(y for _, y in ends)) - 0.6, 1.1))  # the lines of text stand below
+        axis.set(xlim=(-1.1, 1.1), ylim=(min(0, *(y for _, y in tips)) - 0.6, 1.1))  # the lines of text stand below
         axis.set_axis_off()
     caption = "Weight vector (black) and class mean (orange) of the forget class, at their angles to the Original's"
     caption += " (dashed). Lengths are not to scale."

@@ -125,7 +125,7 @@ def claims(rows: pd.DataFrame, readings: pd.DataFrame, method: str = "random_lab
         if pairs := {own["cmf"]: own[start] for own in by_method if "cmf" in own and start in own}:
             changes.append(compare(rows, pairs, ["probe_forget"]).texts("probe_forget").get(label["cmf"]))
     known = [f"{of.output_forget[name]:.1f}" for name in ("Original", "Retrain", METHODS["random"].label)]
-    alone = rows[rows.variant.eq("classifier") | rows.method.isin(["retrain", "svd"])]  # SVD's encoder is frozen, too
+    alone = rows[rows.variant.eq("classifier") | rows.model.isin(["Retrain", "SVD"])]  # SVD's encoder is frozen, too
     found = [
         f"{linear.output_forget:.1f} ({', '.join(known)})",
         _minus(family, "original", "probe_forget", label["linear"]),
